@@ -1,0 +1,207 @@
+"""The whole exception tree of anyarch, readable at one sight.
+
+Every error that a user can cause or meet is an `AnyarchError`. It says what happened (`message`), where
+(`source`, `platform`, `vertex`) and what to do next (`hint`). Facts are added on the way up with
+`error_context`; the text is made at the edge (`cli`), never by matching on messages.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = [
+    "AnyarchError",
+    "BadReference",
+    "BlobNotFound",
+    "BuildError",
+    "ContextError",
+    "DigestMismatch",
+    "DockerfileError",
+    "EmulatorMissing",
+    "ExecFailed",
+    "InvalidDigest",
+    "InvalidPlatform",
+    "ManifestNotFound",
+    "MalformedArchive",
+    "NoMatchingPlatform",
+    "NoSpace",
+    "NotSupported",
+    "OutputError",
+    "PathNotFound",
+    "RegistryError",
+    "SandboxError",
+    "SourceRange",
+    "StoreError",
+    "Unauthorized",
+    "UnsupportedMedia",
+    "UsageError",
+    "error_context",
+]
+
+
+class SourceRange:
+    """Lines `start`..`end` (1-based, both included) of a Dockerfile, with its text for the excerpt."""
+
+    __slots__ = ("column", "data", "end", "filename", "start")
+
+    def __init__(self, filename: str, start: int, end: int, *, column: int = 0, data: bytes = b"") -> None:
+        self.filename = filename
+        self.start = start
+        self.end = end
+        self.column = column
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"SourceRange({self.filename}:{self.start}-{self.end})"
+
+
+class AnyarchError(Exception):
+    """Base of everything that is raised across a package border on purpose.
+
+    `exit_code` is the process exit status the command line answers with.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        source: SourceRange | None = None,
+        platform: str | None = None,
+        vertex: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.source = source
+        self.platform = platform
+        self.vertex = vertex
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class UsageError(AnyarchError):
+    """The command line or an API argument makes no sense."""
+
+
+class NotSupported(AnyarchError):
+    """Valid in the language or protocol, but not offered by this release."""
+
+
+class InvalidDigest(AnyarchError):
+    """Not an `algorithm:hex` digest, or an algorithm we do not compute."""
+
+
+class InvalidPlatform(AnyarchError):
+    """A platform specifier that cannot be parsed."""
+
+
+class BadReference(AnyarchError):
+    """An image reference that cannot be parsed."""
+
+
+class StoreError(AnyarchError):
+    """The local store cannot be used (corrupt, unwritable, made by a newer release)."""
+
+
+class NoSpace(StoreError):
+    """The disk (or quota) of the store or of an output is full."""
+
+
+class BlobNotFound(StoreError):
+    """A blob that should be in the content store is not."""
+
+
+class DigestMismatch(AnyarchError):
+    """Bytes that do not have the digest or size they were announced with."""
+
+
+class MalformedArchive(AnyarchError):
+    """A tar or compressed stream that is damaged or hostile."""
+
+
+class RegistryError(AnyarchError):
+    """A registry could not be reached or answered with an error."""
+
+
+class Unauthorized(RegistryError):
+    """The registry wants credentials, or refuses those it was given."""
+
+
+class ManifestNotFound(RegistryError):
+    """The registry has no such repository, tag or digest."""
+
+
+class UnsupportedMedia(RegistryError):
+    """A manifest of a kind that is not handled (schema 1, an artifact where an image is needed)."""
+
+
+class NoMatchingPlatform(AnyarchError):
+    """An index has no entry for the wanted platform; `available` lists those it has."""
+
+    def __init__(self, message: str, *, available: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.available = tuple(available)
+
+
+class SandboxError(AnyarchError):
+    """The sandbox of a step could not be set up (which gate refused is in the message)."""
+
+
+class EmulatorMissing(SandboxError):
+    """A step needs an emulator that this machine does not have."""
+
+
+class BuildError(AnyarchError):
+    """A build failed for a reason that lies in the build's input."""
+
+
+class DockerfileError(BuildError):
+    """The Dockerfile is wrong; `source` says where."""
+
+
+class ContextError(BuildError):
+    """The build context or a file in it cannot be read."""
+
+
+class PathNotFound(BuildError):
+    """A COPY source, or a file asked of a result, does not exist."""
+
+
+class ExecFailed(BuildError):
+    """A RUN step ended with a status that is not 0.
+
+    `argv` is what ran, `exit_code` its status (128+N when signal N ended it), `tail` its last output.
+    """
+
+    def __init__(self, argv: Sequence[str], exit_code: int, *, tail: bytes = b"", hint: str | None = None) -> None:
+        command = " ".join(argv)
+        super().__init__(f'process "{command}" did not complete successfully: exit code: {exit_code}', hint=hint)
+        self.argv = tuple(argv)
+        self.status = exit_code
+        self.tail = tail
+
+
+class OutputError(AnyarchError):
+    """An output (file, directory, docker or podman store) could not be written."""
+
+
+@contextmanager
+def error_context(
+    *, source: SourceRange | None = None, platform: str | None = None, vertex: str | None = None
+) -> Iterator[None]:
+    """Add facts to any `AnyarchError` that passes; facts already there (nearer the cause) win."""
+    try:
+        yield
+    except AnyarchError as error:
+        error.source = error.source or source
+        error.platform = error.platform or platform
+        error.vertex = error.vertex or vertex
+        raise
