@@ -1,0 +1,228 @@
+"""What the engine is asked for and what it answers: the values between the engine and its callers.
+
+The command line, the Python API (`anyarch.build`) and later the daemon all make these. Nothing here does
+any work or reads a file, so the module costs next to nothing to import. Texts are in the form a user wrote
+them unless a field says otherwise; `engine.validate` checks what can be checked before any work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = [
+    "Annotation",
+    "BuildRequest",
+    "BuildResult",
+    "CacheOption",
+    "CancelToken",
+    "Output",
+    "PlatformResult",
+    "RunRequest",
+    "Secret",
+    "Ssh",
+    "Ulimit",
+    "Volume",
+]
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One `--output`. `type` is one of image, registry, oci, docker, local, tar, cacheonly; `dest` a path,
+    or `-` for standard output; `attrs` are the exporter's other attributes with lower-case keys (`name`,
+    `push`, `tar`, …)."""
+
+    type: str
+    dest: str | None = None
+    attrs: dict[str, str] = {}
+
+
+class CacheOption(msgspec.Struct, frozen=True):
+    """One `--cache-from` or `--cache-to`."""
+
+    type: str
+    attrs: dict[str, str] = {}
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """One `--secret`: the value is in the file `source`, or in the environment variable `env`."""
+
+    id: str
+    source: str | None = None
+    env: str | None = None
+
+
+class Ssh(msgspec.Struct, frozen=True):
+    """One `--ssh`: agent sockets or key files; empty `paths` means `$SSH_AUTH_SOCK`."""
+
+    id: str = "default"
+    paths: tuple[str, ...] = ()
+
+
+class Ulimit(msgspec.Struct, frozen=True):
+    """One `--ulimit`; -1 is unlimited."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+class Annotation(msgspec.Struct, frozen=True):
+    """One `--annotation`. `kind` is manifest, manifest-descriptor, index or index-descriptor; `platform`
+    may be empty (all)."""
+
+    key: str
+    value: str
+    kind: str = "manifest"
+    platform: str = ""
+
+
+class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One build.
+
+    `context` is a directory, a URL, or `-`: then it is the archive `context_tar` (any compression, read
+    once to its end), or empty when that is None. `dockerfile` is a path relative to the working directory
+    (None: `Dockerfile` in the context); `dockerfile_data` is its text when it came from standard input or
+    is given inline, and wins. `platforms` are normalised texts (`linux/arm64`) in the wanted order, empty
+    for the machine's own; `build_args` hold values only (names without a value were looked up by the
+    caller). No `outputs` and no `tags` means that the result stays in the cache. `no_cache_filter` names
+    stages. `attests` maps a type (`provenance`, `sbom`) to its attributes; a type that is disabled is
+    absent. `root` is the store's directory (None: the usual place).
+    """
+
+    context: str = "."
+    context_tar: BinaryIO | None = None
+    dockerfile: str | None = None
+    dockerfile_data: bytes | None = None
+    build_contexts: dict[str, str] = {}
+    platforms: tuple[str, ...] = ()
+    target: str = ""
+    build_args: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    tags: tuple[str, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    pull: bool = False
+    network: str = "default"
+    add_hosts: tuple[tuple[str, str], ...] = ()  # (host name, IP address)
+    shm_size: int | None = None  # bytes
+    ulimits: tuple[Ulimit, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[Ssh, ...] = ()
+    allow: tuple[str, ...] = ()
+    annotations: tuple[Annotation, ...] = ()
+    attests: dict[str, dict[str, str]] = {}
+    cache_from: tuple[CacheOption, ...] = ()
+    cache_to: tuple[CacheOption, ...] = ()
+    call: str = "build"
+    root: str | None = None
+
+
+class PlatformResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was made for one platform: the digest of its manifest and of its config, and the sum of its
+    layers' sizes (bytes, compressed; 0 when no image was made). `route` is native, emulated or empty
+    (nothing had to run)."""
+
+    platform: str
+    digest: str = ""
+    config_digest: str = ""
+    size: int = 0
+    route: str = ""
+
+
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build gave.
+
+    `digest` is that of the index (several platforms) or the manifest (one), None when no image was made;
+    `config_digest` that of the config when there is exactly one manifest; `descriptor` the OCI descriptor
+    of `digest` as JSON values. `image_names` are normalised references. `metadata` holds further keys for
+    `--metadata-file` (JSON values), such as those of the exporters. `warnings` is how many warnings the
+    build gave.
+    """
+
+    digest: str | None = None
+    config_digest: str | None = None
+    descriptor: dict[str, Any] | None = None
+    image_names: tuple[str, ...] = ()
+    platforms: tuple[PlatformResult, ...] = ()
+    metadata: dict[str, Any] = {}
+    warnings: int = 0
+
+    @property
+    def image_id(self) -> str | None:
+        """What `--iidfile` and `--quiet` give: the config digest of a single image, else the index digest."""
+        return self.config_digest or self.digest
+
+
+class Volume(msgspec.Struct, frozen=True):
+    """A directory or file of the machine shown to a running program."""
+
+    source: str
+    dest: str
+    readonly: bool = False
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Run a program of an image.
+
+    `image` is a registry reference, `oci-layout://PATH[:TAG][@DIGEST]`, the path of an OCI layout
+    (directory or tar), or the name of an image in the store. `command` is put in the place of the image's
+    CMD, `entrypoint` of its ENTRYPOINT (an empty text clears it). `pull` is missing, always or never. `env`
+    are complete `K=V` texts in which the caller has looked up names without a value. With `interactive` the
+    program gets the caller's standard input, else an empty one; with `tty` a terminal of its own.
+    """
+
+    image: str
+    command: tuple[str, ...] = ()
+    platform: str | None = None
+    env: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    entrypoint: str | None = None
+    interactive: bool = False
+    tty: bool = False
+    network: str = "host"
+    volumes: tuple[Volume, ...] = ()
+    pull: str = "missing"
+    root: str | None = None
+
+
+class CancelToken:
+    """Says once, from any thread or a signal handler, that work is to stop.
+
+    `set` may be called several times; every callback is called once, in the thread that sets (or at once
+    when the token is set already), so it has to be short and safe there, such as
+    `loop.call_soon_threadsafe`.
+    """
+
+    __slots__ = ("_callbacks", "_is_set")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._callbacks: list[Callable[[], object]] = []
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._drain()
+
+    def add_callback(self, callback: Callable[[], object]) -> None:
+        self._callbacks.append(callback)
+        if self._is_set:
+            self._drain()
+
+    def _drain(self) -> None:
+        # list.pop is atomic, so each callback runs once whoever gets here first, and a signal handler that
+        # interrupts another caller cannot deadlock as it would with a lock.
+        while self._callbacks:
+            try:
+                callback = self._callbacks.pop()
+            except IndexError:
+                return
+            callback()
