@@ -1,0 +1,1 @@
+"""The Dockerfile frontend: parser, expansion, checks, ignore files, conversion to LLB."""
