@@ -18,6 +18,7 @@ __all__ = [
     "BadReference",
     "BlobNotFound",
     "BuildError",
+    "Canceled",
     "ContextError",
     "DigestMismatch",
     "DockerfileError",
@@ -27,6 +28,7 @@ __all__ = [
     "InvalidPlatform",
     "ManifestNotFound",
     "MalformedArchive",
+    "NetworkError",
     "NoMatchingPlatform",
     "NoSpace",
     "NotSupported",
@@ -87,6 +89,10 @@ class AnyarchError(Exception):
         return self.message
 
 
+class Canceled(AnyarchError):
+    """Work that was stopped because its caller asked for that."""
+
+
 class UsageError(AnyarchError):
     """The command line or an API argument makes no sense."""
 
@@ -125,6 +131,20 @@ class DigestMismatch(AnyarchError):
 
 class MalformedArchive(AnyarchError):
     """A tar or compressed stream that is damaged or hostile."""
+
+
+class NetworkError(AnyarchError):
+    """An HTTP exchange that did not come about or broke off.
+
+    `kind` says how, for those who decide what to do next: refused, dns, timeout, reset, closed (before an answer
+    was complete), tls (handshake or certificate), not_tls (the peer speaks plain HTTP), only_tls (the peer speaks TLS
+    only), protocol, proxy, other. `host` is the peer, as it is written in a URL.
+    """
+
+    def __init__(self, message: str, *, kind: str = "other", host: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.host = host
 
 
 class RegistryError(AnyarchError):
