@@ -1,0 +1,1 @@
+"""What is done to layer directories: unpack, scan, pack, remove; in this process or in a user namespace."""
