@@ -22,7 +22,7 @@ class Kind(IntEnum):
     WHITEOUT = 7
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One path of a layer.
 
     `path`      relative to the root, `/`-separated, clean, no leading or trailing slash; the root itself is "".
