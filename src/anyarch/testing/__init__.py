@@ -1,0 +1,1 @@
+"""Helpers for tests of anyarch and of programs that embed it: registries, base images, a build runner."""
