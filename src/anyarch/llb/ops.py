@@ -1,8 +1,9 @@
-"""LLB operations as values, field for field those of BuildKit's `solver/pb/ops.proto` (see docs/dev/llb.md).
+"""LLB operations as values, field for field those of BuildKit's `solver/pb/ops.proto` (see
+docs/dev/llb.md).
 
-An `Op` is one node. Its identity is the sha256 of its wire bytes (`llb.wire`), which hold the digests of its inputs.
-Index conventions: `Input.index` is the output of the op it names; in mounts and file actions, an input of -1 is the
-empty root (scratch) and an output of -1 is "not an output".
+An `Op` is one node. Its identity is the sha256 of its wire bytes (`llb.wire`), which hold the digests of
+its inputs. Index conventions: `Input.index` is the output of the op it names; in mounts and file actions,
+an input of -1 is the empty root (scratch) and an output of -1 is "not an output".
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "ActionRm",
     "ActionSymlink",
     "BuildOp",
+    "CDIDevice",
     "CacheOpt",
     "CacheSharing",
     "Chown",
@@ -29,6 +31,7 @@ __all__ = [
     "FileOp",
     "HostIP",
     "Input",
+    "LinuxResources",
     "MergeOp",
     "Meta",
     "Mount",
@@ -243,7 +246,8 @@ class ActionSymlink(msgspec.Struct, frozen=True):
 
 
 class FileAction(msgspec.Struct, frozen=True):
-    """`input` and `secondary_input` below the number of op inputs name those; from there on, earlier actions."""
+    """`input` and `secondary_input` below the number of op inputs name those; from there on, earlier
+    actions."""
 
     action: ActionCopy | ActionMkfile | ActionMkdir | ActionRm | ActionSymlink
     input: int = -1
@@ -275,12 +279,28 @@ class BuildOp(msgspec.Struct, frozen=True):
 
 
 class Op(msgspec.Struct, frozen=True):
-    """A vertex. `kind` None is the last op of a definition, whose single input is the result."""
+    """A vertex. `kind` None is the last op of a definition, whose single input is the result.
+
+    `constraints` None says that the message is absent: Go clients always send it, even empty, but for the
+    last op.
+    """
 
     inputs: tuple[Input, ...]
     kind: ExecOp | SourceOp | FileOp | BuildOp | MergeOp | DiffOp | None
     platform: Platform | None = None
-    constraints: tuple[str, ...] = ()
+    constraints: tuple[str, ...] | None = ()
+
+
+class LinuxResources(msgspec.Struct, frozen=True):
+    """Limits of a step, 0 or empty for none; memory in bytes, CPU times in microseconds."""
+
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
 
 
 class OpMetadata(msgspec.Struct, frozen=True):
@@ -291,3 +311,4 @@ class OpMetadata(msgspec.Struct, frozen=True):
     export_cache: bool | None = None
     caps: tuple[str, ...] = ()
     progress_group: tuple[str, str, bool] | None = None
+    linux_resources: LinuxResources | None = None

@@ -1,0 +1,131 @@
+"""What a frontend wants of the engine, and what it gives back.
+
+The engine implements `Gateway`; tests have a fake. A frontend solves small definitions to read files (the
+Dockerfile, the ignore file), resolves the configs of base images, and returns one definition and one image
+config a platform.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from anyarch.spec.platform import Platform, host_platform
+
+if TYPE_CHECKING:
+    from anyarch.llb.definition import Definition
+    from anyarch.solver.events import WarningEvent
+
+__all__ = [
+    "BuildOpts",
+    "DirEntry",
+    "FileStat",
+    "FrontendResult",
+    "Gateway",
+    "Ref",
+    "ResolvedImage",
+]
+
+
+class FileStat(msgspec.Struct, frozen=True):
+    """A file of a result. `mode` holds permission and type bits as `stat.st_mode` does; `size` in bytes."""
+
+    path: str
+    mode: int
+    size: int = 0
+    uid: int = 0
+    gid: int = 0
+    linkname: str = ""
+
+
+class DirEntry(msgspec.Struct, frozen=True):
+    """An entry of a directory: its name and what `FileStat` says of it."""
+
+    name: str
+    stat: FileStat
+
+
+class Ref(Protocol):
+    """A result, evaluated when it is first looked into. Paths are inside its root; links are followed
+    there."""
+
+    async def read_file(self, path: str) -> bytes:
+        """The content of a file. Raises `PathNotFound`, or what the evaluation raises."""
+        ...
+
+    async def read_dir(self, path: str) -> list[DirEntry]:
+        """The entries of a directory, sorted by name. Raises `PathNotFound`."""
+        ...
+
+    async def stat_file(self, path: str) -> FileStat:
+        """Raises `PathNotFound`."""
+        ...
+
+
+class ResolvedImage(msgspec.Struct, frozen=True):
+    """`reference` is normalised and may differ from what was asked for (mirrors, policy); `digest` is that
+    of what the registry has under it (index or manifest), empty when unknown; `config` the image config's
+    exact bytes."""
+
+    reference: str
+    digest: str
+    config: bytes
+
+
+class BuildOpts(msgspec.Struct, frozen=True):
+    """The circumstances of a build.
+
+    `opts` are the frontend attributes (docs/dev: `filename`, `target`, `platform`, `build-arg:*`, …).
+    `build_platforms` are the worker's, the native one first.
+    """
+
+    opts: dict[str, str]
+    session_id: str = ""
+    build_platforms: tuple[Platform, ...] = ()
+
+    @property
+    def build_platform(self) -> Platform:
+        """What `BUILDPLATFORM` says."""
+        return self.build_platforms[0] if self.build_platforms else host_platform()
+
+
+class Gateway(Protocol):
+    """The engine as a frontend sees it."""
+
+    @property
+    def build_opts(self) -> BuildOpts: ...
+
+    async def solve(self, definition: Definition) -> Ref:
+        """The result of `definition`, evaluated when it is needed."""
+        ...
+
+    async def resolve_image_config(
+        self, reference: str, *, platform: Platform | None, mode: str, log_name: str
+    ) -> ResolvedImage:
+        """The config of an image for `platform` (best match); `mode` is default, pull or local, `log_name`
+        the progress vertex. Raises `RegistryError` (`ManifestNotFound`), `NoMatchingPlatform`."""
+        ...
+
+    def warn(self, warning: WarningEvent) -> None:
+        """Show a lint warning. Must not block."""
+        ...
+
+
+class FrontendResult(msgspec.Struct, frozen=True):
+    """What a frontend makes. Everything is by platform id (`linux/arm/v7`, with OS version where there is
+    one).
+
+    `refs` None is the empty result. `configs` are image config JSON whose `rootfs` holds the base's diff
+    IDs only (to be replaced) and whose new history entries have no `created`: the exporter fills both.
+    `base_configs` are the configs of the base images, so that it can tell inherited history from new.
+    `multi_platform` asks for an index even for one platform. `metadata` are further facts for exporters
+    (`source-date-epoch` by `key/platform id`).
+    """
+
+    refs: dict[str, Definition | None]
+    configs: dict[str, bytes]
+    platforms: tuple[tuple[str, Platform], ...]
+    base_configs: dict[str, bytes] = {}
+    multi_platform: bool = False
+    metadata: dict[str, bytes] = {}
