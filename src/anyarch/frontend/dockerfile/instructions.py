@@ -1,8 +1,8 @@
 """The parsed Dockerfile as values: one frozen struct an instruction, stages, directives.
 
 Strings are as written: variables are not expanded here, quotes of words that take part in expansion are kept
-(`ENV a="b c"` has the value `"b c"` with its quotes; `expand.expand` removes them). The parser makes these values;
-conversion, checks and outlines read them. Line numbers are 1-based, ranges include both ends.
+(`ENV a="b c"` has the value `"b c"` with its quotes; `expand.expand` removes them). The parser makes these
+values; conversion, checks and outlines read them. Line numbers are 1-based, ranges include both ends.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ Lines = tuple[int, int]
 class Heredoc(msgspec.Struct, frozen=True):
     """One here-document: `[fd]<<[-]name` and its body.
 
-    `content` is the body as written, without the terminator line; with `chomp` (`<<-`) its leading tabs are still
-    there (a shell strips them; `heredoc.chomp_tabs` does it for inline files). `expand` is false when the word was
-    quoted in any way.
+    `content` is the body as written, without the terminator line; with `chomp` (`<<-`) its leading tabs are
+    still there (a shell strips them; `heredoc.chomp_tabs` does it for inline files). `expand` is false when
+    the word was quoted in any way.
     """
 
     name: str
@@ -86,7 +86,7 @@ class ArgDefinition(msgspec.Struct, frozen=True):
 
 
 class MountField(msgspec.Struct, frozen=True):
-    """One comma-separated field of `--mount`; `key` in lower case, `value` None for a bare key, `text` as written."""
+    """One field of `--mount`: `key` in lower case, `value` None for a bare key, `text` as written."""
 
     key: str
     value: str | None
@@ -94,7 +94,7 @@ class MountField(msgspec.Struct, frozen=True):
 
 
 class MountSpec(msgspec.Struct, frozen=True):
-    """A `--mount` flag, split into fields but neither expanded nor checked: `mount.resolve_mount` does that."""
+    """A `--mount` flag split into fields, neither expanded nor checked: `mount.resolve_mount` does that."""
 
     text: str
     fields: tuple[MountField, ...]
@@ -128,9 +128,9 @@ class Device(msgspec.Struct, frozen=True):
 class Instruction(msgspec.Struct, frozen=True, kw_only=True):
     """What all instructions share.
 
-    `original` is the text with continuation lines joined, without here-document bodies, trimmed; `keyword` the
-    instruction's word as written (its case matters to a check); `comments` the comment lines directly above,
-    without `#`; `lines` covers here-document bodies too.
+    `original` is the text with continuation lines joined, without here-document bodies, trimmed; `keyword`
+    the instruction's word as written (its case matters to a check); `comments` the comment lines directly
+    above, without `#`; `lines` covers here-document bodies too.
     """
 
     keyword: str
@@ -156,7 +156,7 @@ class Maintainer(Instruction, frozen=True, kw_only=True):
 
 
 class Run(Instruction, frozen=True, kw_only=True):
-    """`cmdline` is the JSON array, or one string to be given to SHELL when `prepend_shell` is set (may be empty)."""
+    """`cmdline` is the JSON array, or (at most) one string to be given to SHELL with `prepend_shell` set."""
 
     cmdline: tuple[str, ...]
     prepend_shell: bool
@@ -235,7 +235,7 @@ class Volume(Instruction, frozen=True, kw_only=True):
 
 
 class Expose(Instruction, frozen=True, kw_only=True):
-    """`ports` sorted as text, each to be expanded and split again (`expand_words`), then `port.parse_ports`."""
+    """`ports` sorted as text; each is to be expanded and split again, then read by `port.parse_port`."""
 
     ports: tuple[str, ...]
 
@@ -253,8 +253,8 @@ class Onbuild(Instruction, frozen=True, kw_only=True):
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """A FROM line and what follows it.
 
-    `name` is lower-cased and empty when not given (`name_text` as written, `as_keyword` the AS word as written).
-    `base_name` and `platform` are unexpanded. `comment` is the documentation for `--call`.
+    `name` is lower-cased and empty when not given (`name_text` as written, `as_keyword` the AS word as
+    written). `base_name` and `platform` are unexpanded. `comment` is the documentation for `--call`.
     """
 
     name: str
@@ -287,7 +287,7 @@ class Directives(msgspec.Struct, frozen=True):
 
 
 class ParseWarning(msgspec.Struct, frozen=True):
-    """Something doubtful met while reading lines; `rule` is the name of a check, `line` where it was noticed."""
+    """Something doubtful met while reading lines; `rule` names a check, `line` is where it was noticed."""
 
     rule: str
     line: int

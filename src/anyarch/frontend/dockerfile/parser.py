@@ -1,20 +1,72 @@
-"""From the bytes of a Dockerfile to `instructions.Dockerfile`."""
+"""From the bytes of a Dockerfile to `instructions.Dockerfile`.
+
+`lexer` makes statements, `words` and `flags` cut them; here each instruction's arguments are checked and put
+into its struct. Nothing is expanded and nothing outside the file is looked at.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import msgspec
 
-from anyarch.errors import DockerfileError
+from anyarch.errors import DockerfileError, SourceRange
 
-if TYPE_CHECKING:
-    from .instructions import Dockerfile, Instruction
+from .flags import split_flags
+from .gotext import BLANKS, did_you_mean, split_blanks
+from .heredoc import announced
+from .instructions import Arg, Dockerfile, Instruction, ParseWarning, Stage
+from .lexer import Source, Statement
+from .make import HEREDOC_KEYWORDS, KEYWORDS, MAKERS, Words, make_stage
+from .words import json_array, name_value_pairs
 
 __all__ = ["parse", "parse_instruction", "parse_onbuild"]
+
+Lines = tuple[int, int]
 
 
 def parse(data: bytes, filename: str = "Dockerfile") -> Dockerfile:
     """Parse a whole Dockerfile. Raises `DockerfileError` with its source lines; nothing else."""
-    raise DockerfileError("parser is being written")
+    if not data:
+        raise DockerfileError("the Dockerfile cannot be empty")
+    source = Source(data, filename)
+    global_args: list[Arg] = []
+    stages: list[tuple[Stage, list[Instruction]]] = []
+    warnings: list[ParseWarning] = []
+    is_empty = True
+    while statement := source.statement():
+        is_empty = False
+        parsed = _read(source, statement)
+        if statement.has_blank_continuation:
+            bodies = sum(heredoc.content.count("\n") + 1 for heredoc in statement.heredocs)
+            warnings.append(
+                ParseWarning("NoEmptyContinuation", statement.end - bodies, "Empty continuation line")
+            )
+        if isinstance(parsed, Stage):
+            stages.append((parsed, []))
+        elif stages:
+            stages[-1][1].append(parsed)
+        elif isinstance(parsed, Arg):
+            global_args.append(parsed)
+        else:
+            raise DockerfileError(
+                "no build stage in current context",
+                hint="the first instruction has to be FROM; only ARG may stand before it",
+                source=source.range(statement.start, statement.end),
+            )
+    if is_empty:
+        raise DockerfileError("file with no instructions", source=source.range(1, 1))
+    if not stages:
+        raise DockerfileError("dockerfile contains no stages to build", source=source.range(1, 1))
+    return Dockerfile(
+        filename=filename,
+        data=data,
+        escape=source.escape,
+        directives=source.directives,
+        global_args=tuple(global_args),
+        stages=tuple(
+            msgspec.structs.replace(stage, instructions=tuple(instructions)) for stage, instructions in stages
+        ),
+        warnings=tuple(warnings),
+    )
 
 
 def parse_instruction(
@@ -22,15 +74,97 @@ def parse_instruction(
     *,
     escape: str = "\\",
     filename: str = "Dockerfile",
-    lines: tuple[int, int] = (0, 0),
+    lines: Lines | None = None,
     data: bytes = b"",
 ) -> Instruction:
-    """Parse one instruction's text (may span lines and hold here-document bodies). Raises `DockerfileError`."""
-    raise DockerfileError("parser is being written")
+    """Parse the text of one instruction, which may span lines and hold here-document bodies.
+
+    `lines` and `data` place it in a file (its own lines without). Raises `DockerfileError`, also for FROM.
+    """
+    return _single(text, escape, filename, lines, data, "text should be a single instruction")
 
 
 def parse_onbuild(
-    trigger: str, *, filename: str = "Dockerfile", lines: tuple[int, int] = (0, 0)
+    trigger: str, *, filename: str = "Dockerfile", lines: Lines | None = None, data: bytes = b""
 ) -> Instruction:
-    """Parse an ONBUILD trigger as found in an image config: exactly one instruction, default escape character."""
-    raise DockerfileError("parser is being written")
+    """Parse an ONBUILD trigger as an image config holds it: one instruction, escape character `\\`.
+
+    `lines` are those of the FROM that fires it. Raises `DockerfileError`.
+    """
+    return _single(trigger, "\\", filename, lines, data, "onbuild trigger should be a single expression")
+
+
+def _single(
+    text: str, escape: str, filename: str, lines: Lines | None, data: bytes, problem: str
+) -> Instruction:
+    raw = text.encode("utf-8", "surrogateescape")
+    try:
+        source = Source(raw, filename, escape=escape)
+        statement = source.statement()
+        if statement is None:
+            raise DockerfileError("file with no instructions")
+        parsed = _read(source, statement)
+        if source.statement() is not None:
+            raise DockerfileError(problem)
+        if isinstance(parsed, Stage):
+            raise DockerfileError("FROM isn't allowed as an ONBUILD trigger")
+    except DockerfileError as error:
+        if lines is not None:
+            error.source = SourceRange(filename, lines[0], lines[1], data=data)
+        raise
+    return parsed if lines is None else msgspec.structs.replace(parsed, lines=lines)
+
+
+def _read(source: Source, statement: Statement) -> Instruction | Stage:
+    """Finish a statement: its here-documents, then its instruction. Errors get their line and source."""
+    try:
+        words = _cut(statement.text, source.escape)
+        if "<<" in statement.text and _may_have_heredocs(words):
+            source.read_bodies(statement, announced(statement.text))
+        words.heredocs = statement.heredocs
+        words.comments = statement.comments
+        words.original = statement.text
+        words.lines = (statement.start, statement.end)
+        keyword = words.keyword.lower()
+        if keyword == "from":
+            return make_stage(words)
+        maker = MAKERS.get(keyword)
+        if maker is None:
+            problem = f"unknown instruction: {words.keyword}"
+            raise DockerfileError(did_you_mean(problem, words.keyword, KEYWORDS, case_sensitive=False))
+        return maker(words)
+    except DockerfileError as error:
+        if error.source is not None:
+            raise
+        raise source.error(error.message, statement.start, statement.end, hint=error.hint) from None
+
+
+def _cut(text: str, escape: str, *, is_trigger: bool = False) -> Words:
+    """Cut a line into keyword, flags and what the keyword's kind of arguments asks for. Raises
+    `DockerfileError`.
+    """
+    if "\0" in text:
+        raise DockerfileError("the instruction holds a NUL byte", hint="the file has to be UTF-8 text")
+    parts = split_blanks(text.strip(BLANKS), 1)
+    keyword = parts[0]
+    flags, rest = split_flags(parts[1], escape) if len(parts) == 2 else ([], "")
+    rest = rest.strip(BLANKS)
+    words = Words(keyword=keyword, flags=flags, rest=rest, escape=escape)
+    match keyword.lower():
+        case "run" | "cmd" | "entrypoint" | "shell" | "add" | "copy" | "volume":
+            words.array = json_array(rest)
+        case "healthcheck":
+            end = next((pos for pos, char in enumerate(rest) if char in BLANKS), len(rest))
+            words.rest = rest[:end]
+            words.tail = rest[end:].strip(BLANKS)
+            words.array = json_array(words.tail)
+        case "env" | "label" if rest:
+            words.pairs = name_value_pairs(rest, keyword.upper(), escape)
+        case "onbuild" if rest and not is_trigger:
+            words.trigger = _cut(rest, escape, is_trigger=True)
+    return words
+
+
+def _may_have_heredocs(words: Words) -> bool:
+    target = words.trigger if words.trigger and words.keyword.lower() == "onbuild" else words
+    return target.keyword.lower() in HEREDOC_KEYWORDS and target.array is None
