@@ -1,1 +1,1 @@
-"""The one HTTP client: keep-alive pool, proxies, TLS, redirects, retries, cancellation. Knows nothing of registries."""
+"""The one HTTP client: keep-alive pool, proxies, TLS, redirects, retries, cancellation. No registry lore."""

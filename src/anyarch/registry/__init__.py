@@ -1,1 +1,2 @@
-"""OCI distribution: hosts and mirrors, credentials, tokens, resolve, pull and push. Importing it loads no network code."""
+"""OCI distribution: hosts and mirrors, credentials, tokens, resolve, pull and push. Importing it loads no
+network code."""

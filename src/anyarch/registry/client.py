@@ -1,7 +1,7 @@
 """A client of OCI distribution registries (distribution-spec 1.1), synchronous and thread-safe.
 
-One `Registry` serves a whole build: it keeps connections, tokens and what it learnt about blobs. Nothing of the
-network is imported before the first request.
+One `Registry` serves a whole build: it keeps connections, tokens and what it learnt about blobs. Nothing of
+the network is imported before the first request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["BlobSink", "Registry"]
 
 
 class BlobSink(Protocol):
-    """Where a fetched blob goes. `write` takes all of `data` and keeps no view of it (the buffer is used again)."""
+    """Where a fetched blob goes. `write` takes all of `data` and keeps no view of it (the buffer is used
+    again)."""
 
     def write(self, data: bytes | memoryview, /) -> object: ...
 
@@ -32,8 +33,8 @@ class BlobSink(Protocol):
 class Registry:
     """Pull from and push to any registry that `hosts` describes, with what `credentials` has.
 
-    `cancel`, where it is taken, is looked at while waiting and for every chunk; once set, `Canceled` is raised within
-    about half a second.
+    `cancel`, where it is taken, is looked at while waiting and for every chunk; once set, `Canceled` is
+    raised within about half a second.
     """
 
     def __init__(
@@ -100,17 +101,19 @@ class Registry:
         on_progress: Callable[[int], None] | None = None,
         cancel: threading.Event | None = None,
     ) -> bool:
-        """Make the repository have the blob. True when its bytes were sent; False when it was there or was mounted.
+        """Make the repository have the blob. True when its bytes were sent; False when it was there or was
+        mounted.
 
-        `open_` gives a fresh stream at offset 0 each time it is called (again after a broken connection); it is
-        closed here. `mount_from` is a repository path on the same registry that may have the blob.
+        `open_` gives a fresh stream at offset 0 each time it is called (again after a broken connection); it
+        is closed here. `mount_from` is a repository path on the same registry that may have the blob.
         """
         raise NotSupported("registry access")
 
     def push_manifest(
         self, ref: Reference, blob: Blob, *, tag: str | None = None, cancel: threading.Event | None = None
     ) -> None:
-        """Store a manifest or index by its digest, or under `tag`. What it points at must be there already."""
+        """Store a manifest or index by its digest, or under `tag`. What it points at must be there
+        already."""
         raise NotSupported("registry access")
 
     def tags(self, ref: Reference, *, cancel: threading.Event | None = None) -> list[str]:

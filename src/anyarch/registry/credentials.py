@@ -24,7 +24,9 @@ class Credential(msgspec.Struct, frozen=True):
 class Credentials:
     """Finds the credential of a registry. Files are read on the first question, not before."""
 
-    def __init__(self, env: Mapping[str, str] | None = None, *, fixed: Mapping[str, Credential] | None = None) -> None:
+    def __init__(
+        self, env: Mapping[str, str] | None = None, *, fixed: Mapping[str, Credential] | None = None
+    ) -> None:
         """`env` stands in for os.environ; `fixed` (by registry domain) goes before all files."""
 
     def get(self, domain: str, repository: str = "") -> Credential | None:

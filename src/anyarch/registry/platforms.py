@@ -24,8 +24,8 @@ def select_manifest(
 ) -> Descriptor:
     """The entry that serves `wanted` best; the first of equals.
 
-    Attestation entries (`unknown/unknown`) never match. `platform_of` is asked for entries without a platform (the
-    caller reads their config); without it they never match. `name` is the reference, for the message.
+    Attestation entries (`unknown/unknown`) never match. `platform_of` is asked for entries without a platform
+    (the caller reads their config); without it they never match. `name` is the reference, for the message.
     Raises `NoMatchingPlatform` with what there is.
     """
     raise NoMatchingPlatform(name)
