@@ -1,4 +1,4 @@
-"""Print the development dependencies of pyproject.toml, one a line (pip before 25.1 cannot install a dependency group)."""
+"""Print the development dependencies of pyproject.toml: pip before 25.1 installs no dependency group."""
 
 import tomllib
 from pathlib import Path

@@ -3,8 +3,8 @@
 No public image registry is needed for a real base image: `busybox_context` makes a root file system of
 `busybox-static` for each of seven platforms, `debian_context` a small Debian for this machine's platform,
 `golang_context` the Go toolchain. Each returns a directory with `rootfs-$TARGETARCH.tar`
-(`go-$TARGETARCH.tar`), which a Dockerfile of `examples/bases` adds to its image. The same packages give the same bytes. Run as a
-program, it fills a cache directory:
+(`go-$TARGETARCH.tar`), which a Dockerfile of `examples/bases` adds to its image. The same packages give the
+same bytes. Run as a program, it fills a cache directory:
 
     python -m anyarch.testing.debian_images --cache .cache busybox golang debian
 """

@@ -35,7 +35,8 @@ while [ "$1" != -- ]; do
     mount -t tmpfs -o mode=755 tmpfs "$barred"
     i=0
     while [ $i -lt $count ]; do
-        i=$((i + 1)); mkdir -p "$1"; mount --rbind "$hold/$i" "$1"; umount -l "$hold/$i"; rmdir "$hold/$i"; shift
+        i=$((i + 1)); mkdir -p "$1"; mount --rbind "$hold/$i" "$1"; shift
+        umount -l "$hold/$i"; rmdir "$hold/$i"
     done
 done
 umount -l "$hold"; rmdir "$hold"
