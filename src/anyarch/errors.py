@@ -26,8 +26,8 @@ __all__ = [
     "ExecFailed",
     "InvalidDigest",
     "InvalidPlatform",
-    "ManifestNotFound",
     "MalformedArchive",
+    "ManifestNotFound",
     "NetworkError",
     "NoMatchingPlatform",
     "NoSpace",
@@ -136,9 +136,9 @@ class MalformedArchive(AnyarchError):
 class NetworkError(AnyarchError):
     """An HTTP exchange that did not come about or broke off.
 
-    `kind` says how, for those who decide what to do next: refused, dns, timeout, reset, closed (before an answer
-    was complete), tls (handshake or certificate), not_tls (the peer speaks plain HTTP), only_tls (the peer speaks TLS
-    only), protocol, proxy, other. `host` is the peer, as it is written in a URL.
+    `kind` says how, for those who decide what to do next: refused, dns, timeout, reset, closed (before an
+    answer was complete), tls (handshake or certificate), not_tls (the peer speaks plain HTTP), only_tls (the
+    peer speaks TLS only), protocol, proxy, other. `host` is the peer, as it is written in a URL.
     """
 
     def __init__(self, message: str, *, kind: str = "other", host: str = "", hint: str | None = None) -> None:
@@ -201,9 +201,13 @@ class ExecFailed(BuildError):
     `argv` is what ran, `exit_code` its status (128+N when signal N ended it), `tail` its last output.
     """
 
-    def __init__(self, argv: Sequence[str], exit_code: int, *, tail: bytes = b"", hint: str | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], exit_code: int, *, tail: bytes = b"", hint: str | None = None
+    ) -> None:
         command = " ".join(argv)
-        super().__init__(f'process "{command}" did not complete successfully: exit code: {exit_code}', hint=hint)
+        super().__init__(
+            f'process "{command}" did not complete successfully: exit code: {exit_code}', hint=hint
+        )
         self.argv = tuple(argv)
         self.status = exit_code
         self.tail = tail

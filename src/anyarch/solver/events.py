@@ -14,7 +14,8 @@ __all__ = ["Event", "EventSink", "LogEvent", "StatusEvent", "VertexEvent", "Warn
 
 
 class VertexEvent(msgspec.Struct, frozen=True):
-    """`digest` identifies the vertex; a cached one has `cached` and started == completed; a failed one `error`."""
+    """`digest` identifies the vertex; a cached one has `cached` and started == completed; a failed one
+    `error`."""
 
     digest: str
     name: str
@@ -26,7 +27,8 @@ class VertexEvent(msgspec.Struct, frozen=True):
 
 
 class StatusEvent(msgspec.Struct, frozen=True):
-    """One progress bar of a vertex. `id` is the text shown (`transferring context:`), `name` the action; bytes in
+    """One progress bar of a vertex. `id` is the text shown (`transferring context:`), `name` the action;
+    bytes in
     `current` of `total` (0: unknown); `completed` ends it."""
 
     vertex: str

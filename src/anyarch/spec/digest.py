@@ -37,7 +37,8 @@ class Digest(str):
         match = _PATTERN.match(text)
         if match is None or len(match[2]) != _HEX_LENGTH[match[1]]:
             raise InvalidDigest(
-                f"invalid digest {text!r}", hint="a digest looks like sha256: followed by 64 lower-case hex digits"
+                f"invalid digest {text!r}",
+                hint="a digest looks like sha256: followed by 64 lower-case hex digits",
             )
         return cls(text)
 

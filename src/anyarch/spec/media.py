@@ -1,4 +1,5 @@
-"""Media types of images (OCI image-spec media-types.md; Docker image manifest v2, schema 2) and their families."""
+"""Media types of images (OCI image-spec media-types.md; Docker image manifest v2, schema 2) and their
+families."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """OCI image documents (image-spec: descriptor.md, manifest.md, image-index.md, config.md).
 
-The structs hold what we read and write; whatever has a digest also travels as a `Blob` with the exact bytes it
-came from, so nothing is ever re-encoded to be digested again. Encoding is deterministic: fields in the order of
-the specification, maps sorted by key, no white space.
+The structs hold what we read and write; whatever has a digest also travels as a `Blob` with the exact bytes
+it came from, so nothing is ever re-encoded to be digested again. Encoding is deterministic: fields in the
+order of the specification, maps sorted by key, no white space.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ __all__ = [
 _T = TypeVar("_T")
 
 
-class PlatformSpec(msgspec.Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}):
+class PlatformSpec(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    rename={"os_version": "os.version", "os_features": "os.features"},
+):
     """The `platform` object of a descriptor."""
 
     architecture: str = ""
@@ -120,7 +125,12 @@ class History(msgspec.Struct, frozen=True, omit_defaults=True):
     empty_layer: bool = False
 
 
-class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, rename={"os_version": "os.version", "os_features": "os.features"}):
+class ImageConfig(
+    msgspec.Struct,
+    frozen=True,
+    omit_defaults=True,
+    rename={"os_version": "os.version", "os_features": "os.features"},
+):
     """An image configuration. `created` is RFC 3339 text."""
 
     architecture: str = ""
@@ -160,7 +170,8 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode(kind: type[_T], raw: bytes) -> _T:
-    """Parse a document; unknown fields are ignored. Raises `UnsupportedMedia` on text that is not of that form."""
+    """Parse a document; unknown fields are ignored. Raises `UnsupportedMedia` on text that is not of that
+    form."""
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)

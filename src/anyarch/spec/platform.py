@@ -1,7 +1,7 @@
 """Platforms: parse, normalise, format, match and order.
 
-Follows the rules of containerd's platform specifiers (`os[(osversion+feature…)]/arch[/variant]`), which Docker's
-tools share, so that the same text means the same platform everywhere.
+Follows the rules of containerd's platform specifiers (`os[(osversion+feature…)]/arch[/variant]`), which
+Docker's tools share, so that the same text means the same platform everywhere.
 """
 
 from __future__ import annotations
@@ -18,11 +18,61 @@ from anyarch.spec.oci import PlatformSpec
 __all__ = ["Platform", "compatible", "host_platform", "parse_list"]
 
 _KNOWN_OS = frozenset(
-    "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 solaris wasip1 windows zos macos".split()
+    [
+        "aix",
+        "android",
+        "darwin",
+        "dragonfly",
+        "freebsd",
+        "hurd",
+        "illumos",
+        "ios",
+        "js",
+        "linux",
+        "nacl",
+        "netbsd",
+        "openbsd",
+        "plan9",
+        "solaris",
+        "wasip1",
+        "windows",
+        "zos",
+        "macos",
+    ]
 )
 _KNOWN_ARCH = frozenset(
-    "386 amd64 amd64p32 arm armbe arm64 arm64be ppc64 ppc64le loong64 mips mipsle mips64 mips64le mips64p32 mips64p32le "
-    "ppc riscv riscv64 s390 s390x sparc sparc64 wasm aarch64 x86_64 x86-64 armhf armel i386".split()
+    [
+        "386",
+        "amd64",
+        "amd64p32",
+        "arm",
+        "armbe",
+        "arm64",
+        "arm64be",
+        "ppc64",
+        "ppc64le",
+        "loong64",
+        "mips",
+        "mipsle",
+        "mips64",
+        "mips64le",
+        "mips64p32",
+        "mips64p32le",
+        "ppc",
+        "riscv",
+        "riscv64",
+        "s390",
+        "s390x",
+        "sparc",
+        "sparc64",
+        "wasm",
+        "aarch64",
+        "x86_64",
+        "x86-64",
+        "armhf",
+        "armel",
+        "i386",
+    ]
 )
 _PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _OS_PART = re.compile(r"([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%+-]*)\))?\Z")
@@ -60,13 +110,16 @@ class Platform(msgspec.Struct, frozen=True, order=True):
     def parse(cls, text: str, *, default: Platform | None = None) -> Platform:
         """A specifier such as `linux/arm/v7`, `arm64` or `windows(10.0.17763)/amd64`.
 
-        `default` (the machine's own platform) fills what a one-word specifier leaves out. Raises `InvalidPlatform`.
+        `default` (the machine's own platform) fills what a one-word specifier leaves out. Raises
+        `InvalidPlatform`.
         """
         if "*" in text:
             raise InvalidPlatform(f"{text!r}: wildcards are not supported in a platform", hint=_HINT)
         parts = text.split("/")
         if not 1 <= len(parts) <= 3:
-            raise InvalidPlatform(f"{text!r} is an invalid platform: one to three parts are expected", hint=_HINT)
+            raise InvalidPlatform(
+                f"{text!r} is an invalid platform: one to three parts are expected", hint=_HINT
+            )
         for position, part in enumerate(parts):
             if not (_OS_PART if position == 0 else _PART).match(part):
                 raise InvalidPlatform(f"{part!r} is an invalid component of platform {text!r}", hint=_HINT)
@@ -74,7 +127,8 @@ class Platform(msgspec.Struct, frozen=True, order=True):
         match = _OS_PART.match(parts[0])
         assert match is not None
         name = match[1].lower()
-        version, features = "", ()
+        version = ""
+        features: tuple[str, ...] = ()
         if match[2]:
             version_text, *feature_texts = match[2].split("+")
             version, features = unquote(version_text), tuple(sorted(unquote(f) for f in feature_texts))
@@ -88,12 +142,20 @@ class Platform(msgspec.Struct, frozen=True, order=True):
 
     @classmethod
     def make(
-        cls, os: str, architecture: str, variant: str = "", os_version: str = "", os_features: tuple[str, ...] = ()
+        cls,
+        os: str,
+        architecture: str,
+        variant: str = "",
+        os_version: str = "",
+        os_features: tuple[str, ...] = (),
     ) -> Platform:
-        """A platform of parts that are normalised here (`x86_64` is `amd64`, `arm` is `arm/v7`, `arm64/v8` is `arm64`)."""
+        """A platform of parts that are normalised here (`x86_64` is `amd64`, `arm` is `arm/v7`, `arm64/v8`
+        is `arm64`)."""
         os = os.lower()
         architecture, variant = _normalize_arch(architecture.lower(), variant.lower())
-        return cls("darwin" if os == "macos" else os, architecture, variant, os_version, tuple(sorted(os_features)))
+        return cls(
+            "darwin" if os == "macos" else os, architecture, variant, os_version, tuple(sorted(os_features))
+        )
 
     @classmethod
     def of_spec(cls, spec: PlatformSpec) -> Platform:
@@ -111,7 +173,9 @@ class Platform(msgspec.Struct, frozen=True, order=True):
         """With OS version and features, as `TARGETPLATFORM` has it."""
         os = self.os
         if self.os_version or self.os_features:
-            inner = "+".join([quote(self.os_version, safe=""), *(quote(f, safe="") for f in self.os_features)])
+            inner = "+".join(
+                [quote(self.os_version, safe=""), *(quote(f, safe="") for f in self.os_features)]
+            )
             os = f"{os}({inner})"
         return f"{os}/{self.architecture}" + (f"/{self.variant}" if self.variant else "")
 

@@ -1,6 +1,7 @@
 """Image references: `[registry/]repository[:tag][@digest]`, with Docker's defaults.
 
-Grammar: distribution's reference package (as documented in the OCI distribution specification and Docker's CLI).
+Grammar: distribution's reference package (as documented in the OCI distribution specification and Docker's
+CLI).
 """
 
 from __future__ import annotations
@@ -55,13 +56,17 @@ class Reference(msgspec.Struct, frozen=True):
         if domain == DEFAULT_DOMAIN and "/" not in path:
             path = "library/" + path
         if colon and not _TAG.match(tag):
-            raise BadReference(f"invalid reference {text!r}: bad tag {tag!r}", hint="a tag is letters, digits, _ . - (at most 128)")
+            raise BadReference(
+                f"invalid reference {text!r}: bad tag {tag!r}",
+                hint="a tag is letters, digits, _ . - (at most 128)",
+            )
         if not _DOMAIN.match(domain):
             raise BadReference(f"invalid reference {text!r}: bad registry name {domain!r}")
         if not _PATH.match(path) or len(path) > 255:
             if path.lower() != path:
                 raise BadReference(
-                    f"invalid reference {text!r}: repository name must be lower case", hint=f"write {text.lower()!r}"
+                    f"invalid reference {text!r}: repository name must be lower case",
+                    hint=f"write {text.lower()!r}",
                 )
             raise BadReference(
                 f"invalid reference {text!r}: bad repository name {path!r}",

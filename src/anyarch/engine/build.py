@@ -1,0 +1,200 @@
+"""One build from request to result: frontend, solver, exporters, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from anyarch.engine.cache import StoredCache
+from anyarch.engine.export import Exporter
+from anyarch.engine.gateway import EngineGateway
+from anyarch.engine.options import check_output, frontend_attrs, local_inputs
+from anyarch.errors import Canceled, NoSpace, NotSupported, OutputError, error_context
+from anyarch.exporter.assemble import PlatformResult
+from anyarch.frontend.gateway import BuildOpts
+from anyarch.snapshot.layers import open_layers
+from anyarch.solver.solver import Solver
+from anyarch.spec.platform import host_platform
+from anyarch.spec.reference import Reference
+from anyarch.store.store import Store, default_root
+from anyarch.worker.graph import load
+from anyarch.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.frontend.gateway import FrontendResult
+    from anyarch.solver.events import Event, EventSink
+    from anyarch.solver.vertex import Vertex
+    from anyarch.worker.result import Result
+
+__all__ = ["BuildStats", "build_async"]
+
+UPLOAD_HOST = "http://buildkit-session/"
+
+
+class BuildStats:
+    """What a build did, for tests and benchmarks: the vertices it executed (sources left out)."""
+
+    def __init__(self) -> None:
+        self.executed: list[Vertex] = []
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Turn what the machine refuses anywhere in a build into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(
+                f"no space left on device{where}",
+                hint="free space on the disk of the store or output, or set ANYARCH_ROOT to another disk",
+            ) from None
+        raise OutputError(f"{error.strerror or error}{where}") from error
+
+
+async def build_async(
+    request: BuildRequest,
+    on_event: EventSink | None = None,
+    cancel: CancelToken | None = None,
+    *,
+    stats: BuildStats | None = None,
+) -> BuildResult:
+    """Build on the running event loop. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    assert task is not None
+    if cancel is not None:
+        cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
+    try:
+        with os_errors():
+            return await _build(request, on_event or _ignore, stats)
+    except asyncio.CancelledError:
+        if cancel is not None and cancel.is_set():
+            raise Canceled("context canceled") from None
+        raise
+
+
+def _ignore(event: Event) -> None:
+    """Nobody watches."""
+
+
+def _check(request: BuildRequest) -> None:
+    """What can be known to be wrong before any work."""
+    for output in request.outputs:
+        check_output(output)
+    for tag in request.tags:
+        Reference.parse(tag)
+    later = {
+        "--secret": request.secrets,
+        "--ssh": request.ssh,
+        "--cache-from": request.cache_from,
+        "--cache-to": request.cache_to,
+        "--build-context": request.build_contexts,
+        "--allow": request.allow,
+    }
+    for name, value in later.items():
+        if value:
+            raise NotSupported(f"{name} is not supported yet")
+    if request.attests:
+        raise NotSupported(
+            f"attestations ({', '.join(sorted(request.attests))}) are not supported yet",
+            hint="build with --provenance=false --sbom=false, which is the default here",
+        )
+    if request.call not in ("", "build"):
+        raise NotSupported(f"--call={request.call} is not supported yet")
+
+
+async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
+    _check(request)
+    inputs = local_inputs(request)
+    root = Path(request.root) if request.root else default_root()
+    with Store.open(root) as store:
+        layers = open_layers(store)
+        uploads: dict[str, BinaryIO] = {}
+        attrs = frontend_attrs(request)
+        _prepare_inputs(request, store, attrs, inputs, uploads)
+        async with (
+            Worker(store, layers, emit, locals=inputs, uploads=uploads) as worker,
+            Solver(StoredCache(store.cache), emit) as solver,
+        ):
+            opts = BuildOpts(attrs, build_platforms=(host_platform(),))
+            gateway = EngineGateway(solver, worker, opts)
+            from anyarch.frontend.dockerfile.build import build as build_dockerfile
+
+            frontend = await build_dockerfile(gateway)
+            results = await _solve(solver, worker, frontend)
+            exporter = Exporter(request, store, layers, worker, emit)
+            outcome = await exporter.export(
+                results, multi_platform=frontend.multi_platform, warnings=gateway.warnings
+            )
+            if stats is not None:
+                stats.executed = list(solver.executed)
+            return outcome
+
+
+def _prepare_inputs(
+    request: BuildRequest,
+    store: Store,
+    attrs: dict[str, str],
+    inputs: dict[str, str],
+    uploads: dict[str, BinaryIO],
+) -> None:
+    if request.context_tar is not None:
+        name = os.urandom(12).hex()
+        uploads[name] = request.context_tar
+        attrs["context"] = UPLOAD_HOST + name
+        if request.dockerfile is not None:
+            inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
+            attrs["dockerfilekey"] = "dockerfile"
+    elif request.context == "-":
+        empty = store.work_dir() / "context"
+        empty.mkdir()
+        inputs["context"] = str(empty)
+        inputs.setdefault("dockerfile", str(empty))
+    elif "://" in request.context or request.context.startswith("git@"):
+        attrs["context"] = request.context
+    if request.dockerfile_data is not None:
+        directory = store.work_dir() / "dockerfile"
+        directory.mkdir()
+        name = attrs.setdefault("filename", "Dockerfile")
+        (directory / name).write_bytes(request.dockerfile_data)
+        inputs["dockerfile"] = str(directory)
+        attrs["dockerfilekey"] = "dockerfile"
+
+
+async def _solve(solver: Solver, worker: Worker, frontend: FrontendResult) -> list[PlatformResult]:
+    edges = {}
+    for name, _ in frontend.platforms:
+        definition = frontend.refs.get(name)
+        edges[name] = load(solver, worker, definition) if definition is not None else None
+    _check_routes(solver, worker)
+    wanted = {name: edge for name, edge in edges.items() if edge is not None}
+    solved: dict[str, Result] = dict(zip(wanted, await solver.solve(list(wanted.values())), strict=True))
+    results = []
+    for name, platform in frontend.platforms:
+        result = solved.get(name)
+        if result is not None and not hasattr(result, "layers"):
+            result = await asyncio.to_thread(worker.materialize, result)
+        results.append(
+            PlatformResult(platform, result.layers if result is not None else (), frontend.configs[name])
+        )
+    return results
+
+
+def _check_routes(solver: Solver, worker: Worker) -> None:
+    """A step that nothing on this machine can run is an error before any work starts."""
+    from anyarch.worker.ops.exec import ExecOperation
+
+    for vertex in solver.vertices:
+        operation = vertex.operation
+        if isinstance(operation, ExecOperation):
+            with error_context(source=vertex.source, platform=str(operation.platform), vertex=vertex.digest):
+                worker.emulator_identity(operation.platform)

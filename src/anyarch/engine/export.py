@@ -1,0 +1,312 @@
+"""The outputs of one build: each assembled once, written, loaded or pushed, with progress."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from anyarch.engine.options import annotations_of, compression_of, epoch_of, flag, image_names
+from anyarch.engine.request import BuildResult, Output
+from anyarch.engine.request import PlatformResult as PlatformSummary
+from anyarch.errors import OutputError, UsageError
+from anyarch.exporter.assemble import ImageOptions, assemble
+from anyarch.exporter.timestamp import format_time
+from anyarch.solver.events import StatusEvent, VertexEvent
+from anyarch.spec.digest import Digest
+from anyarch.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.engine.request import BuildRequest
+    from anyarch.exporter.assemble import AssembledImage, PlatformResult
+    from anyarch.snapshot.layers import LayerStore
+    from anyarch.solver.events import EventSink
+    from anyarch.store.store import Store
+    from anyarch.worker.worker import Worker
+
+__all__ = ["Exporter", "stored_image"]
+
+_TITLES = {
+    "image": "exporting to image",
+    "registry": "exporting to image",
+    "oci": "exporting to oci image format",
+    "docker": "exporting to docker image format",
+    "local": "exporting to client directory",
+    "tar": "exporting to client tarball",
+}
+
+
+def stored_image(store: Store, name: Reference) -> dict[str, Any] | None:
+    """What the local store has under a name: the OCI descriptor of its index or manifest."""
+    raw = store.cache.get_value("image", str(name))
+    found = json.loads(raw) if raw is not None else None
+    return found if isinstance(found, dict) else None
+
+
+class _Progress:
+    """The vertex of one output: a status line for each thing done."""
+
+    def __init__(self, emit: EventSink, name: str, number: int) -> None:
+        self._emit = emit
+        self._name = name
+        self._digest = Digest.of(f"export-{number}-{name}".encode())
+        self._started = self._last = time.time()
+        emit(VertexEvent(self._digest, name, started=self._started))
+
+    def step(self, text: str) -> None:
+        now = time.time()
+        self._emit(StatusEvent(self._digest, text, "", 0, 0, now, self._last, now))
+        self._last = now
+
+    def done(self, error: str = "") -> None:
+        self._emit(
+            VertexEvent(self._digest, self._name, started=self._started, completed=time.time(), error=error)
+        )
+
+
+class Exporter:
+    def __init__(
+        self, request: BuildRequest, store: Store, layers: LayerStore, worker: Worker, emit: EventSink
+    ) -> None:
+        self._request = request
+        self._store = store
+        self._layers = layers
+        self._worker = worker
+        self._emit = emit
+        self._assembled: dict[ImageOptions, AssembledImage] = {}
+
+    async def export(
+        self, results: Sequence[PlatformResult], *, multi_platform: bool, warnings: int
+    ) -> BuildResult:
+        outputs = list(self._request.outputs)
+        if not outputs and self._request.tags:
+            outputs = [Output("image")]
+        image: AssembledImage | None = None
+        names: dict[str, None] = {}
+        for number, output in enumerate(outputs):
+            if output.type == "cacheonly":
+                continue
+            progress = _Progress(self._emit, _TITLES.get(output.type, f"exporting to {output.type}"), number)
+            try:
+                if output.type in ("local", "tar"):
+                    await self._files(output, results, progress, multi_platform)
+                else:
+                    image, given = await self._image(output, results, progress, multi_platform)
+                    names.update(dict.fromkeys(str(name) for name in given))
+            except BaseException as error:
+                progress.done(str(error) or "context canceled")
+                raise
+            progress.done()
+        return self._summary(image, list(names), results, warnings)
+
+    def _summary(
+        self,
+        image: AssembledImage | None,
+        names: list[str],
+        results: Sequence[PlatformResult],
+        warnings: int,
+    ) -> BuildResult:
+        if image is None:
+            platforms = tuple(PlatformSummary(platform=str(r.platform)) for r in results)
+            return BuildResult(platforms=platforms, warnings=warnings)
+        platforms = tuple(
+            PlatformSummary(
+                platform=str(item.platform),
+                digest=item.manifest.digest,
+                config_digest=item.config.digest,
+                size=item.size,
+            )
+            for item in image.platforms
+        )
+        return BuildResult(
+            digest=image.root.digest,
+            config_digest=image.platforms[0].config.digest if image.index is None else None,
+            descriptor=msgspec.to_builtins(image.descriptor),
+            image_names=tuple(names),
+            platforms=platforms,
+            warnings=warnings,
+        )
+
+    # images ---------------------------------------------------------------------------------------
+
+    def _options(self, output: Output, multi_platform: bool) -> ImageOptions:
+        epoch = epoch_of(self._request, output.attrs)
+        compression = compression_of(output.attrs)
+        oci = flag(output.attrs, "oci-mediatypes", default=True)
+        if not oci and compression.type == "zstd":
+            raise UsageError("compression=zstd needs OCI media types", hint="leave out oci-mediatypes=false")
+        return ImageOptions(
+            compression,
+            force_compression=flag(output.attrs, "force-compression", default=False),
+            oci_media_types=oci,
+            epoch=epoch,
+            rewrite_timestamp=flag(output.attrs, "rewrite-timestamp", default=False),
+            multi_platform=multi_platform,
+            annotations=annotations_of(self._request),
+        )
+
+    async def _image(
+        self, output: Output, results: Sequence[PlatformResult], progress: _Progress, multi_platform: bool
+    ) -> tuple[AssembledImage, list[Reference]]:
+        options = self._options(output, multi_platform)
+        if output.type == "docker" and (len(results) > 1 or multi_platform):
+            raise OutputError(
+                "docker exporter does not currently support exporting manifest lists",
+                hint="choose one --platform, or use type=oci or --push for several",
+            )
+        image = self._assembled.get(options)
+        if image is None:
+            image = await assemble(self._store, self._layers, results, options, on_step=progress.step)
+            self._assembled[options] = image
+        names = image_names(self._request, output)
+        push = output.type == "registry" or flag(output.attrs, "push", default=False)
+        by_digest = flag(output.attrs, "push-by-digest", default=False)
+        if output.type in ("image", "registry"):
+            if push:
+                if not names:
+                    raise UsageError(
+                        "tag is needed when pushing to registry", hint="name the image with --tag"
+                    )
+                await self._push(output, image, names, by_digest, progress)
+            if flag(output.attrs, "store", default=True) and not by_digest:
+                self._record(image, names, progress)
+            return image, names
+        await self._fetch_bases(image)
+        created = format_time(options.epoch) if options.epoch is not None else _created(image)
+        docker = output.type == "docker"
+        if docker and output.dest is None:
+            from anyarch.exporter.load import load
+
+            await asyncio.to_thread(load, self._store, image, names, progress.step)
+            return image, names
+        await asyncio.to_thread(self._layout, output, image, names, docker, created)
+        progress.step("sending tarball")
+        return image, names
+
+    async def _push(
+        self,
+        output: Output,
+        image: AssembledImage,
+        names: list[Reference],
+        by_digest: bool,
+        progress: _Progress,
+    ) -> None:
+        from anyarch.exporter.push import push
+
+        if flag(output.attrs, "registry.insecure", default=False):
+            self._worker.allow_insecure({name.domain for name in names})
+        await push(self._worker, image, names, by_digest=by_digest, on_step=progress.step)
+
+    def _record(self, image: AssembledImage, names: Sequence[Reference], progress: _Progress) -> None:
+        raw = msgspec.json.encode(image.descriptor)
+        for name in names:
+            self._store.cache.set_value("image", str(name), raw)
+            progress.step(f"naming to {name}")
+
+    async def _fetch_bases(self, image: AssembledImage) -> None:
+        """Layers of base images that so far are only known: an archive has to hold them."""
+
+        def fetch(layer_id: str, digest: str) -> None:
+            places = self._layers.remote(self._layers.get(layer_id))
+            for descriptor, origin in places:
+                if descriptor.digest == digest:
+                    self._worker.fetch_blob(Reference.parse(origin), descriptor, "")
+                    return
+
+        wanted = {
+            layer.digest: layer_id
+            for item in image.platforms
+            for layer, layer_id in zip(item.layers, item.layer_ids, strict=True)
+            if not self._store.content.has(Digest(layer.digest))
+        }
+        await asyncio.gather(*(asyncio.to_thread(fetch, layer, digest) for digest, layer in wanted.items()))
+
+    def _layout(
+        self,
+        output: Output,
+        image: AssembledImage,
+        names: Sequence[Reference],
+        docker: bool,
+        created: str | None,
+    ) -> None:
+        from anyarch.exporter.layout import write_layout_directory, write_layout_tar
+
+        content = self._store.content
+        if not flag(output.attrs, "tar", default=True):
+            if output.dest is None or output.dest == "-":
+                raise UsageError(f"output type={output.type},tar=false needs a directory as dest")
+            write_layout_directory(content, image, names, Path(output.dest), docker=docker, created=created)
+            return
+        _to_file(
+            output,
+            lambda sink: write_layout_tar(content, image, names, sink, docker=docker, created=created),
+        )
+
+    # files ----------------------------------------------------------------------------------------
+
+    async def _files(
+        self, output: Output, results: Sequence[PlatformResult], progress: _Progress, multi_platform: bool
+    ) -> None:
+        from anyarch.exporter.files import PlatformTree, write_directory, write_tar
+        from anyarch.worker.result import SnapshotResult
+
+        epoch = epoch_of(self._request, output.attrs)
+        chains = [SnapshotResult(result.layers) for result in results]
+        for chain in chains:
+            await self._worker.ensure_local(chain)
+        trees = [
+            PlatformTree(result.platform, self._worker.view(chain))
+            for result, chain in zip(results, chains, strict=True)
+        ]
+        split = flag(output.attrs, "platform-split", default=len(results) > 1 or multi_platform)
+        if output.type == "tar":
+            await asyncio.to_thread(
+                _to_file, output, lambda sink: write_tar(trees, sink, split=split, epoch=epoch)
+            )
+            progress.step("sending tarball")
+            return
+        if output.dest is None:
+            raise UsageError("output type=local needs dest")
+        await asyncio.to_thread(write_directory, trees, Path(output.dest), split=split, epoch=epoch)
+        progress.step("copying files")
+
+
+def _created(image: AssembledImage) -> str | None:
+    """The newest creation time of the image's platforms."""
+    found = [json.loads(item.config.raw).get("created") for item in image.platforms]
+    return max((text for text in found if text), default=None)
+
+
+def _to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], object]], None]) -> None:
+    """Write an archive to a file, complete or not at all, or to standard output."""
+    if output.dest is None:
+        raise UsageError(f"output type={output.type} needs dest")
+    if output.dest == "-":
+        write(sys.stdout.buffer.write)
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output.dest)
+    if path.is_dir():
+        raise OutputError(f"destination file {output.dest} is a directory")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as out:
+            write(out.write)
+        temporary.replace(path)
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"cannot write {output.dest}: its directory does not exist",
+            hint=f"make it first: mkdir -p {path.parent}",
+        ) from error
+    except (PermissionError, NotADirectoryError) as error:
+        raise OutputError(f"cannot write {output.dest}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

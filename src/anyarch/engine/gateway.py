@@ -1,0 +1,145 @@
+"""The gateway: what the engine offers a frontend."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from anyarch.archive.entry import Kind
+from anyarch.errors import PathNotFound
+from anyarch.frontend.gateway import DirEntry, FileStat, ResolvedImage
+from anyarch.solver.events import VertexEvent
+from anyarch.spec.digest import Digest
+from anyarch.spec.reference import Reference
+from anyarch.worker.graph import load
+from anyarch.worker.result import SnapshotResult
+
+if TYPE_CHECKING:
+    from anyarch.archive.entry import Entry
+    from anyarch.frontend.gateway import BuildOpts
+    from anyarch.llb.definition import Definition
+    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.solver.events import WarningEvent
+    from anyarch.solver.solver import Solver
+    from anyarch.solver.vertex import Edge
+    from anyarch.spec.platform import Platform
+    from anyarch.worker.worker import Worker
+
+__all__ = ["EngineGateway"]
+
+_TYPE_BITS = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.HARDLINK: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.CHAR_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+}
+_MAX_FILE = 64 << 20
+
+
+class EngineRef:
+    """Implements `frontend.gateway.Ref`."""
+
+    def __init__(self, solver: Solver, worker: Worker, edge: Edge | None) -> None:
+        self._solver = solver
+        self._worker = worker
+        self._edge = edge
+
+    async def _tree(self) -> TreeView:
+        if self._edge is None:
+            return self._worker.view(None)
+        (result,) = await self._solver.solve([self._edge])
+        if isinstance(result, SnapshotResult):
+            await self._worker.ensure_local(result)
+        return self._worker.view(result)
+
+    async def _node(self, path: str) -> tuple[TreeView, Node]:
+        tree = await self._tree()
+        node = tree.lookup(tree.resolve(path))
+        if node is None:
+            raise PathNotFound(f"open {path}: no such file or directory")
+        return tree, node
+
+    async def read_file(self, path: str) -> bytes:
+        tree, node = await self._node(path)
+        if node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
+            raise PathNotFound(f"read {path}: is not a regular file")
+
+        def read() -> bytes:
+            with tree.open(node) as stream:
+                return stream.read(_MAX_FILE)
+
+        return await asyncio.to_thread(read)
+
+    async def read_dir(self, path: str) -> list[DirEntry]:
+        tree, node = await self._node(path)
+        if node.entry.kind is not Kind.DIRECTORY:
+            raise PathNotFound(f"readdir {path}: is not a directory")
+        base = node.entry.path
+        found = []
+        for name in tree.listdir(base):
+            child = tree.lookup(f"{base}/{name}" if base else name)
+            if child is not None:
+                found.append(DirEntry(name, _stat(child.entry)))
+        return found
+
+    async def stat_file(self, path: str) -> FileStat:
+        _, node = await self._node(path)
+        return _stat(node.entry)
+
+
+def _stat(entry: Entry) -> FileStat:
+    return FileStat(
+        entry.path, _TYPE_BITS[entry.kind] | entry.mode, entry.size, entry.uid, entry.gid, entry.linkname
+    )
+
+
+class EngineGateway:
+    """Implements `frontend.gateway.Gateway` for one build."""
+
+    def __init__(self, solver: Solver, worker: Worker, opts: BuildOpts) -> None:
+        self._solver = solver
+        self._worker = worker
+        self._opts = opts
+        self._announced: dict[str, tuple[str, asyncio.Lock]] = {}
+        self.warnings = 0
+
+    @property
+    def build_opts(self) -> BuildOpts:
+        return self._opts
+
+    async def solve(self, definition: Definition) -> EngineRef:
+        return EngineRef(self._solver, self._worker, load(self._solver, self._worker, definition))
+
+    async def resolve_image_config(
+        self, reference: str, *, platform: Platform | None, mode: str, log_name: str
+    ) -> ResolvedImage:
+        name = Reference.parse(reference)
+        log_name = log_name or f"[internal] load metadata for {name}"
+        vertex = Digest.of(log_name.encode())
+        known = self._announced.get(vertex)
+        if known is None:
+            # One line for all platforms: the name is resolved once.
+            known = self._announced[vertex] = (log_name, asyncio.Lock())
+        async with known[1]:
+            started = time.time()
+            self._worker.emit(VertexEvent(vertex, log_name, started=started))
+            try:
+                image = await asyncio.to_thread(
+                    self._worker.images.image, name, platform or self._worker.platform
+                )
+            except Exception as error:
+                self._worker.emit(
+                    VertexEvent(vertex, log_name, started=started, completed=time.time(), error=str(error))
+                )
+                raise
+            self._worker.emit(VertexEvent(vertex, log_name, started=started, completed=time.time()))
+        return ResolvedImage(str(name), image.digest, image.config)
+
+    def warn(self, warning: WarningEvent) -> None:
+        self.warnings += 1
+        self._worker.emit(warning)

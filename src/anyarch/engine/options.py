@@ -1,0 +1,194 @@
+"""From a build request to what frontend and exporters take: the frontend's attributes, outputs, names."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from anyarch.errors import ContextError, NotSupported, UsageError
+from anyarch.exporter.assemble import Annotations
+from anyarch.spec.platform import Platform
+from anyarch.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from anyarch.archive.compression import Compression
+    from anyarch.engine.request import BuildRequest, Output
+
+__all__ = [
+    "annotations_of",
+    "compression_of",
+    "epoch_of",
+    "flag",
+    "frontend_attrs",
+    "image_names",
+    "local_inputs",
+]
+
+_TRUE = frozenset({"1", "t", "true", "y", "yes", ""})
+_FALSE = frozenset({"0", "f", "false", "n", "no"})
+
+_IMAGE_ATTRS = frozenset(
+    [
+        "name",
+        "push",
+        "push-by-digest",
+        "registry.insecure",
+        "store",
+        "unpack",
+        "dangling-name-prefix",
+        "name-canonical",
+        "oci-mediatypes",
+        "oci-artifact",
+        "compression",
+        "compression-level",
+        "force-compression",
+        "rewrite-timestamp",
+        "source-date-epoch",
+        "prefer-nondist-layers",
+        "attestation-inline",
+        "tar",
+    ]
+)
+_FILE_ATTRS = frozenset(["platform-split", "source-date-epoch", "mode", "attestation-prefix"])
+_LATER = {
+    "name-canonical": False,
+    "unpack": False,
+    "prefer-nondist-layers": False,
+}
+
+
+def flag(attrs: dict[str, str], name: str, *, default: bool) -> bool:
+    """A boolean exporter attribute. Raises `UsageError`."""
+    text = attrs.get(name)
+    if text is None:
+        return default
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise UsageError(f"invalid value {text!r} for {name}", hint="write true or false")
+
+
+def check_output(output: Output) -> None:
+    """Refuse attributes that are unknown or come later; none is ignored."""
+    known = _FILE_ATTRS if output.type in ("local", "tar") else _IMAGE_ATTRS
+    if output.type == "cacheonly":
+        known = frozenset()
+    for name, value in output.attrs.items():
+        if name.startswith("annotation"):
+            raise NotSupported(
+                "annotations as output attributes are not supported yet", hint="use --annotation"
+            )
+        if name not in known:
+            raise UsageError(f"unknown attribute {name!r} of output type={output.type}")
+        if name in _LATER and flag(output.attrs, name, default=False) is not _LATER[name]:
+            raise NotSupported(f"{name}={value} of output type={output.type} is not supported yet")
+    if output.attrs.get("mode", "copy") != "copy":
+        raise NotSupported("mode=delete of output type=local is not supported yet")
+
+
+def frontend_attrs(request: BuildRequest) -> dict[str, str]:
+    """The attributes that BuildKit's Dockerfile frontend takes (dockerfile.v0)."""
+    attrs: dict[str, str] = {}
+    if request.target:
+        attrs["target"] = request.target
+    if request.platforms:
+        attrs["platform"] = ",".join(request.platforms)
+    for name, value in request.build_args.items():
+        attrs[f"build-arg:{name}"] = value
+    for name, value in request.labels.items():
+        attrs[f"label:{name}"] = value
+    if request.no_cache:
+        attrs["no-cache"] = ""
+    elif request.no_cache_filter:
+        attrs["no-cache"] = ",".join(request.no_cache_filter)
+    attrs["image-resolve-mode"] = "pull" if request.pull else "default"
+    if request.network not in ("", "default"):
+        attrs["force-network-mode"] = request.network
+    if request.add_hosts:
+        attrs["add-hosts"] = ",".join(f"{name}={address}" for name, address in request.add_hosts)
+    if request.shm_size is not None:
+        attrs["shm-size"] = str(request.shm_size)
+    if request.ulimits:
+        attrs["ulimit"] = ",".join(f"{u.name}={u.soft}:{u.hard}" for u in request.ulimits)
+    if request.dockerfile is not None:
+        attrs["filename"] = os.path.basename(request.dockerfile)
+    return attrs
+
+
+def local_inputs(request: BuildRequest) -> dict[str, str]:
+    """The directories that local sources are read from: `context` and `dockerfile`. Raises `ContextError`."""
+    inputs: dict[str, str] = {}
+    if request.context != "-" and "://" not in request.context:
+        if not os.path.isdir(request.context):
+            raise ContextError(
+                f'unable to prepare context: path "{request.context}" not found'
+                if not os.path.exists(request.context)
+                else f'unable to prepare context: path "{request.context}" is not a directory',
+                hint="give a directory, a URL, or - for an archive on standard input",
+            )
+        inputs["context"] = inputs["dockerfile"] = os.path.abspath(request.context)
+    if request.dockerfile is not None:
+        inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
+    return inputs
+
+
+def image_names(request: BuildRequest, output: Output) -> list[Reference]:
+    """The names an output gets: its own, or those of --tag."""
+    text = output.attrs.get("name", "")
+    names = [part for part in text.split(",") if part] if text else list(request.tags)
+    return [Reference.parse(name) for name in names]
+
+
+def compression_of(attrs: dict[str, str]) -> Compression:
+    from anyarch.archive.compression import Compression
+
+    kind = attrs.get("compression", "gzip")
+    if kind == "estargz":
+        raise NotSupported("compression=estargz is not supported yet", hint="gzip, zstd and uncompressed are")
+    if kind not in ("gzip", "zstd", "uncompressed"):
+        raise UsageError(
+            f"unsupported layer compression type {kind!r}", hint="choose gzip, zstd or uncompressed"
+        )
+    text = attrs.get("compression-level", "")
+    level: int | None = None
+    if text:
+        if not text.lstrip("-").isdigit():
+            raise UsageError(f"compression-level {text!r} is not a number")
+        level = int(text)
+        top = 22 if kind == "zstd" else 9
+        if not 0 <= level <= top:
+            raise UsageError(f"compression-level {level} is out of range", hint=f"{kind} takes 0 to {top}")
+    return Compression(kind, level)
+
+
+def epoch_of(request: BuildRequest, attrs: dict[str, str]) -> int | None:
+    """SOURCE_DATE_EPOCH in seconds, if given as a number."""
+    text = attrs.get("source-date-epoch") or request.build_args.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit():
+        raise NotSupported(
+            f"SOURCE_DATE_EPOCH={text!r} is not supported yet", hint="give a number of seconds since 1970"
+        )
+    return int(text)
+
+
+def annotations_of(request: BuildRequest) -> Annotations:
+    levels: dict[str, list[tuple[Platform | None, str, str]]] = {
+        "manifest": [],
+        "manifest-descriptor": [],
+        "index": [],
+        "index-descriptor": [],
+    }
+    for item in request.annotations:
+        platform = Platform.parse(item.platform) if item.platform else None
+        if item.kind not in levels:
+            raise UsageError(f"unknown annotation type {item.kind!r}")
+        levels[item.kind].append((platform, item.key, item.value))
+    return Annotations(
+        tuple(levels["manifest"]),
+        tuple(levels["manifest-descriptor"]),
+        tuple((key, value) for _, key, value in levels["index"]),
+        tuple((key, value) for _, key, value in levels["index-descriptor"]),
+    )

@@ -1,0 +1,235 @@
+"""What can be said about a build request before any work is done: completed, or refused with a clear error.
+
+`prepare` is called by the command line and the Python API on what a user asked for; `engine.build` takes
+what it returns. It looks at paths but reads, writes and fetches nothing. A field that this release does not
+act on is refused here, in one table, so that no way in can ignore it in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.engine import grammar
+from anyarch.engine.request import Output
+from anyarch.errors import BadReference, ContextError, NotSupported, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyarch.engine.request import BuildRequest
+
+__all__ = ["OUTPUT_TYPES", "is_url", "prepare"]
+
+OUTPUT_TYPES = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
+_NETWORKS = ("default", "none", "host")
+
+# Fields of a request that a later release acts on: the flag, what is accepted already, and what to do
+# meanwhile.
+_LATER: tuple[tuple[str, Callable[[BuildRequest], bool], str], ...] = (
+    ("--add-host", lambda r: not r.add_hosts, ""),
+    ("--allow", lambda r: not r.allow, "no step of this release needs an entitlement"),
+    ("--annotation", lambda r: not r.annotations, "labels (--label) work"),
+    ("--build-context", lambda r: not r.build_contexts, ""),
+    ("--cache-from", lambda r: not r.cache_from, "the local cache is always used"),
+    ("--cache-to", lambda r: not r.cache_to, "the local cache is always written"),
+    ("--call", lambda r: r.call == "build", ""),
+    ("--network", lambda r: r.network == "default", ""),
+    ("--no-cache-filter", lambda r: not r.no_cache_filter, "--no-cache works, for all stages"),
+    ("--secret", lambda r: not r.secrets, ""),
+    ("--shm-size", lambda r: r.shm_size is None, ""),
+    ("--ssh", lambda r: not r.ssh, ""),
+    ("--ulimit", lambda r: not r.ulimits, ""),
+)
+
+
+def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = lambda: False) -> BuildRequest:
+    """Check `request` and complete it.
+
+    In what is returned platforms and tags are normalised, `registry` outputs are `image` outputs with
+    `push=true`, image outputs have the tags as their `name`, and tags without an output have become an
+    image in the local store. Raises `UsageError`, `ContextError`, `OutputError`, `NotSupported` and what
+    parsing raises.
+    """
+    _check_later(request)
+    if request.network not in _NETWORKS:
+        raise UsageError(
+            f'network mode "{request.network}" not supported', hint=f"it is one of {', '.join(_NETWORKS)}"
+        )
+    if request.no_cache and request.no_cache_filter:
+        raise UsageError("--no-cache and --no-cache-filter cannot currently be used together")
+    _check_context(request)
+    tags = tuple(_tag(text) for text in request.tags)
+    outputs = request.outputs or ((Output("image"),) if tags else ())
+    outputs = tuple(_output(output, tags) for output in outputs)
+    _check_destinations(outputs, stdout_is_terminal)
+    names, _ = grammar.platforms(request.platforms)
+    return msgspec.structs.replace(request, tags=tags, outputs=outputs, platforms=names)
+
+
+def _check_later(request: BuildRequest) -> None:
+    for flag, is_fine, instead in _LATER:
+        if not is_fine(request):
+            raise NotSupported(f"{flag} is not supported by this release", hint=instead or _hint_later(flag))
+    if request.attests:
+        flags = {"provenance": "--provenance", "sbom": "--sbom"}
+        kind = next(iter(request.attests))
+        flag = flags.get(kind, f"--attest type={kind}")
+        raise NotSupported(
+            f"{flag}: attestations come in a later release",
+            hint=f"leave it out or write {flag}=false; nothing is attested by default"
+            if kind in flags
+            else "leave it out",
+        )
+
+
+def _hint_later(flag: str) -> str:
+    return f"leave {flag} out; it comes in a later release"
+
+
+def is_url(text: str) -> bool:
+    """Whether buildx would take a context or Dockerfile as remote (git or HTTP)."""
+    return text.startswith(("http://", "https://", "git://", "ssh://", "git@", "github.com/"))
+
+
+def _check_context(request: BuildRequest) -> None:
+    context = request.context
+    if not context:
+        raise UsageError('please specify build context (e.g. "." for the current directory)')
+    if context == "-":
+        if request.context_tar is not None and request.dockerfile == "-" and request.dockerfile_data is None:
+            raise UsageError("invalid argument: can't use stdin for both build context and dockerfile")
+    elif os.path.isdir(context):
+        if not os.access(context, os.R_OK | os.X_OK):
+            raise ContextError(
+                f'unable to prepare context: path "{context}" cannot be read: permission denied',
+                hint="the user who builds needs to read and enter the directory",
+            )
+    elif is_url(context):
+        raise NotSupported(
+            f"remote build contexts ({context}) come in a later release",
+            hint="clone or download it, and build that",
+        )
+    elif os.path.lexists(context):
+        raise ContextError(
+            f'unable to prepare context: path "{context}" is not a directory',
+            hint=f"an archive is given on standard input: anyarch build - < {context}",
+        )
+    else:
+        raise ContextError(
+            f'unable to prepare context: path "{context}" not found',
+            hint="the last argument is the directory with the files that COPY may use, often just a dot",
+        )
+    _check_dockerfile(request)
+
+
+def _check_dockerfile(request: BuildRequest) -> None:
+    name = request.dockerfile
+    if request.dockerfile_data is not None or request.context_tar is not None:
+        return
+    if name is not None and is_url(name) and not os.path.exists(name):
+        raise NotSupported(
+            f"remote Dockerfiles ({name}) come in a later release", hint="download it, or pipe it in: -f -"
+        )
+    if name is None:
+        # A lower-case name is the fallback of the Dockerfile frontend.
+        candidates = [os.path.join(request.context, found) for found in ("Dockerfile", "dockerfile")]
+        hint = "name another file with -f, or put one called Dockerfile into the context"
+    else:
+        candidates = [name]
+        hint = f"-f is relative to the current directory ({os.getcwd()}), not to the context"
+    if not any(os.path.lexists(candidate) for candidate in candidates):
+        shown = name if name is not None else "Dockerfile"
+        raise ContextError(f"failed to read dockerfile: open {shown}: no such file or directory", hint=hint)
+    if name is not None and os.path.isdir(name):
+        raise ContextError(
+            f"failed to read dockerfile: {name} is a directory", hint=f"perhaps {name}/Dockerfile"
+        )
+
+
+def _tag(text: str) -> str:
+    from anyarch.spec.reference import Reference
+
+    try:
+        reference = Reference.parse(text)
+    except BadReference as error:
+        raise BadReference(f'invalid tag "{text}": {error.message}', hint=error.hint) from None
+    if reference.digest is not None:
+        raise BadReference(
+            f'invalid tag "{text}": a digest cannot be chosen', hint="write [registry/]repository[:tag]"
+        )
+    return str(reference)
+
+
+def _output(output: Output, tags: tuple[str, ...]) -> Output:
+    attrs = dict(output.attrs)
+    kind = output.type
+    if kind not in OUTPUT_TYPES:
+        raise UsageError(
+            f'exporter "{kind}" could not be found', hint=f"types of output are {', '.join(OUTPUT_TYPES)}"
+        )
+    if kind == "registry":
+        kind = "image"
+        attrs["push"] = "true"
+        attrs.setdefault("unpack", "false")
+    for name in ("push", "tar", "push-by-digest"):
+        if grammar.truth(attrs.get(name, "true")) is None:
+            raise UsageError(
+                f"invalid value {attrs[name]!r} of {name}= in an output", hint="it is true or false"
+            )
+    if kind in ("image", "oci", "docker"):
+        if tags:
+            attrs["name"] = ",".join(tags)
+        elif attrs.get("name"):
+            attrs["name"] = ",".join(_tag(name.strip()) for name in attrs["name"].split(","))
+    if kind == "image" and grammar.truth(attrs.get("push", "false")) and not attrs.get("name"):
+        raise UsageError("tag is needed when pushing to registry", hint="name it: -t registry/repository:tag")
+    if kind == "local":
+        mode = attrs.get("mode", "copy")
+        if mode == "delete":
+            raise NotSupported(
+                "mode=delete of local outputs comes in a later release", hint="empty the directory first"
+            )
+        if mode != "copy":
+            raise UsageError(f'invalid mode "{mode}" of a local output', hint="it is copy or delete")
+    return Output(kind, output.dest, attrs)
+
+
+def _check_destinations(outputs: tuple[Output, ...], stdout_is_terminal: Callable[[], bool]) -> None:
+    on_stdout = 0
+    for output in outputs:
+        kind, dest = output.type, output.dest
+        if kind in ("image", "cacheonly"):
+            continue
+        if kind == "local" or (kind != "tar" and grammar.truth(output.attrs.get("tar", "true")) is False):
+            _check_directory(kind, dest)
+            continue
+        if dest is None and kind == "docker":
+            continue  # loaded into the store of docker or podman
+        if dest in (None, "", "-"):
+            on_stdout += 1
+            if on_stdout > 1:
+                raise UsageError("multiple outputs configured to write to stdout")
+            if stdout_is_terminal():
+                raise UsageError(
+                    f"dest file is required for {kind} exporter. refusing to write to console",
+                    hint=f"add ,dest=FILE or send it on: anyarch build -o type={kind} . > FILE",
+                )
+        elif dest is not None and os.path.isdir(dest):
+            raise OutputError(
+                f"destination file {dest} is a directory",
+                hint=f"name a file in it: dest={os.path.join(dest, 'image.tar')}",
+            )
+
+
+def _check_directory(kind: str, dest: str | None) -> None:
+    if not dest:
+        raise UsageError(f"dest is required for {kind} exporter", hint="for example type=local,dest=out")
+    if dest == "-":
+        raise UsageError(
+            f"dest cannot be stdout for {kind} exporter", hint="name a directory, or use type=tar"
+        )
+    if os.path.lexists(dest) and not os.path.isdir(dest):
+        raise OutputError(f"destination directory {dest} is a file", hint="remove it or choose another name")

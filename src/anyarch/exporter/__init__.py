@@ -1,0 +1,2 @@
+"""Results leave the builder: image manifests and indexes, archives, directories, registries, engine
+stores."""

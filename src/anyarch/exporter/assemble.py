@@ -1,0 +1,257 @@
+"""From results to image documents: layers become blobs, blobs manifests, manifests an index.
+
+Each layer is compressed once, however many platforms hold it. Everything is deterministic: manifests in the
+order the platforms were asked for, documents encoded in one way, times from the layers or the given epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.archive.compression import Compression
+from anyarch.errors import BuildError, StoreError
+from anyarch.exporter.timestamp import clamp, format_time
+from anyarch.snapshot.layers import Layer
+from anyarch.spec import media
+from anyarch.spec.oci import Blob, Descriptor, History, ImageConfig, Index, Manifest, RootFS, decode, encode
+from anyarch.spec.platform import Platform
+from anyarch.worker.worker import EMPTY_LAYER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.snapshot.layers import LayerStore
+    from anyarch.store.store import Store
+
+__all__ = ["Annotations", "AssembledImage", "AssembledPlatform", "ImageOptions", "PlatformResult", "assemble"]
+
+
+class PlatformResult(msgspec.Struct, frozen=True):
+    """One platform of a build's result: its layers (ids, lowest first) and its config without layers and
+    times."""
+
+    platform: Platform
+    layers: tuple[str, ...]
+    config: bytes
+
+
+class Annotations(msgspec.Struct, frozen=True):
+    """Annotations by level; those of manifests and their descriptors may be for one platform only (None:
+    all)."""
+
+    manifest: tuple[tuple[Platform | None, str, str], ...] = ()
+    manifest_descriptor: tuple[tuple[Platform | None, str, str], ...] = ()
+    index: tuple[tuple[str, str], ...] = ()
+    index_descriptor: tuple[tuple[str, str], ...] = ()
+
+
+class ImageOptions(msgspec.Struct, frozen=True):
+    """How image documents are made. `epoch` (SOURCE_DATE_EPOCH, seconds) bounds all times that this build
+    sets;
+    with `rewrite_timestamp` those of files in new layers as well."""
+
+    compression: Compression
+    force_compression: bool = False
+    oci_media_types: bool = True
+    epoch: int | None = None
+    rewrite_timestamp: bool = False
+    multi_platform: bool = False
+    annotations: Annotations = Annotations()
+
+
+class AssembledPlatform(msgspec.Struct, frozen=True):
+    platform: Platform
+    manifest: Blob
+    config: Blob
+    layers: tuple[Descriptor, ...]
+    layer_ids: tuple[str, ...]
+    descriptor: Descriptor
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers, compressed."""
+        return sum(layer.size for layer in self.layers)
+
+
+class AssembledImage(msgspec.Struct, frozen=True):
+    """An image ready to leave. `index` is None for a single manifest. All documents are in the content
+    store; of the
+    layers, those that came with a base image may still be remote only."""
+
+    platforms: tuple[AssembledPlatform, ...]
+    index: Blob | None
+    descriptor: Descriptor
+
+    @property
+    def root(self) -> Blob:
+        return self.index or self.platforms[0].manifest
+
+
+def _pick(items: Sequence[tuple[Platform | None, str, str]], platform: Platform) -> dict[str, str] | None:
+    return {key: value for wanted, key, value in items if wanted is None or wanted == platform} or None
+
+
+async def assemble(
+    store: Store,
+    layers: LayerStore,
+    results: Sequence[PlatformResult],
+    options: ImageOptions,
+    *,
+    on_step: Callable[[str], None] = lambda text: None,
+) -> AssembledImage:
+    """Make and store all documents of an image. Raises `NoSpace` and its kin."""
+    if not results:
+        raise BuildError("the build gave no result to export")
+    wanted = list(dict.fromkeys(layer for result in results for layer in result.layers))
+    blobs = dict(
+        zip(
+            wanted,
+            await asyncio.gather(
+                *(asyncio.to_thread(_layer_blob, store, layers, item, options) for item in wanted)
+            ),
+            strict=True,
+        )
+    )
+    on_step("exporting layers")
+    platforms = []
+    for result in results:
+        platforms.append(_platform(store, result, blobs, options))
+        on_step(f"exporting manifest {platforms[-1].manifest.digest}")
+        on_step(f"exporting config {platforms[-1].config.digest}")
+    notes = options.annotations
+    if len(platforms) == 1 and not options.multi_platform:
+        if notes.index:
+            raise BuildError("index annotations not supported for single platform export")
+        only = platforms[0]
+        return AssembledImage((only,), None, only.descriptor)
+    index = Index(
+        schema_version=2,
+        media_type=media.OCI_INDEX if options.oci_media_types else media.DOCKER_INDEX,
+        manifests=tuple(item.descriptor for item in platforms),
+        annotations=dict(notes.index) or None,
+    )
+    blob = Blob.of(index.media_type, encode(index))
+    store.content.put(blob.raw)
+    on_step(f"exporting manifest list {blob.digest}")
+    return AssembledImage(tuple(platforms), blob, blob.descriptor())
+
+
+class _LayerBlob(msgspec.Struct, frozen=True):
+    layer: Layer
+    diff_id: str
+    descriptor: Descriptor
+
+
+def _layer_blob(store: Store, layers: LayerStore, layer_id: str, options: ImageOptions) -> _LayerBlob:
+    layer = layers.get(layer_id)
+    if options.rewrite_timestamp and options.epoch is not None and not layers.remote(layer):
+        layer = _rewritten(store, layers, layer, options.epoch)
+    diff_id = layers.diff_id(layer)
+    if diff_id == EMPTY_LAYER:
+        return _LayerBlob(layer, diff_id, Descriptor(media.OCI_LAYER_GZIP, "", 0))
+    descriptor = layers.blob(layer, options.compression, force=options.force_compression)
+    convert = media.to_oci if options.oci_media_types else media.to_docker
+    return _LayerBlob(
+        layer, diff_id, Descriptor(convert(descriptor.media_type), descriptor.digest, descriptor.size)
+    )
+
+
+def _rewritten(store: Store, layers: LayerStore, layer: Layer, epoch: int) -> Layer:
+    """The layer with no time after `epoch`; made once."""
+    key = f"{layer.id}:{epoch}"
+    known = store.cache.get_value("rewrite-timestamp", key)
+    if known is not None:
+        try:
+            return layers.get(known.decode())
+        except StoreError:
+            store.cache.delete_value("rewrite-timestamp", key)
+    limit = epoch * 1_000_000_000
+    with layers.new_tar(description=f"{layer.id} with times up to {epoch}") as out:
+        for entry in layers.index(layer):
+            if entry.mtime_ns > limit:
+                changed = msgspec.structs.replace(entry, mtime_ns=limit, offset=-1)
+            else:
+                changed = msgspec.structs.replace(entry, offset=-1)
+            if entry.size:
+                with layers.open_file(layer, entry) as stream:
+                    out.add(changed, stream)
+            else:
+                out.add(changed, b"" if entry.digest else None)
+        result = out.commit()
+    store.cache.set_value("rewrite-timestamp", key, result.id.encode())
+    return result
+
+
+def _platform(
+    store: Store, result: PlatformResult, blobs: dict[str, _LayerBlob], options: ImageOptions
+) -> AssembledPlatform:
+    config = decode(ImageConfig, result.config)
+    chain = [blobs[layer] for layer in result.layers]
+    history = _history(config.history or (), chain, options.epoch)
+    kept = [item for item in chain if item.diff_id != EMPTY_LAYER]
+    created = history[-1].created if history else None
+    if options.epoch is not None:
+        created = format_time(options.epoch)
+    config = msgspec.structs.replace(
+        config,
+        created=created,
+        rootfs=RootFS(diff_ids=tuple(item.diff_id for item in kept)),
+        history=tuple(history),
+    )
+    oci = options.oci_media_types
+    config_blob = Blob.of(media.OCI_CONFIG if oci else media.DOCKER_CONFIG, encode(config))
+    notes = options.annotations
+    manifest = Manifest(
+        schema_version=2,
+        media_type=media.OCI_MANIFEST if oci else media.DOCKER_MANIFEST,
+        config=config_blob.descriptor(),
+        layers=tuple(item.descriptor for item in kept),
+        annotations=_pick(notes.manifest, result.platform),
+    )
+    blob = Blob.of(manifest.media_type, encode(manifest))
+    store.content.put(config_blob.raw)
+    store.content.put(blob.raw)
+    descriptor = blob.descriptor(
+        platform=result.platform.spec(), annotations=_pick(notes.manifest_descriptor, result.platform)
+    )
+    return AssembledPlatform(
+        result.platform, blob, config_blob, manifest.layers, tuple(item.layer.id for item in kept), descriptor
+    )
+
+
+def _history(history: Sequence[History], chain: Sequence[_LayerBlob], epoch: int | None) -> list[History]:
+    """One entry a step. Steps without a layer take the time of the last one before that has one; a layer
+    without
+    files is none."""
+    positions = [n for n, item in enumerate(history) if not item.empty_layer]
+    entries = list(history)
+    if len(positions) < len(chain):
+        # Layers that no instruction accounts for (a base image without history, merged trees).
+        lacking = len(chain) - len(positions)
+        entries = [History(comment="buildkit.exporter.image.v0") for _ in range(lacking)] + entries
+    elif len(positions) > len(chain):
+        raise BuildError(f"image has {len(chain)} layers, but its history names {len(positions)}")
+    out: list[History] = []
+    layer = 0
+    created: str | None = None
+    for item in entries:
+        if not item.empty_layer:
+            blob = chain[layer]
+            layer += 1
+            if item.created is None:
+                item = msgspec.structs.replace(item, created=format_time(blob.layer.created_at))
+            if blob.diff_id == EMPTY_LAYER:
+                item = msgspec.structs.replace(item, empty_layer=True)
+        if epoch is not None:
+            item = msgspec.structs.replace(item, created=clamp(item.created, epoch))
+        elif item.created is None:
+            item = msgspec.structs.replace(item, created=created)
+        created = item.created or created
+        out.append(item)
+    first = next((item.created for item in out if item.created), None)
+    if first is None:
+        return out
+    return [item if item.created else msgspec.structs.replace(item, created=first) for item in out]

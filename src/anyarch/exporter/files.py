@@ -1,0 +1,123 @@
+"""The files of a result: into a directory (`type=local`) or one tar (`type=tar`), a sub-directory each for
+several
+platforms."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import OutputError
+from anyarch.snapshot.view import TreeView
+from anyarch.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from anyarch.snapshot.view import Node
+
+__all__ = ["PlatformTree", "write_directory", "write_tar"]
+
+
+class PlatformTree(msgspec.Struct, frozen=True):
+    """One platform's files; None is an empty result."""
+
+    platform: Platform
+    tree: TreeView | None
+
+
+def _nodes(tree: TreeView | None) -> list[Node]:
+    return [] if tree is None else [node for node in tree.walk("") if node.entry.path]
+
+
+def _bounded(entry: Entry, prefix: str, epoch: int | None) -> Entry:
+    path = f"{prefix}/{entry.path}" if prefix else entry.path
+    linkname = entry.linkname
+    if entry.kind is Kind.HARDLINK and prefix:
+        linkname = f"{prefix}/{linkname}"
+    mtime_ns = entry.mtime_ns if epoch is None else min(entry.mtime_ns, epoch * 1_000_000_000)
+    return msgspec.structs.replace(
+        entry, path=path, linkname=linkname, mtime_ns=mtime_ns, offset=-1, opaque=False
+    )
+
+
+def write_tar(
+    trees: Sequence[PlatformTree],
+    sink: Callable[[bytes | memoryview], object],
+    *,
+    split: bool,
+    epoch: int | None = None,
+) -> None:
+    """One tar of everything, in canonical order."""
+    from anyarch.archive.tar import TarWriter
+
+    writer = TarWriter(sink)
+    for item in sorted(trees, key=lambda t: t.platform.directory):
+        prefix = item.platform.directory if split else ""
+        if prefix:
+            writer.add(Entry(prefix, Kind.DIRECTORY, 0o755, mtime_ns=(epoch or 0) * 1_000_000_000))
+        for node, entry in _with_links(item.tree):
+            out = _bounded(entry, prefix, epoch)
+            if entry.kind is Kind.FILE and item.tree is not None:
+                with item.tree.open(node) as stream:
+                    writer.add(out, stream)
+            else:
+                writer.add(out, None)
+    writer.close()
+
+
+def _with_links(tree: TreeView | None) -> list[tuple[Node, Entry]]:
+    """Nodes with entries of which every hard link leads to an entry that comes before it and is in the
+    tree."""
+    first: dict[tuple[int, str], str] = {}
+    out = []
+    for node in _nodes(tree):
+        entry = node.entry
+        if entry.kind in (Kind.FILE, Kind.HARDLINK) and tree is not None:
+            target = tree.target(node)
+            key = (target.position, target.entry.path)
+            known = first.get(key)
+            if known is not None:
+                entry = msgspec.structs.replace(entry, kind=Kind.HARDLINK, linkname=known, size=0, digest=b"")
+            else:
+                first[key] = entry.path
+                entry = msgspec.structs.replace(target.entry, path=entry.path)
+        out.append((node, entry))
+    return out
+
+
+def write_directory(
+    trees: Sequence[PlatformTree], directory: Path, *, split: bool, epoch: int | None = None
+) -> None:
+    """Files into `directory`, owned by whoever runs this; what is there already and not in the result
+    stays."""
+    from anyarch.archive.apply import Unpacker
+
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"destination {directory} is not a directory")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for item in trees:
+            target = directory / item.platform.directory if split else directory
+            target.mkdir(exist_ok=True)
+            with Unpacker(str(target), whiteouts="delete", chown=False, keep_root=True) as unpacker:
+                for node, entry in _with_links(item.tree):
+                    if entry.kind in (Kind.CHAR_DEVICE, Kind.BLOCK_DEVICE):
+                        continue
+                    out = _bounded(entry, "", epoch)
+                    if entry.kind is Kind.FILE and item.tree is not None:
+                        with item.tree.open(node) as stream:
+                            unpacker.put(out, stream)
+                    else:
+                        unpacker.put(out, None)
+                unpacker.finish()
+            if split and epoch is not None:
+                os.utime(target, (epoch, epoch))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the output: {error.filename or directory}: {error.strerror}"
+        ) from None

@@ -1,0 +1,173 @@
+"""OCI image layouts and docker archives, as a tar stream or a directory (image-spec image-layout.md)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import OutputError
+from anyarch.spec.digest import Digest
+from anyarch.spec.oci import Descriptor, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from anyarch.exporter.assemble import AssembledImage
+    from anyarch.spec.reference import Reference
+    from anyarch.store.content import ContentStore
+
+__all__ = ["write_layout_directory", "write_layout_tar"]
+
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+class _LayoutIndex(msgspec.Struct, frozen=True, rename="camel"):
+    schema_version: int
+    media_type: str
+    manifests: tuple[Descriptor, ...]
+
+
+class _DockerEntry(msgspec.Struct, frozen=True, rename="pascal"):
+    config: str
+    repo_tags: tuple[str, ...] | None
+    layers: tuple[str, ...]
+
+
+def _blob_path(digest: str) -> str:
+    return "blobs/" + digest.replace(":", "/")
+
+
+def _digests(image: AssembledImage) -> list[str]:
+    found: set[str] = set()
+    for item in image.platforms:
+        found.update(layer.digest for layer in item.layers)
+        found.update((item.config.digest, item.manifest.digest))
+    found.add(image.root.digest)
+    return sorted(found)
+
+
+def layout_index(image: AssembledImage, names: Sequence[Reference], *, created: str | None) -> bytes:
+    """The layout's index.json: one descriptor a name."""
+    notes = dict(image.descriptor.annotations or {})
+    if created:
+        notes["org.opencontainers.image.created"] = created
+    descriptors = []
+    for name in names or (None,):
+        mine = dict(notes)
+        if name is not None:
+            mine["io.containerd.image.name"] = str(name)
+            if name.tag:
+                mine["org.opencontainers.image.ref.name"] = name.tag
+        descriptors.append(msgspec.structs.replace(image.descriptor, annotations=mine or None))
+    return encode(_LayoutIndex(2, "application/vnd.oci.image.index.v1+json", tuple(descriptors)))
+
+
+def _documents(
+    image: AssembledImage, names: Sequence[Reference], *, docker: bool, created: str | None
+) -> Iterator[tuple[str, bytes]]:
+    yield "index.json", layout_index(image, names, created=created)
+    if docker:
+        only = image.platforms[0]
+        entry = _DockerEntry(
+            _blob_path(only.config.digest),
+            tuple(name.familiar for name in names) or None,
+            tuple(_blob_path(layer.digest) for layer in only.layers),
+        )
+        yield "manifest.json", msgspec.json.encode([entry])
+    yield "oci-layout", _LAYOUT
+
+
+def write_layout_tar(
+    content: ContentStore,
+    image: AssembledImage,
+    names: Sequence[Reference],
+    sink: Callable[[bytes | memoryview], object],
+    *,
+    docker: bool = False,
+    created: str | None = None,
+) -> None:
+    """Write the layout as a tar; the same image gives the same bytes. All blobs must be local."""
+    from anyarch.archive.tar import TarWriter
+
+    writer = TarWriter(sink)
+    for directory in ("blobs", "blobs/sha256"):
+        writer.add(Entry(directory, Kind.DIRECTORY, 0o755))
+    for digest in _digests(image):
+        with content.open(Digest(digest)) as stream:
+            size = content.size(Digest(digest))
+            writer.add(Entry(_blob_path(digest), Kind.FILE, 0o644, size=size), stream)
+    for name, raw in _documents(image, names, docker=docker, created=created):
+        writer.add(Entry(name, Kind.FILE, 0o644, size=len(raw)), raw)
+    writer.close()
+
+
+def write_layout_directory(
+    content: ContentStore,
+    image: AssembledImage,
+    names: Sequence[Reference],
+    directory: Path,
+    *,
+    docker: bool = False,
+    created: str | None = None,
+) -> None:
+    """Write the layout into `directory`, beside what other images may have there: blobs first, index.json
+    last."""
+    try:
+        blobs = directory / "blobs" / "sha256"
+        blobs.mkdir(parents=True, exist_ok=True)
+        for digest in _digests(image):
+            target = directory / _blob_path(digest)
+            if target.exists() and target.stat().st_size == content.size(Digest(digest)):
+                continue
+            with content.open(Digest(digest)) as stream:
+                _write(target, stream)
+        for name, raw in reversed(list(_documents(image, names, docker=docker, created=created))):
+            if name == "index.json":
+                raw = _merged_index(directory / name, raw)
+            _write(directory / name, raw)
+    except OSError as error:
+        raise OutputError(f"cannot write the image layout: {error.filename}: {error.strerror}") from None
+
+
+def _merged_index(path: Path, raw: bytes) -> bytes:
+    """Our descriptors in an index that is there already: those of the same name are replaced, others kept."""
+    new = msgspec.json.decode(raw)
+    try:
+        old = msgspec.json.decode(path.read_bytes())
+        kept = [item for item in old["manifests"] if not _replaced(item, new["manifests"])]
+    except (FileNotFoundError, msgspec.DecodeError, KeyError, TypeError):
+        return raw
+    if not kept:
+        return raw
+    new["manifests"] = kept + new["manifests"]
+    return msgspec.json.encode(new)
+
+
+def _replaced(item: dict[str, object], new: list[dict[str, object]]) -> bool:
+    def name(descriptor: dict[str, object]) -> object:
+        notes = descriptor.get("annotations") or {}
+        return notes.get("io.containerd.image.name") if isinstance(notes, dict) else None
+
+    return any(
+        name(item) == name(other) or (item.get("digest") == other["digest"] and not name(item))
+        for other in new
+    )
+
+
+def _write(path: Path, data: bytes | BinaryIO) -> None:
+    """Complete or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as out:
+            if isinstance(data, bytes):
+                out.write(data)
+            else:
+                while chunk := data.read(1 << 20):
+                    out.write(chunk)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

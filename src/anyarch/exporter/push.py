@@ -1,0 +1,84 @@
+"""Push an image: blobs in parallel, then manifests, the index, and the tag last of all."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+from anyarch.spec.digest import Digest
+from anyarch.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.exporter.assemble import AssembledImage
+    from anyarch.spec.oci import Descriptor
+    from anyarch.worker.worker import Worker
+
+__all__ = ["push"]
+
+
+async def push(
+    worker: Worker,
+    image: AssembledImage,
+    names: Sequence[Reference],
+    *,
+    by_digest: bool = False,
+    on_step: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Push `image` under every name. What a registry has already is not sent, nor fetched from elsewhere
+    first.
+
+    The tag is written when all it leads to is there, so it names either what it did before or all of the new
+    image.
+    """
+    cancel = threading.Event()
+    try:
+        for name in names:
+            await _push_one(worker, image, name, by_digest, cancel)
+            on_step(f"pushing manifest for {name.name}:{name.tag}@{image.root.digest}")
+    except asyncio.CancelledError:
+        cancel.set()
+        raise
+
+
+async def _push_one(
+    worker: Worker, image: AssembledImage, name: Reference, by_digest: bool, cancel: threading.Event
+) -> None:
+    blobs: dict[str, tuple[Descriptor, str]] = {}
+    for item in image.platforms:
+        for descriptor, layer_id in zip(item.layers, item.layer_ids, strict=True):
+            blobs[descriptor.digest] = (descriptor, layer_id)
+        blobs[item.config.digest] = (item.config.descriptor(), "")
+    await asyncio.gather(
+        *(
+            asyncio.to_thread(_push_blob, worker, name, descriptor, layer, cancel)
+            for descriptor, layer in blobs.values()
+        )
+    )
+    registry = worker.registry
+    documents = [item.manifest for item in image.platforms]
+    if image.index is not None:
+        await asyncio.gather(
+            *(asyncio.to_thread(registry.push_manifest, name, blob, cancel=cancel) for blob in documents)
+        )
+    tag = None if by_digest else name.tag
+    await asyncio.to_thread(registry.push_manifest, name, image.root, tag=tag, cancel=cancel)
+
+
+def _push_blob(
+    worker: Worker, name: Reference, descriptor: Descriptor, layer_id: str, cancel: threading.Event
+) -> None:
+    registry, content = worker.registry, worker.store.content
+    digest = Digest(descriptor.digest)
+    places = worker.layers.remote(worker.layers.get(layer_id)) if layer_id else []
+    origins = [Reference.parse(place) for known, place in places if known.digest == digest]
+    mount_from = next((o.path for o in origins if o.domain == name.domain and o.path != name.path), None)
+    if not content.has(digest):
+        if registry.has_blob(name, digest, cancel=cancel):
+            return
+        for origin in origins:
+            worker.fetch_blob(origin, descriptor, "")
+            break
+    registry.push_blob(name, descriptor, lambda: content.open(digest), mount_from=mount_from, cancel=cancel)

@@ -1,0 +1,317 @@
+"""The scheduler: solves each vertex once, however many platforms, stages or callers ask for it.
+
+A vertex is attacked in this order (DESIGN.md, "Solver"):
+
+1. definition key: the operation's digest and its inputs' keys. Known → the saved result, no input is
+evaluated.
+2. content key: for inputs of which the operation says how (COPY sources, bind mounts), what is really used
+of them. Known → the saved result; the definition key is linked to it for the next time.
+3. run.
+
+Every key is resolved to a *canonical* key, the one under which the result is saved; what lies downstream
+builds its own keys on the canonical one. So two definitions that turn out to have equal content share
+everything after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from anyarch.errors import error_context
+from anyarch.solver.events import VertexEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+
+    from anyarch.solver.events import EventSink
+    from anyarch.solver.vertex import CacheMap, CacheStore, Edge, Result, Vertex
+
+__all__ = ["Solver"]
+
+
+def _hash(kind: str, digest: str, parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join((kind, digest, *parts)).encode()).hexdigest()
+
+
+class _State:
+    """What is known of one vertex during the life of a solver."""
+
+    __slots__ = (
+        "cached",
+        "canonical",
+        "completed",
+        "error",
+        "key",
+        "keys",
+        "result",
+        "saved",
+        "started",
+        "vertex",
+    )
+
+    def __init__(self, vertex: Vertex) -> None:
+        self.vertex = vertex
+        self.key: asyncio.Future[str] | None = None
+        self.result: asyncio.Future[Sequence[Result]] | None = None
+        self.keys: tuple[str, ...] = ()  # what is linked to the canonical key when the result is saved
+        self.saved: Sequence[Result] | None = None
+        self.started: float | None = None
+        self.completed: float | None = None
+        self.cached = False
+        self.error = ""
+
+
+class Solver:
+    """Solves graphs on the running event loop. Use as `async with Solver(...) as solver`: leaving cancels
+    and awaits
+    every task it started.
+
+    `executed` lists the vertices whose operation was run, sources left out.
+    """
+
+    def __init__(self, cache: CacheStore, emit: EventSink, *, clock: Any = time.time) -> None:
+        self._cache = cache
+        self._emit = emit
+        self._clock = clock
+        self._states: dict[str, _State] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[str, asyncio.Future[Sequence[Result]]] = {}  # by canonical key
+        self.executed: list[Vertex] = []
+
+    async def __aenter__(self) -> Solver:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        now = self._clock()
+        for state in self._states.values():
+            if state.started is not None and state.completed is None:
+                self._finish(state, now, error="context canceled")
+
+    # graph ----------------------------------------------------------------------------------------
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._states
+
+    @property
+    def vertices(self) -> list[Vertex]:
+        """All vertices that were added, in that order."""
+        return [state.vertex for state in self._states.values()]
+
+    def add(self, vertex: Vertex) -> None:
+        """Make a vertex known; one with a known digest is the same vertex and adds nothing."""
+        if vertex.digest not in self._states:
+            self._states[vertex.digest] = _State(vertex)
+            self._report(self._states[vertex.digest])
+
+    async def solve(self, edges: Sequence[Edge]) -> list[Result]:
+        """The results of `edges`. The first failure is raised; what other callers wait for goes on until the
+        solver is
+        left."""
+        futures = [self._result(self._states[edge.vertex]) for edge in edges]
+        try:
+            done = await asyncio.gather(*futures)
+        finally:
+            for future in futures:
+                if future.done() and not future.cancelled():
+                    future.exception()  # seen, even where another one was raised first
+        return [outputs[edge.index] for outputs, edge in zip(done, edges, strict=True)]
+
+    async def key(self, edge: Edge) -> str:
+        """The canonical key of an edge, without evaluating more than that needs."""
+        return _edge_key(await self._key(self._states[edge.vertex]), edge.index)
+
+    # keys -----------------------------------------------------------------------------------------
+
+    def _key(self, state: _State) -> asyncio.Future[str]:
+        if state.key is None:
+            state.key = self._start(self._find_key(state))
+        return state.key
+
+    async def _find_key(self, state: _State) -> str:
+        vertex = state.vertex
+        with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+            try:
+                cache_map = await vertex.operation.cache_map()
+            except Exception as error:
+                self._begin(state)
+                self._finish(state, self._clock(), error=str(error))
+                raise
+        input_keys = await asyncio.gather(*(self.key(edge) for edge in vertex.inputs))
+        fast = _hash("definition", cache_map.digest, input_keys)
+        if cache_map.is_source:
+            return fast
+        if vertex.ignore_cache:
+            # A key of its own, so that everything downstream is made anew too; the plain keys lead to it
+            # afterwards.
+            state.keys = (fast,)
+            return _hash("fresh", fast, [os.urandom(16).hex()])
+        known = self._cache.canonical(fast)
+        if known is not None:
+            if self._load(state, known):
+                return known
+        elif self._load(state, fast):
+            return fast
+        if any(cache_map.content):
+            return await self._content_key(state, cache_map, input_keys, fast)
+        return known or fast
+
+    async def _content_key(
+        self, state: _State, cache_map: CacheMap, input_keys: Sequence[str], fast: str
+    ) -> str:
+        vertex = state.vertex
+
+        async def part(position: int) -> str:
+            content = cache_map.content[position]
+            if content is None:
+                return input_keys[position]
+            edge = vertex.inputs[position]
+            outputs = await self._result(self._states[edge.vertex])
+            try:
+                with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+                    return "content:" + await content(outputs[edge.index])
+            except Exception as error:
+                self._begin(state)
+                self._finish(state, self._clock(), error=str(error))
+                raise
+
+        parts = await asyncio.gather(*(part(n) for n in range(len(vertex.inputs))))
+        slow = _hash("content", cache_map.digest, parts)
+        canonical = self._cache.canonical(slow) or slow
+        if self._load(state, canonical):
+            self._cache.link(fast, canonical)
+        state.keys = (fast, slow) if canonical != slow else (fast,)
+        return canonical
+
+    def _load(self, state: _State, canonical: str) -> bool:
+        saved = self._cache.load(canonical)
+        if saved is None:
+            return False
+        state.saved = saved
+        self._mark_cached(state)
+        return True
+
+    # results --------------------------------------------------------------------------------------
+
+    def _result(self, state: _State) -> asyncio.Future[Sequence[Result]]:
+        if state.result is None:
+            state.result = self._start(self._find_result(state))
+        return state.result
+
+    async def _find_result(self, state: _State) -> Sequence[Result]:
+        canonical = await self._key(state)
+        if state.saved is not None:
+            return state.saved
+        vertex = state.vertex
+        inputs: list[Result] = []
+        if vertex.inputs:
+            inputs = await self.solve(vertex.inputs)
+            # Another vertex with the same canonical key may have run meanwhile, here or in another process.
+            if not vertex.ignore_cache and self._load(state, canonical):
+                assert state.saved is not None
+                return state.saved
+        twin = self._running.get(canonical)
+        if twin is not None:
+            # Another vertex turned out to be the same work, and is at it.
+            outputs = await twin
+            for key in state.keys:
+                self._cache.link(key, canonical)
+            self._mark_cached(state)
+            return outputs
+        assert state.result is not None
+        self._running[canonical] = state.result
+        self._begin(state)
+        try:
+            with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+                outputs = await vertex.operation.run(inputs)
+                cache_map = await vertex.operation.cache_map()
+                if not cache_map.is_source:
+                    self.executed.append(vertex)
+                    self._cache.save(canonical, outputs, vertex)
+                    for key in state.keys:
+                        self._cache.link(key, canonical)
+        except asyncio.CancelledError:
+            self._finish(state, self._clock(), error="context canceled")
+            raise
+        except Exception as error:
+            self._finish(state, self._clock(), error=str(error))
+            raise
+        self._finish(state, self._clock())
+        return outputs
+
+    # tasks ----------------------------------------------------------------------------------------
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+        """Run `work` as a task of this solver; its outcome is in the future, so nobody's failure cancels
+        others."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        async def body() -> None:
+            try:
+                value = await work
+            except asyncio.CancelledError:
+                future.cancel()
+                raise
+            except Exception as error:
+                if not future.done():
+                    future.set_exception(error)
+                    future.exception()  # whoever waits raises it; nobody waiting is no fault
+            else:
+                if not future.done():
+                    future.set_result(value)
+
+        task = asyncio.create_task(body())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return future
+
+    # progress -------------------------------------------------------------------------------------
+
+    def _begin(self, state: _State) -> None:
+        if state.started is None:
+            state.started = self._clock()
+            self._report(state)
+
+    def _finish(self, state: _State, now: float, *, error: str = "") -> None:
+        if state.completed is None:
+            state.completed = now
+            state.error = error
+            self._report(state)
+
+    def _mark_cached(self, state: _State) -> None:
+        """A saved result stands for everything above it that was never started."""
+        now = self._clock()
+        stack = [state]
+        while stack:
+            current = stack.pop()
+            if current.started is not None or current.cached:
+                continue
+            current.cached = True
+            current.started = current.completed = now
+            self._report(current)
+            stack.extend(self._states[edge.vertex] for edge in current.vertex.inputs)
+
+    def _report(self, state: _State) -> None:
+        vertex = state.vertex
+        self._emit(
+            VertexEvent(
+                digest=vertex.digest,
+                name=vertex.name,
+                inputs=tuple(edge.vertex for edge in vertex.inputs),
+                started=state.started,
+                completed=state.completed,
+                cached=state.cached,
+                error=state.error,
+            )
+        )
+
+
+def _edge_key(canonical: str, index: int) -> str:
+    return canonical if index == 0 else f"{canonical}#{index}"

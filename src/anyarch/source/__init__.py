@@ -1,0 +1,1 @@
+"""Where vertices without inputs come from: images, local directories, uploads and URLs."""

@@ -1,0 +1,163 @@
+"""Images as sources: resolve a name once, pick the platform's manifest, know the layers without fetching
+them.
+
+Manifests and configs are kept in the content store by digest, so a digest that was seen before needs no
+network; a tag is asked for once a build.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.errors import RegistryError, UnsupportedMedia
+from anyarch.spec import media
+from anyarch.spec.digest import Digest
+from anyarch.spec.oci import Blob, ImageConfig, Index, Manifest, decode
+from anyarch.spec.platform import Platform
+from anyarch.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyarch.registry.client import Registry
+    from anyarch.spec.oci import Descriptor
+    from anyarch.store.content import ContentStore
+
+__all__ = ["Image", "ImageResolver"]
+
+
+class Image(msgspec.Struct, frozen=True):
+    """One platform's image. `digest` is what the reference named (the index, if there is one)."""
+
+    reference: Reference
+    digest: Digest
+    manifest_digest: Digest
+    manifest: Manifest
+    config: bytes
+    platform: Platform
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        return decode(ImageConfig, self.config).rootfs.diff_ids or ()
+
+
+class ImageResolver:
+    """Resolves images for one build; safe for threads; every name and every image is asked for once."""
+
+    def __init__(self, content: ContentStore, registry: Callable[[], Registry]) -> None:
+        self._content = content
+        self._registry = registry
+        self._lock = threading.Lock()
+        self._locks: dict[object, threading.Lock] = {}
+        self._digests: dict[str, Digest] = {}
+        self._images: dict[tuple[str, Platform], Image] = {}
+
+    def _lock_of(self, key: object) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def resolve(self, reference: Reference) -> Digest:
+        """The digest that `reference` names now (its own when it has one)."""
+        if reference.digest is not None:
+            return reference.digest
+        name = str(reference)
+        with self._lock_of(name):
+            digest = self._digests.get(name)
+            if digest is None:
+                digest, _, _ = self._registry().resolve(reference)
+                self._digests[name] = digest
+        return digest
+
+    def document(self, reference: Reference, digest: Digest) -> Blob:
+        """A manifest or index, from the content store or the registry (then kept)."""
+        with self._lock_of(digest):
+            if self._content.has(digest):
+                raw = self._content.read(digest)
+                return Blob(_media_type(raw), raw, digest)
+            blob = self._registry().manifest(reference, digest)
+            if blob.digest != digest:
+                raise RegistryError(f"{reference.familiar}: the registry sent {blob.digest} for {digest}")
+            self._content.put(blob.raw)
+            return blob
+
+    def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        digest = Digest.parse(descriptor.digest)
+        with self._lock_of(digest):
+            if self._content.has(digest):
+                return self._content.read(digest)
+            raw = self._registry().read(reference, descriptor)
+            self._content.put(raw)
+            return raw
+
+    def image(self, reference: Reference, platform: Platform) -> Image:
+        """The image that serves `platform`. Raises `NoMatchingPlatform`, listing what there is."""
+        key = (str(reference), platform)
+        known = self._images.get(key)
+        if known is None:
+            known = self._images[key] = self._find(reference, platform)
+        return known
+
+    def _find(self, reference: Reference, platform: Platform) -> Image:
+        digest = self.resolve(reference)
+        blob = self.document(reference, digest)
+        manifest_digest = digest
+        if blob.media_type in media.INDEXES:
+            from anyarch.registry.platforms import select_manifest
+
+            index = decode(Index, blob.raw)
+            chosen = select_manifest(
+                index, platform, name=reference.familiar, platform_of=self._platform_in(reference)
+            )
+            manifest_digest = Digest.parse(chosen.digest)
+            blob = self.document(reference, manifest_digest)
+        if blob.media_type not in media.MANIFESTS:
+            raise UnsupportedMedia(
+                f"{reference.familiar}: {blob.media_type or 'a nameless document'} is not an image manifest"
+            )
+        manifest = decode(Manifest, blob.raw)
+        if manifest.config.media_type not in media.CONFIGS:
+            raise UnsupportedMedia(
+                f"{reference.familiar}: holds {manifest.config.media_type or 'no config'}, which is not an image",
+                hint="artifacts such as signatures, charts or attestations cannot be a base image",
+            )
+        config = self._config(reference, manifest.config)
+        parsed = decode(ImageConfig, config)
+        if len(parsed.rootfs.diff_ids or ()) != len(manifest.layers):
+            raise UnsupportedMedia(
+                f"{reference.familiar}: the config names {len(parsed.rootfs.diff_ids or ())} layers, "
+                f"the manifest {len(manifest.layers)}"
+            )
+        found = Platform.make(
+            parsed.os, parsed.architecture, parsed.variant, parsed.os_version, parsed.os_features or ()
+        )
+        return Image(reference, digest, manifest_digest, manifest, config, found)
+
+    def _platform_in(self, reference: Reference) -> Callable[[Descriptor], Platform | None]:
+        def platform_of(descriptor: Descriptor) -> Platform | None:
+            if descriptor.media_type not in media.MANIFESTS:
+                return None
+            blob = self.document(reference, Digest.parse(descriptor.digest))
+            manifest = decode(Manifest, blob.raw)
+            if manifest.config.media_type not in media.CONFIGS:
+                return None
+            config = decode(ImageConfig, self._config(reference, manifest.config))
+            return Platform.make(config.os, config.architecture, config.variant) if config.os else None
+
+        return platform_of
+
+
+class _Head(msgspec.Struct, frozen=True, rename="camel"):
+    media_type: str = ""
+    manifests: list[msgspec.Raw] | None = None
+    config: msgspec.Raw | None = None
+
+
+def _media_type(raw: bytes) -> str:
+    """The media type of a manifest or index that was kept; documents may leave it out of themselves."""
+    head = decode(_Head, raw)
+    if head.media_type:
+        return head.media_type
+    return media.OCI_INDEX if head.manifests is not None else media.OCI_MANIFEST

@@ -1,0 +1,121 @@
+"""Local directories, read in place: which of their files a build sees.
+
+`include` and `exclude` are patterns as in .dockerignore; `follow` names paths of which every symlink on the
+way is followed (inside the directory), so that both the links and what they lead to are seen.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from anyarch.snapshot.hosttree import HostTree
+from anyarch.spec.glob import has_wildcards, match
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.frontend.dockerfile.ignore import PatternMatcher
+    from anyarch.store.store import Store
+
+__all__ = ["follow_paths", "scan"]
+
+_LINK_LIMIT = 255
+
+
+def scan(
+    directory: str,
+    *,
+    store: Store,
+    patterns: Callable[[tuple[str, ...]], PatternMatcher],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    follow: Sequence[str] = (),
+) -> HostTree:
+    """The filtered tree. Raises `ContextError` for what cannot be read."""
+    wanted = list(include)
+    if follow:
+        found = follow_paths(directory, follow)
+        # Following everything is the same as no filter at all.
+        wanted = [] if "" in found else [*wanted, *found]
+        if not wanted and "" not in found:
+            wanted = ["/nothing-is-wanted\0"]
+    included = patterns(tuple(wanted)) if wanted else None
+    split = [[part for part in pattern.split("/") if part] for pattern in wanted]
+    excluded = patterns(tuple(exclude)) if exclude else None
+
+    def below(path: str) -> bool:
+        """Whether something below directory `path` can match an include pattern."""
+        parts = path.split("/")
+        for pattern in split:
+            for have, want in zip(parts, pattern, strict=False):
+                if want == "**":
+                    return True
+                if not (have == want or (has_wildcards(want) and match(want, have))):
+                    break
+            else:
+                if len(pattern) > len(parts):
+                    return True
+        return False
+
+    def keep(path: str, is_directory: bool) -> str:
+        if included is not None and not included.matches(path):
+            return "descend" if is_directory and below(path) else "no"
+        if excluded is not None and excluded.matches(path):
+            return "descend" if is_directory and not excluded.can_skip_directory(path) else "no"
+        return "yes"
+
+    return HostTree(directory, keep=keep if included or excluded else None, store=store)
+
+
+def follow_paths(directory: str, paths: Sequence[str]) -> list[str]:
+    """Patterns for `paths` and for what the symlinks on their way lead to; "" stands for the whole
+    directory."""
+    out: dict[str, None] = {}
+    for path in paths:
+        parts = [p for p in path.split("/") if p and p != "."]
+        if not parts:
+            return [""]
+        _follow(directory, [], parts, out, 0)
+    return list(out)
+
+
+def _follow(root: str, done: list[str], todo: list[str], out: dict[str, None], links: int) -> None:
+    while todo:
+        part = todo[0]
+        if part == "..":
+            done = done[:-1]
+            todo = todo[1:]
+            continue
+        if has_wildcards(part):
+            out.setdefault("/".join((*done, *todo)))
+            try:
+                names = sorted(os.listdir(os.path.join(root, *done)))
+            except OSError:
+                return
+            for name in names:
+                # Plain entries are matched by the pattern itself; links have to be walked.
+                if match(part, name) and os.path.islink(os.path.join(root, *done, name)):
+                    _follow(root, done, [_escape(name), *todo[1:]], out, links)
+                elif len(todo) > 1 and match(part, name):
+                    _follow(root, [*done, name], todo[1:], out, links)
+            return
+        name = part.replace("\\", "") if "\\" in part else part
+        here = [*done, name]
+        try:
+            target = os.readlink(os.path.join(root, *here))
+        except OSError:
+            done, todo = here, todo[1:]
+            continue
+        out.setdefault("/".join(_escape(p) for p in here))
+        links += 1
+        if links > _LINK_LIMIT:
+            return
+        if target.startswith("/"):
+            done = []
+        todo = [_escape(p) for p in target.split("/") if p and p != "."] + todo[1:]
+    out.setdefault("/".join(_escape(p) for p in done))
+
+
+def _escape(name: str) -> str:
+    return "".join("\\" + c if c in "*?[\\" else c for c in name)

@@ -1,0 +1,140 @@
+"""From a definition to the solver's vertices: each op meets the code that runs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_never
+
+from anyarch.errors import BuildError, NotSupported, SourceRange
+from anyarch.llb.ops import BuildOp, DiffOp, ExecOp, FileOp, MergeOp, OpMetadata, SourceOp
+from anyarch.llb.wire import unmarshal_op
+from anyarch.solver.vertex import Edge, Vertex
+
+if TYPE_CHECKING:
+    from anyarch.llb.definition import Definition
+    from anyarch.llb.ops import Op
+    from anyarch.solver.solver import Solver
+    from anyarch.solver.vertex import Operation
+    from anyarch.worker.worker import Worker
+
+__all__ = ["load"]
+
+_NO_METADATA = OpMetadata()
+
+
+def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
+    """Make the vertices of `definition` known to `solver`; the edge that is its result, None for the empty
+    root.
+
+    Vertices that are known already are shared. Raises `BuildError` for a graph that is not whole.
+    """
+    if not definition.ops:
+        return None
+    last: Op | None = None
+    for digest, raw in zip(definition.digests, definition.ops, strict=True):
+        if digest in solver:
+            continue
+        op = unmarshal_op(raw)
+        if op.kind is None:
+            last = op
+            continue
+        for item in op.inputs:
+            if item.digest not in solver:
+                raise BuildError(
+                    f"invalid build graph: {digest} needs {item.digest}, which does not come before it"
+                )
+        metadata = definition.metadata.get(digest, _NO_METADATA)
+        source = _source_of(definition, digest)
+        try:
+            operation = _operation(worker, op, digest)
+        except NotSupported as error:
+            error.source = error.source or source
+            raise
+        solver.add(
+            Vertex(
+                digest,
+                operation,
+                name=metadata.description.get("llb.customname") or default_name(op),
+                inputs=[Edge(item.digest, item.index) for item in op.inputs],
+                ignore_cache=metadata.ignore_cache,
+                source=source,
+                platform=str(op.platform) if op.platform is not None else None,
+            )
+        )
+    if last is None:
+        last = unmarshal_op(definition.ops[-1])
+    if len(last.inputs) != 1:
+        raise BuildError("invalid build graph: its last operation has to have one input")
+    return Edge(last.inputs[0].digest, last.inputs[0].index)
+
+
+def _operation(worker: Worker, op: Op, digest: str) -> Operation:
+    kind = op.kind
+    match kind:
+        case SourceOp():
+            from anyarch.worker.ops.source import make_source
+
+            return make_source(worker, kind, op.platform, digest)
+        case ExecOp():
+            from anyarch.worker.ops.exec import ExecOperation
+
+            return ExecOperation(worker, kind, op.platform, len(op.inputs), digest)
+        case FileOp():
+            from anyarch.worker.ops.file import FileOperation
+
+            return FileOperation(worker, kind, len(op.inputs))
+        case MergeOp():
+            from anyarch.worker.ops.merge import MergeOperation
+
+            return MergeOperation(worker, kind, len(op.inputs))
+        case DiffOp():
+            from anyarch.worker.ops.merge import DiffOperation
+
+            return DiffOperation(worker, kind, len(op.inputs))
+        case BuildOp():
+            raise NotSupported("nested build operations are not supported yet")
+        case None:
+            raise BuildError("invalid build graph: an operation of no kind")
+        case _:
+            assert_never(kind)
+
+
+def default_name(op: Op) -> str:
+    """How a vertex without a name of its own is shown."""
+    from anyarch.llb.ops import ActionCopy, ActionMkdir, ActionMkfile, ActionRm
+
+    match op.kind:
+        case SourceOp(identifier=identifier):
+            return identifier
+        case ExecOp(meta=meta):
+            return " ".join(meta.args)
+        case FileOp(actions=actions):
+            names = []
+            for step in actions:
+                action = step.action
+                if isinstance(action, ActionCopy):
+                    names.append(f"copy {action.src} {action.dest}")
+                elif isinstance(action, ActionMkdir):
+                    names.append(f"mkdir {action.path}")
+                elif isinstance(action, ActionMkfile):
+                    names.append(f"mkfile {action.path}")
+                elif isinstance(action, ActionRm):
+                    names.append(f"rm {action.path}")
+                else:
+                    names.append(f"symlink {action.newpath} -> {action.oldpath}")
+            return ", ".join(names)
+        case MergeOp():
+            return "merge"
+        case DiffOp():
+            return "diff"
+    return "unknown"
+
+
+def _source_of(definition: Definition, digest: str) -> SourceRange | None:
+    locations = definition.source.locations.get(digest)
+    if not locations:
+        return None
+    index, ranges = locations[0]
+    if not ranges or not 0 <= index < len(definition.source.infos):
+        return None
+    info = definition.source.infos[index]
+    return SourceRange(info.filename, ranges[0][0], ranges[-1][1], data=info.data)

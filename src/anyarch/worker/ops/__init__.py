@@ -1,0 +1,1 @@
+"""How each kind of operation is run: one module a kind."""

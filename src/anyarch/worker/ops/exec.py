@@ -1,0 +1,338 @@
+"""Exec operations: run a process above an overlay of the input's layers; what it changed is the new layer.
+
+The key holds what the process can see: its arguments, environment, user, mounts, network and security mode,
+and the platform it runs as; an emulated one also the emulator. What it cannot see stays out (proxy settings,
+hosts' addresses, limits, the content of cache mounts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import BuildError, ExecFailed, NotSupported
+from anyarch.llb.ops import MountType, NetMode, SecurityMode
+from anyarch.solver.events import LogEvent
+from anyarch.solver.vertex import CacheMap
+from anyarch.worker.draft import clean
+from anyarch.worker.passwd import UserDatabase
+from anyarch.worker.result import LocalResult, SnapshotResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anyarch.emulation import Route
+    from anyarch.llb.ops import CacheOpt, ExecOp, Mount
+    from anyarch.sandbox.plan import CancelToken, ExecRequest, RootFS
+    from anyarch.sandbox.plan import Mount as SandboxMount
+    from anyarch.snapshot.view import TreeView
+    from anyarch.solver.vertex import ContentKey
+    from anyarch.spec.platform import Platform
+    from anyarch.worker.result import Result
+    from anyarch.worker.worker import Worker
+
+__all__ = ["ExecOperation"]
+
+_VERSION = "exec/1"
+_TAIL_BYTES = 16 << 10
+DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROXIES = (
+    ("http_proxy", "HTTP_PROXY"),
+    ("https_proxy", "HTTPS_PROXY"),
+    ("ftp_proxy", "FTP_PROXY"),
+    ("no_proxy", "NO_PROXY"),
+    ("all_proxy", "ALL_PROXY"),
+)
+
+
+class ExecOperation:
+    def __init__(
+        self, worker: Worker, op: ExecOp, platform: Platform | None, inputs: int, digest: str
+    ) -> None:
+        self._worker = worker
+        self._op = op
+        self.platform = platform or worker.platform
+        self._inputs = inputs
+        self._vertex = digest
+        self._check()
+
+    def _check(self) -> None:
+        if self._op.cdi_devices:
+            raise NotSupported("RUN --device is not supported yet")
+        if self._op.security is SecurityMode.INSECURE:
+            raise NotSupported(
+                "security.insecure is not allowed",
+                hint="RUN --security=insecure is not offered by this release",
+            )
+        if not any(mount.dest == "/" for mount in self._op.mounts):
+            raise BuildError("exec operation without a root mount")
+        for mount in self._op.mounts:
+            if mount.mount_type in (MountType.SECRET, MountType.SSH):
+                raise NotSupported(f"RUN --mount=type={mount.mount_type.name.lower()} is not supported yet")
+            if mount.dest != "/" and mount.output >= 0 and mount.mount_type is not MountType.BIND:
+                raise BuildError(f"mount at {mount.dest} cannot have an output")
+
+    # keys -----------------------------------------------------------------------------------------
+
+    async def cache_map(self) -> CacheMap:
+        op, meta, platform = self._op, self._op.meta, self.platform
+        mounts: list[object] = []
+        if len(op.mounts) > 1 or op.mounts[0].readonly:
+            mounts = [[m.dest, m.readonly, int(m.mount_type), m.output, m.input] for m in op.mounts]
+        identity = await asyncio.to_thread(self._worker.emulator_identity, platform)
+        key = [
+            _VERSION,
+            [
+                platform.os,
+                platform.architecture,
+                platform.variant,
+                platform.os_version,
+                list(platform.os_features),
+            ],
+            identity,
+            list(meta.args),
+            list(meta.env),
+            meta.cwd,
+            meta.user,
+            meta.hostname,
+            [host.host for host in meta.extra_hosts],
+            [[u.name, u.soft, u.hard] for u in meta.ulimits],
+            list(meta.valid_exit_codes),
+            int(op.network),
+            int(op.security),
+            [[s.name, s.optional] for s in op.secret_env],
+            mounts,
+        ]
+        raw = msgspec.json.encode(_printable(key))
+        digest = hashlib.sha256(raw).hexdigest()
+        return CacheMap(digest, tuple(self._content_key(n) for n in range(self._inputs)))
+
+    def _content_key(self, position: int) -> ContentKey | None:
+        """By content where the process can only read, never for the root."""
+        users = [m for m in self._op.mounts if m.input == position]
+        if not users or any(m.dest == "/" or (m.output >= 0 and not m.readonly) for m in users):
+            return None
+
+        async def content(result: Result) -> str:
+            if isinstance(result, SnapshotResult):
+                await self._worker.ensure_local(result)
+
+            def compute() -> str:
+                tree = self._worker.view(result)
+                whole = hashlib.sha256()
+                for mount in users:
+                    whole.update(tree.content_digest(clean(mount.selector), follow=True).encode())
+                return whole.hexdigest()
+
+            return await asyncio.to_thread(compute)
+
+        return content
+
+    # running --------------------------------------------------------------------------------------
+
+    async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
+        for result in inputs:
+            if isinstance(result, SnapshotResult):
+                await self._worker.ensure_local(result)
+        cancel = self._worker.new_cancel()
+        async with self._worker.exec_slots:
+            task = asyncio.get_running_loop().run_in_executor(
+                self._worker.exec_threads, self._run, inputs, cancel
+            )
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                cancel.cancel()
+                # The step's process tree ends before anything it stands on is taken away.
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.exception()
+                raise
+
+    def _run(self, inputs: Sequence[Result], cancel: CancelToken) -> Sequence[Result]:
+        worker, op = self._worker, self._op
+        route = worker.route(self.platform)
+        with ExitStack() as stack:
+            mounts = _MountPlan(worker, stack)
+            root_mount = next(m for m in op.mounts if m.dest == "/")
+            root = self._input_of(root_mount, inputs)
+            tree = worker.view_or_none(root)
+            request = self._request(root_mount, root, tree, mounts, inputs, route)
+            tail = _Tail(_TAIL_BYTES)
+
+            def on_output(stream: int, data: bytes) -> None:
+                tail.add(data)
+                worker.emit(LogEvent(self._vertex, stream, data, time.time()))
+
+            status = worker.executor().run(request, on_output=on_output, cancel=cancel)
+            accepted = op.meta.valid_exit_codes or (0,)
+            if status not in accepted:
+                raise ExecFailed(
+                    op.meta.args, status, tail=tail.data, hint=self._hint(status, tail.data, route)
+                )
+            return self._outputs(mounts, inputs)
+
+    def _input_of(self, mount: Mount, inputs: Sequence[Result]) -> SnapshotResult | None:
+        result = inputs[mount.input] if mount.input >= 0 else None
+        if isinstance(result, LocalResult):
+            return self._worker.materialize(result)
+        return result
+
+    def _request(
+        self,
+        root_mount: Mount,
+        root: SnapshotResult | None,
+        tree: TreeView | None,
+        mounts: _MountPlan,
+        inputs: Sequence[Result],
+        route: Route,
+    ) -> ExecRequest:
+        from anyarch.sandbox.plan import ExecRequest, Ulimit
+
+        meta, op = self._op.meta, self._op
+        identity = UserDatabase(tree).identity(meta.user)
+        env = list(meta.env)
+        names = {item.partition("=")[0] for item in env}
+        if "PATH" not in names:
+            env.append(DEFAULT_PATH)
+        if "HOME" not in names:
+            env.append(f"HOME={identity.home or '/'}")
+        if meta.proxy_env is not None:
+            for field, name in _PROXIES:
+                value = getattr(meta.proxy_env, field)
+                if value:
+                    env += [f"{n}={value}" for n in (name, name.lower()) if n not in names]
+        rootfs = mounts.rootfs(0, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
+        extra = []
+        for number, mount in enumerate(op.mounts):
+            if mount is root_mount:
+                continue
+            extra.append(self._extra(number, mount, mounts, inputs))
+        worker = self._worker
+        return ExecRequest(
+            argv=meta.args,
+            env=tuple(env),
+            cwd=meta.cwd or "/",
+            uid=identity.uid,
+            gid=identity.gid,
+            groups=identity.groups,
+            root=rootfs,
+            mounts=(*worker.network_files(op.network, meta.extra_hosts, meta.hostname), *extra),
+            hostname=meta.hostname or "buildkitsandbox",
+            network="none" if op.network is NetMode.NONE else "host",
+            ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
+            emulators=route.emulators,
+        )
+
+    def _extra(self, number: int, mount: Mount, mounts: _MountPlan, inputs: Sequence[Result]) -> SandboxMount:
+        from anyarch.sandbox.plan import Bind, OverlayMount, Tmpfs
+
+        match mount.mount_type:
+            case MountType.TMPFS:
+                return Tmpfs(mount.dest, size=mount.tmpfs_opt.size if mount.tmpfs_opt else 0, mode=0o1777)
+            case MountType.CACHE:
+                assert mount.cache_opt is not None
+                if mount.input >= 0:
+                    raise NotSupported("RUN --mount=type=cache with from= is not supported yet")
+                path = mounts.cache(mount.cache_opt)
+                return Bind(path, mount.dest, readonly=mount.readonly, selector=clean(mount.selector))
+            case _:
+                rootfs = mounts.rootfs(number, self._input_of(mount, inputs), readonly=mount.readonly)
+                return OverlayMount(rootfs, mount.dest, selector=clean(mount.selector))
+
+    def _outputs(self, mounts: _MountPlan, inputs: Sequence[Result]) -> Sequence[Result]:
+        outputs: dict[int, Result] = {}
+        for number, mount in enumerate(self._op.mounts):
+            if mount.output < 0:
+                continue
+            base = self._input_of(mount, inputs)
+            position = 0 if mount.dest == "/" else number
+            upper = mounts.upper(position)
+            layers = base.layers if base is not None else ()
+            if upper is None:
+                outputs[mount.output] = base
+                continue
+            layer = self._worker.adopt(upper, base)
+            outputs[mount.output] = SnapshotResult((*layers, layer))
+        return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
+
+    def _hint(self, status: int, tail: bytes, route: Route) -> str | None:
+        if status in (126, 127) and b"not found" in tail and self._op.meta.args[:1]:
+            return (
+                "the program is not in this stage: check its spelling and PATH, or install it in a RUN before"
+            )
+        if status == 139 and route.kind != "native":
+            return (
+                f"the step runs {self.platform} under emulation and crashed: a newer QEMU often helps, "
+                "or build this stage with FROM --platform=$BUILDPLATFORM"
+            )
+        if status == 137:
+            return "the step was killed (signal 9): often it is out of memory"
+        return None
+
+
+class _MountPlan:
+    """Upper and work directories of one step, and what it holds while it runs."""
+
+    def __init__(self, worker: Worker, stack: ExitStack) -> None:
+        self._worker = worker
+        self._stack = stack
+        self._directory = stack.enter_context(worker.step_directory())
+        self._uppers: dict[int, Path] = {}
+
+    def rootfs(
+        self, number: int, base: SnapshotResult | None, *, readonly: bool, root_entry: Entry | None = None
+    ) -> RootFS:
+        from anyarch.sandbox.plan import RootFS
+
+        lowers = self._worker.directories(base)
+        if readonly:
+            return RootFS(lowers=lowers, upper="", work="", readonly=True)
+        upper = self._directory / f"upper{number}"
+        work = self._directory / f"work{number}"
+        upper.mkdir()
+        work.mkdir()
+        if root_entry is not None:
+            self._worker.set_root_metadata(upper, root_entry)
+        self._uppers[number] = upper
+        return RootFS(lowers=lowers, upper=str(upper), work=str(work))
+
+    def cache(self, options: CacheOpt) -> str:
+        from anyarch.worker.cache_mounts import cache_mount
+
+        return self._stack.enter_context(cache_mount(self._worker.store.root, options))
+
+    def upper(self, number: int) -> Path | None:
+        return self._uppers.get(number)
+
+
+class _Tail:
+    """The last bytes of an output."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.data = b""
+
+    def add(self, data: bytes) -> None:
+        self.data = (self.data + data)[-self._limit :]
+
+
+def _root_entry(tree: TreeView | None) -> Entry:
+    node = tree.lookup("") if tree is not None else None
+    return node.entry if node is not None else Entry("", Kind.DIRECTORY, 0o755)
+
+
+def _printable(value: object) -> object:
+    """Texts that are not UTF-8 (surrogate escapes) in a form that JSON has."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "surrogateescape").hex()
+    if isinstance(value, list):
+        return [_printable(item) for item in value]
+    return value

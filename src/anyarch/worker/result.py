@@ -1,0 +1,45 @@
+"""What operations give one another: snapshots in the store, or a host directory that is read in place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.snapshot.hosttree import HostTree
+from anyarch.snapshot.view import View
+
+if TYPE_CHECKING:
+    from anyarch.snapshot.layers import LayerStore
+    from anyarch.snapshot.view import TreeView
+
+__all__ = ["LocalResult", "Result", "SnapshotResult", "view_of"]
+
+
+class SnapshotResult(msgspec.Struct, frozen=True):
+    """A chain of layers, by id, lowest first."""
+
+    layers: tuple[str, ...]
+
+
+class LocalResult(msgspec.Struct, frozen=True):
+    """A filtered directory of the client, scanned but not copied; `digest` covers all that the filter let
+    through."""
+
+    tree: HostTree
+    digest: str
+
+
+Result = SnapshotResult | LocalResult | None
+"""None is the empty root."""
+
+
+def view_of(result: Result, layers: LayerStore) -> TreeView | None:
+    """The tree of a result; None for the empty root. The bytes of its layers must be local."""
+    match result:
+        case None:
+            return None
+        case LocalResult(tree=tree):
+            return tree
+        case SnapshotResult(layers=ids):
+            return View(layers, [layers.get(layer_id) for layer_id in ids])

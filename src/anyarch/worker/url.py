@@ -1,0 +1,144 @@
+"""Files from URLs, and archives that the client uploads. Bytes go to the content store; the result is a
+layer of one file."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import BuildError, DigestMismatch
+from anyarch.solver.events import StatusEvent
+from anyarch.spec.digest import Digest
+
+if TYPE_CHECKING:
+    from anyarch.llb.ops import SourceOp
+    from anyarch.worker.worker import Worker
+
+__all__ = ["fetch_file"]
+
+UPLOAD_HOST = "buildkit-session"
+
+
+class _Known(msgspec.Struct, frozen=True):
+    digest: str
+    etag: str
+    last_modified: str
+    filename: str
+
+
+def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
+    """The id of a layer that holds the file. Attributes: `http.filename`, `http.perm`, `http.uid`,
+    `http.gid`,
+    `http.checksum`. Raises `DigestMismatch`, `RegistryError` and its kin, `BuildError` on an HTTP error."""
+    url = op.identifier
+    parts = urlsplit(url)
+    if parts.hostname == UPLOAD_HOST:
+        known = _upload(worker, parts.path.strip("/"))
+    else:
+        known = _download(worker, url, vertex)
+    checksum = op.attrs.get("http.checksum", "")
+    if checksum and checksum != known.digest:
+        raise DigestMismatch(
+            f"digest mismatch {known.digest}: {checksum}", hint=f"{url} has changed, or the checksum is wrong"
+        )
+    name = op.attrs.get("http.filename", "") or known.filename or "download"
+    mtime_ns = 0
+    if known.last_modified:
+        try:
+            mtime_ns = int(parsedate_to_datetime(known.last_modified).timestamp()) * 1_000_000_000
+        except (ValueError, TypeError):
+            mtime_ns = 0
+    digest = Digest.parse(known.digest)
+    entry = Entry(
+        posixpath.basename(name) or "download",
+        Kind.FILE,
+        int(op.attrs.get("http.perm", "") or "0600", 8),
+        int(op.attrs.get("http.uid", "") or 0),
+        int(op.attrs.get("http.gid", "") or 0),
+        mtime_ns,
+        worker.store.content.size(digest),
+        digest=bytes.fromhex(digest.hex),
+    )
+    with worker.layers.new_tar(description=url) as layer, worker.store.content.open(digest) as stream:
+        layer.add(entry, stream)
+        return layer.commit().id
+
+
+def _upload(worker: Worker, name: str) -> _Known:
+    stream = worker.uploads.pop(name, None)
+    if stream is None:
+        raise BuildError("the uploaded build context is not there any more")
+    with worker.store.content.writer() as writer:
+        while chunk := stream.read(1 << 20):
+            writer.write(chunk)
+        digest = writer.commit()
+    return _Known(digest, "", "", "context")
+
+
+def _download(worker: Worker, url: str, vertex: str) -> _Known:
+    import time
+
+    key = hashlib.sha256(url.encode()).hexdigest()
+    raw = worker.store.cache.get_value("http", key)
+    known = msgspec.msgpack.decode(raw, type=_Known) if raw is not None else None
+    headers = {}
+    if known is not None and worker.store.content.has(Digest(known.digest)):
+        if known.etag:
+            headers["If-None-Match"] = known.etag
+        elif known.last_modified:
+            headers["If-Modified-Since"] = known.last_modified
+    started = time.time()
+    with worker.http.request("GET", url, headers=headers) as response:
+        if response.status == 304 and known is not None:
+            return known
+        if response.status >= 400:
+            raise BuildError(f"invalid response status {response.status} from {url}")
+        total = int(response.headers.get("Content-Length") or 0)
+        current = 0
+        with worker.store.content.writer() as writer:
+            while chunk := response.read(1 << 20):
+                writer.write(chunk)
+                current += len(chunk)
+                worker.emit(
+                    StatusEvent(
+                        vertex, f"downloading {url}", "downloading", current, total, time.time(), started
+                    )
+                )
+            digest = writer.commit()
+        disposition = response.headers.get("Content-Disposition") or ""
+        result = _Known(
+            digest,
+            response.headers.get("ETag") or "",
+            response.headers.get("Last-Modified") or "",
+            _filename(disposition) or posixpath.basename(unquote(urlsplit(url).path)),
+        )
+    worker.emit(
+        StatusEvent(
+            vertex,
+            f"downloading {url}",
+            "downloading",
+            current,
+            total or current,
+            time.time(),
+            started,
+            time.time(),
+        )
+    )
+    worker.store.cache.set_value("http", key, msgspec.msgpack.encode(result))
+    return result
+
+
+def _filename(disposition: str) -> str:
+    if not disposition:
+        return ""
+    from email.message import EmailMessage
+
+    message = EmailMessage()
+    message["Content-Disposition"] = disposition
+    return posixpath.basename(message.get_filename() or "")

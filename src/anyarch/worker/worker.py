@@ -1,0 +1,401 @@
+"""The worker: what the operations of one build run on. It owns nothing of the store's; it ends with the
+build."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from anyarch.archive.entry import Kind
+from anyarch.errors import SandboxError
+from anyarch.llb.ops import NetMode
+from anyarch.snapshot.view import View
+from anyarch.solver.events import StatusEvent
+from anyarch.source.image import ImageResolver
+from anyarch.spec.digest import Digest
+from anyarch.spec.platform import host_platform
+from anyarch.spec.reference import Reference
+from anyarch.worker.result import LocalResult, SnapshotResult, view_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    from anyarch.archive.entry import Entry
+    from anyarch.emulation import Host, Route
+    from anyarch.frontend.dockerfile.ignore import PatternMatcher
+    from anyarch.http.client import HttpClient
+    from anyarch.llb.ops import ActionCopy, HostIP
+    from anyarch.registry.client import Registry
+    from anyarch.sandbox.executor import Executor
+    from anyarch.sandbox.plan import CancelToken, FileMount
+    from anyarch.snapshot.layers import Layer, LayerStore
+    from anyarch.snapshot.view import TreeView
+    from anyarch.solver.events import EventSink
+    from anyarch.spec.oci import Descriptor
+    from anyarch.spec.platform import Platform
+    from anyarch.store.store import Store
+    from anyarch.worker.copytree import Owner
+    from anyarch.worker.draft import Draft
+    from anyarch.worker.result import Result
+
+__all__ = ["Worker"]
+
+_PROGRESS_STEP_S = 0.2
+
+
+class Worker:
+    """Everything an operation may ask for. Use as an async context manager; leaving ends the sandbox's
+    processes.
+
+    `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layers: LayerStore,
+        emit: EventSink,
+        *,
+        locals: dict[str, str] | None = None,
+        uploads: dict[str, BinaryIO] | None = None,
+    ) -> None:
+        self.store = store
+        self.layers = layers
+        self.emit = emit
+        self.locals = locals or {}
+        self.uploads = uploads or {}
+        self.platform = host_platform()
+        self.images = ImageResolver(store.content, lambda: self.registry)
+        self.layer_vertices: dict[str, str] = {}
+        self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
+        self.is_root = os.geteuid() == 0
+        self._lock = threading.Lock()
+        self._registry: Registry | None = None
+        self._insecure: set[str] = set()
+        self._http: HttpClient | None = None
+        self._executor: Executor | None = None
+        self._exec_threads: ThreadPoolExecutor | None = None
+        self._host: Host | None = None
+        self._routes: dict[Platform, Route] = {}
+        self._fetching: dict[str, asyncio.Future[None]] = {}
+        self._patterns: dict[tuple[str, ...], PatternMatcher] = {}
+        self._materialized: dict[str, SnapshotResult] = {}
+        self._cancels: set[CancelToken] = set()
+        self._network_cancel = threading.Event()
+        self._views: dict[tuple[str, ...], View] = {}
+
+    async def __aenter__(self) -> Worker:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._network_cancel.set()
+        for cancel in list(self._cancels):
+            cancel.cancel()
+        if self._exec_threads is not None:
+            self._exec_threads.shutdown(wait=True)
+        if self._executor is not None:
+            self._executor.close()
+        if self._registry is not None:
+            self._registry.close()
+
+    # network --------------------------------------------------------------------------------------
+
+    @property
+    def registry(self) -> Registry:
+        with self._lock:
+            if self._registry is None:
+                from anyarch.registry.client import Registry
+                from anyarch.registry.credentials import Credentials
+                from anyarch.registry.hosts import Hosts
+
+                hosts = Hosts.load()
+                for domain in sorted(self._insecure):
+                    hosts = hosts.with_insecure(domain)
+                self._registry = Registry(hosts, Credentials())
+            return self._registry
+
+    def allow_insecure(self, domains: set[str]) -> None:
+        """Reach these registries without a valid certificate, or by plain HTTP, from now on."""
+        self._insecure |= domains
+        with self._lock:
+            self._registry = None
+
+    @property
+    def http(self) -> HttpClient:
+        with self._lock:
+            if self._http is None:
+                from anyarch.http.client import HttpClient
+
+                self._http = HttpClient()
+            return self._http
+
+    async def ensure_local(self, result: SnapshotResult) -> None:
+        """Fetch what the layers of `result` lack; each blob once, however many ask for it."""
+        layers = [self.layers.get(layer_id) for layer_id in result.layers]
+        missing = await asyncio.to_thread(self.layers.missing, layers)
+        await asyncio.gather(*(self._fetch(layer) for layer in missing))
+
+    async def _fetch(self, layer: Layer) -> None:
+        future = self._fetching.get(layer.id)
+        if future is None:
+            future = self._fetching[layer.id] = asyncio.ensure_future(
+                asyncio.to_thread(self._fetch_layer, layer)
+            )
+        await asyncio.shield(future)
+
+    def _fetch_layer(self, layer: Layer) -> None:
+        places = self.layers.remote(layer)
+        error: Exception | None = None
+        for descriptor, name in places:
+            try:
+                self.fetch_blob(Reference.parse(name), descriptor, self.layer_vertices.get(layer.id, ""))
+            except Exception as failure:
+                error = error or failure
+            else:
+                return
+        if error is not None:
+            raise error
+        from anyarch.errors import BlobNotFound
+
+        raise BlobNotFound(
+            f"layer {layer.id} is not in the store and its origin is not known",
+            hint="build again with --no-cache",
+        )
+
+    def fetch_blob(self, reference: Reference, descriptor: Descriptor, vertex: str) -> None:
+        """One blob from a registry into the content store, with progress on `vertex`."""
+        digest = Digest.parse(descriptor.digest)
+        content = self.store.content
+        if content.has(digest):
+            return
+        started = last = time.time()
+        current = 0
+
+        def report(done: bool) -> None:
+            if vertex:
+                now = time.time()
+                self.emit(
+                    StatusEvent(
+                        vertex,
+                        digest,
+                        "downloading",
+                        current,
+                        descriptor.size,
+                        now,
+                        started,
+                        now if done else None,
+                    )
+                )
+
+        def on_progress(count: int) -> None:
+            nonlocal current, last
+            current += count
+            if time.time() - last > _PROGRESS_STEP_S:
+                last = time.time()
+                report(False)
+
+        with content.writer(expected=digest, size=descriptor.size) as writer:
+            self.registry.fetch(
+                reference,
+                descriptor,
+                writer,
+                on_progress=on_progress,
+                cancel=self._network_cancel,
+                verify=False,
+            )
+            writer.commit()
+        report(True)
+
+    # trees ----------------------------------------------------------------------------------------
+
+    def view(self, result: Result) -> TreeView:
+        """The tree of a result whose bytes are local; an empty one for None."""
+        if isinstance(result, LocalResult):
+            return result.tree
+        chain = result.layers if result is not None else ()
+        view = self._views.get(chain)
+        if view is None:
+            view = self._views[chain] = View(self.layers, [self.layers.get(layer_id) for layer_id in chain])
+        return view
+
+    def view_or_none(self, result: Result) -> TreeView | None:
+        return view_of(result, self.layers) if result is None else self.view(result)
+
+    def has_layer(self, layer_id: str) -> bool:
+        from anyarch.errors import StoreError
+
+        try:
+            self.layers.get(layer_id)
+        except StoreError:
+            return False
+        return True
+
+    def patterns(self, patterns: tuple[str, ...]) -> PatternMatcher:
+        """A matcher for .dockerignore-style patterns; compiled once."""
+        matcher = self._patterns.get(patterns)
+        if matcher is None:
+            from anyarch.frontend.dockerfile.ignore import PatternMatcher
+
+            matcher = self._patterns[patterns] = PatternMatcher(patterns)
+        return matcher
+
+    def unpack(
+        self, draft: Draft, tree: TreeView, path: str, action: ActionCopy, owner: Owner | None
+    ) -> bool:
+        from anyarch.worker.unpack import unpack_archive
+
+        spool = self.store.work_dir() / "archive"
+        return unpack_archive(draft, tree, path, action, owner, spool=spool)
+
+    def materialize(self, result: LocalResult) -> SnapshotResult:
+        """A local directory as a layer, for a step that mounts it."""
+        known = self._materialized.get(result.digest)
+        if known is None:
+            tree = result.tree
+            with self.layers.new_tar(description="local directory") as layer:
+                for node in tree.walk(""):
+                    entry = node.entry
+                    if entry.kind is Kind.FILE:
+                        with tree.open(node) as stream:
+                            layer.add(entry, stream)
+                    elif entry.path:
+                        layer.add(entry, None)
+                known = SnapshotResult((layer.commit().id,))
+            self._materialized[result.digest] = known
+        return known
+
+    # steps ----------------------------------------------------------------------------------------
+
+    @property
+    def exec_threads(self) -> ThreadPoolExecutor:
+        if self._exec_threads is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._exec_threads = ThreadPoolExecutor(max(8, 2 * (os.cpu_count() or 1)), "anyarch-exec")
+        return self._exec_threads
+
+    def executor(self) -> Executor:
+        with self._lock:
+            if self._executor is None:
+                from anyarch.sandbox.executor import Executor
+
+                self._executor = Executor(self.store.work_dir())
+            return self._executor
+
+    def new_cancel(self) -> CancelToken:
+        from anyarch.sandbox.plan import CancelToken
+
+        cancel = CancelToken()
+        self._cancels.add(cancel)
+        return cancel
+
+    @contextmanager
+    def step_directory(self) -> Iterator[Path]:
+        """A directory on the store's file system for one step; what is left in it goes away with it."""
+        directory = self.store.work_dir()
+        try:
+            yield directory
+        finally:
+            self.layers.dispose(directory)
+
+    def directories(self, base: SnapshotResult | None) -> tuple[str, ...]:
+        """Overlay lower directories of a chain, lowest first; layers without entries are left out."""
+        if base is None:
+            return ()
+        chain = [self.layers.get(layer_id) for layer_id in base.layers]
+        return tuple(map(str, self.layers.directories([layer for layer in chain if layer.id != EMPTY_LAYER])))
+
+    def set_root_metadata(self, directory: Path, entry: Entry) -> None:
+        """The root of a step's tree looks like that of its base, not like a directory just made."""
+        directory.chmod(entry.mode)
+        if self.is_root and (entry.uid or entry.gid):
+            os.chown(directory, entry.uid, entry.gid)
+
+    def adopt(self, upper: Path, base: SnapshotResult | None) -> str:
+        """What a step left in `upper` as a layer; the empty layer when it changed nothing."""
+        tree = self.view(base)
+
+        def unchanged(entry: Entry) -> bool:
+            node = tree.lookup(entry.path)
+            if node is None or node.entry.kind is not entry.kind:
+                return False
+            old = node.entry
+            return (old.mode, old.uid, old.gid, old.xattrs) == (
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                entry.xattrs,
+            )
+
+        layer = self.layers.adopt_upper(upper, overlay=self.executor().overlay, unchanged=unchanged)
+        return layer.id if layer is not None else self.empty_layer()
+
+    def empty_layer(self) -> str:
+        """The layer of no entries."""
+        with self.layers.new_tar(description="no change") as layer:
+            return layer.commit().id
+
+    def network_files(
+        self, network: NetMode, extra_hosts: Sequence[HostIP], hostname: str
+    ) -> tuple[FileMount, ...]:
+        """/etc/hosts and /etc/resolv.conf of a step."""
+        from anyarch.sandbox.plan import DEFAULT_HOSTNAME, FileMount
+
+        name = hostname or DEFAULT_HOSTNAME
+        hosts = f"127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+        hosts += "".join(f"{host.ip}\t{host.host}\n" for host in extra_hosts)
+        files = [FileMount("/etc/hosts", hosts.encode(), readonly=False)]
+        if network is not NetMode.NONE:
+            try:
+                resolv = Path("/etc/resolv.conf").read_bytes()
+            except OSError:
+                resolv = b""
+            files.append(FileMount("/etc/resolv.conf", resolv, readonly=False))
+        return tuple(files)
+
+    # emulation ------------------------------------------------------------------------------------
+
+    def route(self, platform: Platform) -> Route:
+        """How a step of `platform` runs here. Raises `EmulatorMissing`."""
+        route = self._routes.get(platform)
+        if route is None:
+            from anyarch.emulation import Host, plan
+
+            if platform.os != self.platform.os:
+                raise SandboxError(
+                    f"cannot run a step for {platform} on {self.platform}",
+                    hint="only COPY and other steps without RUN work for another operating system",
+                )
+            with self._lock:
+                if self._host is None:
+                    self._host = Host(memo=_Memo(self.store))
+            route = self._routes[platform] = plan(platform, self._host, is_root=self.is_root)
+        return route
+
+    def emulator_identity(self, platform: Platform) -> str:
+        if platform == self.platform:
+            return ""
+        return self.route(platform).cache_identity
+
+
+EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
+"""The diff ID of a tar without entries: two blocks of zeros."""
+
+
+class _Memo:
+    """Facts about this machine, kept in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, key: str) -> bytes | None:
+        return self._store.cache.get_value("host", key)
+
+    def set(self, key: str, value: bytes) -> None:
+        self._store.cache.set_value("host", key, value)
