@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_hosts",
-    "annotations",
     "attests",
     "build_contexts",
     "cache_options",
     "csv_fields",
+    "image_annotations",
     "key_values",
     "output",
     "platforms",
@@ -31,6 +31,7 @@ __all__ = [
     "ssh",
     "truth",
     "ulimit",
+    "with_shorthands",
 ]
 
 _TRUTH = {
@@ -121,6 +122,25 @@ def output(text: str) -> Output:
             "type is required for output", hint=f"{text!r} has no type=, for example type=oci,dest=image.tar"
         )
     return Output(kind, dest, attrs)
+
+
+def with_shorthands(outputs: Iterable[Output], *, push: bool, load: bool) -> tuple[Output, ...]:
+    """`outputs` and what `--push` and `--load` add: push goes into the image outputs that there are, else
+    it is one of its own; load is one more docker output without a file."""
+    result = [
+        Output("image", out.dest, {**out.attrs, "push": "true"}) if out.type == "registry" else out
+        for out in outputs
+    ]
+    if push:
+        if not any(out.type == "image" for out in result):
+            result.append(Output("image", None, {"unpack": "false"}))
+        result = [
+            Output(out.type, out.dest, {**out.attrs, "push": "true"}) if out.type == "image" else out
+            for out in result
+        ]
+    if load and not any(out.type == "docker" and out.dest is None for out in result):
+        result.append(Output("docker"))
+    return tuple(result)
 
 
 def platforms(texts: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -243,7 +263,7 @@ def ssh(text: str) -> Ssh:
     return Ssh(ident or "default", tuple(path for path in paths.split(",") if path))
 
 
-def annotations(texts: Iterable[str]) -> tuple[Annotation, ...]:
+def image_annotations(texts: Iterable[str]) -> tuple[Annotation, ...]:
     """`--annotation`: `[TYPE[PLATFORM],…:]KEY=VALUE`."""
     result = []
     for text in texts:

@@ -29,19 +29,13 @@ _NETWORKS = ("default", "none", "host")
 # Fields of a request that a later release acts on: the flag, what is accepted already, and what to do
 # meanwhile.
 _LATER: tuple[tuple[str, Callable[[BuildRequest], bool], str], ...] = (
-    ("--add-host", lambda r: not r.add_hosts, ""),
     ("--allow", lambda r: not r.allow, "no step of this release needs an entitlement"),
-    ("--annotation", lambda r: not r.annotations, "labels (--label) work"),
     ("--build-context", lambda r: not r.build_contexts, ""),
     ("--cache-from", lambda r: not r.cache_from, "the local cache is always used"),
     ("--cache-to", lambda r: not r.cache_to, "the local cache is always written"),
-    ("--call", lambda r: r.call == "build", ""),
-    ("--network", lambda r: r.network == "default", ""),
-    ("--no-cache-filter", lambda r: not r.no_cache_filter, "--no-cache works, for all stages"),
+    ("--call", lambda r: r.call in ("", "build"), ""),
     ("--secret", lambda r: not r.secrets, ""),
-    ("--shm-size", lambda r: r.shm_size is None, ""),
     ("--ssh", lambda r: not r.ssh, ""),
-    ("--ulimit", lambda r: not r.ulimits, ""),
 )
 
 

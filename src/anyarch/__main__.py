@@ -1,0 +1,8 @@
+"""`python -m anyarch`"""
+
+import sys
+
+from anyarch.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
