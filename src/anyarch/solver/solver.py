@@ -155,9 +155,9 @@ class Solver:
             return _hash("fresh", fast, [os.urandom(16).hex()])
         known = self._cache.canonical(fast)
         if known is not None:
-            if self._load(state, known):
+            if self._load(state, known) is not None:
                 return known
-        elif self._load(state, fast):
+        elif self._load(state, fast) is not None:
             return fast
         if any(cache_map.content):
             return await self._content_key(state, cache_map, input_keys, fast)
@@ -185,18 +185,16 @@ class Solver:
         parts = await asyncio.gather(*(part(n) for n in range(len(vertex.inputs))))
         slow = _hash("content", cache_map.digest, parts)
         canonical = self._cache.canonical(slow) or slow
-        if self._load(state, canonical):
+        if self._load(state, canonical) is not None:
             self._cache.link(fast, canonical)
         state.keys = (fast, slow) if canonical != slow else (fast,)
         return canonical
 
-    def _load(self, state: _State, canonical: str) -> bool:
-        saved = self._cache.load(canonical)
-        if saved is None:
-            return False
-        state.saved = saved
-        self._mark_cached(state)
-        return True
+    def _load(self, state: _State, canonical: str) -> Sequence[Result] | None:
+        state.saved = self._cache.load(canonical)
+        if state.saved is not None:
+            self._mark_cached(state)
+        return state.saved
 
     # results --------------------------------------------------------------------------------------
 
@@ -214,9 +212,9 @@ class Solver:
         if vertex.inputs:
             inputs = await self.solve(vertex.inputs)
             # Another vertex with the same canonical key may have run meanwhile, here or in another process.
-            if not vertex.ignore_cache and self._load(state, canonical):
-                assert state.saved is not None
-                return state.saved
+            saved = None if vertex.ignore_cache else self._load(state, canonical)
+            if saved is not None:
+                return saved
         twin = self._running.get(canonical)
         if twin is not None:
             # Another vertex turned out to be the same work, and is at it.

@@ -120,7 +120,7 @@ class ImageResolver:
         manifest = decode(Manifest, blob.raw)
         if manifest.config.media_type not in media.CONFIGS:
             raise UnsupportedMedia(
-                f"{reference.familiar}: holds {manifest.config.media_type or 'no config'}, which is not an image",
+                f"{reference.familiar}: {manifest.config.media_type or 'no config'} is not an image config",
                 hint="artifacts such as signatures, charts or attestations cannot be a base image",
             )
         config = self._config(reference, manifest.config)

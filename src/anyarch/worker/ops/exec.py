@@ -265,9 +265,7 @@ class ExecOperation:
 
     def _hint(self, status: int, tail: bytes, route: Route) -> str | None:
         if status in (126, 127) and b"not found" in tail and self._op.meta.args[:1]:
-            return (
-                "the program is not in this stage: check its spelling and PATH, or install it in a RUN before"
-            )
+            return "the program is not in this stage: check its spelling and PATH, or install it before"
         if status == 139 and route.kind != "native":
             return (
                 f"the step runs {self.platform} under emulation and crashed: a newer QEMU often helps, "
