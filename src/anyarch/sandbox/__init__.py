@@ -1,1 +1,3 @@
-"""Sandboxes for RUN steps: namespaces, overlay mounts, capabilities, seccomp; for root and for ordinary users."""
+"""Sandboxes for RUN steps: namespaces, overlay mounts, capabilities, seccomp; for root and for ordinary
+users.
+"""

@@ -1,36 +1,90 @@
 """Run steps in sandboxes: the side of the supervisor that lives in our process.
 
-One small supervisor process is started on the first step that has to run, and forks a child for each step. All of
-it ends with this process, however that ends. What the child does is in `anyarch.sandbox.supervisor`.
+One small supervisor process is started on the first step that has to run, and forks a child for each step.
+All of it ends with this process, however that ends. What the child does is in `anyarch.sandbox.supervisor`.
+
+Each step has a control socket of its own, shared by this process, the supervisor and the child. We write the
+plan to it and shut our half to cancel; the child reports on it what the kernel refused, the supervisor how it
+ended.
 """
 
 from __future__ import annotations
 
+import marshal
+import os
+import select
+import socket
+import sys
+import threading
 from typing import TYPE_CHECKING
 
-from anyarch.errors import SandboxError
+import msgspec
+
+from anyarch.errors import Canceled, SandboxError
+from anyarch.sandbox.compile import compile_plan
+from anyarch.sandbox.gates import refusal
+from anyarch.sandbox.idmap import map_arguments, parse_subids
+from anyarch.sandbox.plan import CancelToken
+from anyarch.sandbox.supervisor.report import receive_frame, send_frame
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from anyarch.sandbox.plan import CancelToken, ExecRequest
+    from anyarch.sandbox.plan import ExecRequest, Registration
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "is_privileged"]
+
+_CHUNK = 1 << 16
+_CAP_SYS_ADMIN = 21
+_EVENT_PERIOD_MS = 50  # how often a threading.Event is looked at
+_START = (
+    "import sys;p=type(sys)('supervisor');p.__path__=[sys.argv[1]];sys.modules['supervisor']=p;"
+    "from supervisor.main import main;main(*sys.argv[2:])"
+)
+
+
+def is_privileged() -> bool:
+    """Whether this process may mount and make namespaces itself: root with CAP_SYS_ADMIN."""
+    if os.geteuid() != 0:
+        return False
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return False
 
 
 class Executor:
-    """Runs `ExecRequest`s. Thread-safe; several requests run at once. Close it (or use it as a context manager)."""
+    """Runs `ExecRequest`s. Thread-safe; several requests run at once. Close it, or use it as a context
+    manager.
+    """
 
-    def __init__(self, state_dir: Path | str) -> None:
-        """`state_dir` is an existing or creatable directory that serves as a private mountpoint; it stays empty."""
-        self.state_dir = str(state_dir)
+    def __init__(self, state_dir: Path | str, *, privileged: bool | None = None) -> None:
+        """`state_dir` serves as a mountpoint that only the steps see; it is made if missing and stays empty.
+
+        `privileged` is found out when it is None; False runs everything in a user namespace, as an ordinary
+        user's.
+        """
+        self.state_dir = os.path.abspath(os.fspath(state_dir))
+        self._privileged = is_privileged() if privileged is None else privileged
+        self._lock = threading.Lock()
+        self._link: socket.socket | None = None
+        self._launcher = 0
+        self._ids = ""
+        self._closed = False
 
     @property
     def overlay(self) -> str:
         """Whose overlay attributes the steps' upper directories carry: `trusted` (as root) or `user`."""
-        raise SandboxError("the sandbox is not complete yet")
+        return "trusted" if self._privileged else "user"
+
+    @property
+    def ids(self) -> str:
+        """Which ids a step can have: `all`, `range` (those of /etc/subuid), `single`. Starts the supervisor.
+        """
+        self._start()
+        return self._ids
 
     def run(
         self,
@@ -40,27 +94,346 @@ class Executor:
         cancel: threading.Event | CancelToken | None = None,
         stdio: tuple[int, int, int] | None = None,
     ) -> int:
-        """Run to the end and return the exit code (128+N when signal N ended it, so 137 when cancelled).
+        """Run to the end and return the exit code (128+N when signal N ended it).
 
-        `on_output(stream, data)` is called in this thread with what the process writes to stream 1 or 2. `stdio`
-        hands these descriptors to the process instead. Raises `SandboxError` when the sandbox cannot be set up or
-        the program cannot be executed.
+        `on_output(stream, data)` is called in this thread with what the process writes to stream 1 or 2.
+        `stdio` hands these descriptors to the process instead; with a `tty` they are joined to its terminal.
+        Raises `SandboxError` when the sandbox cannot be set up or the program cannot be executed, `Canceled`
+        when `cancel` was set before the process ended.
         """
-        raise SandboxError("the sandbox is not complete yet")
+        plan = compile_plan(request, overlay=self.overlay, machine=os.uname().machine)
+        registrations = tuple(sorted(_registration(emulator) for emulator in request.emulators))
+        stdin = stdio[0] if stdio is not None else request.stdin
+        outputs = (stdio[1], stdio[2]) if stdio is not None else None
+        if request.tty:
+            return self._run_terminal(plan, registrations, stdin, outputs, on_output, cancel)
+        exchange = self._exchange("step", registrations, stdin, outputs)
+        with exchange:
+            exchange.send(msgspec.structs.asdict(plan))
+            return exchange.finish(on_output, cancel)
 
-    def run_in_userns(self, argv: Sequence[str], stdin: bytes = b"", *, env: Sequence[str] = ()) -> bytes:
-        """Run a host program as the owner of all ids a step can have, and return what it writes to its output.
+    def run_in_userns(
+        self, argv: Sequence[str], stdin: bytes = b"", *, env: Sequence[str] | None = None
+    ) -> bytes:
+        """Run a host program as the owner of all ids a step can have, and return what it writes to its
+        output.
 
-        For an ordinary user that is inside the user namespace of the steps, so directories they left can be read
-        and removed. Raises `SandboxError` with the program's error output when it does not end with 0.
+        For an ordinary user that is inside the user namespace of the steps, so directories they left can be
+        read and removed. `env` is this process's own when None. Raises `SandboxError` with the program's
+        error output when it does not end with 0.
         """
-        raise SandboxError("the sandbox is not complete yet")
+        pairs = os.environb.items() if env is None else [_pair(text) for text in env]
+        read_end, write_end = os.pipe()
+        out, errors = bytearray(), bytearray()
+        feeder = threading.Thread(target=_feed, args=(write_end, stdin), name="anyarch-stdin")
+        try:
+            exchange = self._exchange("command", (), read_end, None)
+        except BaseException:
+            os.close(write_end)
+            raise
+        finally:
+            os.close(read_end)
+        feeder.start()
+        with exchange:
+            exchange.send((tuple(os.fsencode(word) for word in argv), dict(pairs)))
+            code = exchange.finish(lambda stream, data: (out if stream == 1 else errors).extend(data), None)
+        feeder.join()
+        if code != 0:
+            tail = bytes(errors[-2000:]).decode("utf-8", "replace").strip()
+            raise SandboxError(f"{argv[0]} ended with status {code}: {tail}")
+        return bytes(out)
 
     def close(self) -> None:
-        """End the supervisor and every step that still runs."""
+        """End the supervisor and every step that still runs. Twice is once."""
+        with self._lock:
+            self._closed = True
+            link, self._link = self._link, None
+            launcher, self._launcher = self._launcher, 0
+        if link is not None:
+            link.close()
+        if launcher:
+            os.waitpid(launcher, 0)
 
     def __enter__(self) -> Executor:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def _run_terminal(
+        self,
+        plan: msgspec.Struct,
+        registrations: tuple[tuple[bytes, ...], ...],
+        stdin: int | None,
+        outputs: tuple[int, int] | None,
+        on_output: Callable[[int, bytes], None],
+        cancel: threading.Event | CancelToken | None,
+    ) -> int:
+        from anyarch.sandbox.terminal import Relay
+
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            exchange = self._exchange("step", registrations, None, (null, null))
+        finally:
+            os.close(null)
+        with exchange:
+            exchange.send(msgspec.structs.asdict(plan))
+            master = exchange.receive_terminal()
+            if master is None:
+                return exchange.finish(on_output, cancel)
+            with Relay(master, stdin, outputs[0] if outputs else None, on_output) as relay:
+                return exchange.finish(on_output, cancel, relay)
+
+    def _start(self) -> socket.socket:
+        with self._lock:
+            if self._closed:
+                raise SandboxError("the sandbox has been closed")
+            if self._link is None:
+                self._launch()
+            assert self._link is not None
+            return self._link
+
+    def _launch(self) -> None:
+        os.makedirs(self.state_dir, mode=0o700, exist_ok=True)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = os.pidfd_open(os.getpid())
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        sources = [null, null, null, theirs.fileno(), owner]
+        high = [_duplicate_high(fd) for fd in sources]  # so that no target is a source still to come
+        try:
+            directory = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor")
+            mode = "root" if self._privileged else "user"
+            maps = ("", "") if self._privileged else _id_arguments()
+            self._launcher = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-E", "-c", _START, directory, self.state_dir, mode, *maps],
+                os.environ,
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)],
+                setsigmask=(),
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in (null, owner, *high):
+                os.close(fd)
+        answer = ours.recv(_CHUNK)
+        hello = marshal.loads(answer) if answer else ("refused", "internal", b"the supervisor ended", 0, b"")
+        if hello[0] != "ready":
+            ours.close()
+            os.waitpid(self._launcher, 0)
+            self._launcher = 0
+            raise refusal(*hello[1:])
+        self._ids = hello[1]
+        self._link = ours
+
+    def _exchange(
+        self,
+        kind: str,
+        registrations: tuple[tuple[bytes, ...], ...],
+        stdin: int | None,
+        outputs: tuple[int, int] | None,
+    ) -> _Exchange:
+        """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
+        link = self._start()
+        control, theirs = socket.socketpair()
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else -1
+        pipes = [os.pipe(), os.pipe()] if outputs is None else []
+        writers = outputs or (pipes[0][1], pipes[1][1])
+        passed = [theirs.fileno(), null if stdin is None else stdin, *writers]
+        try:
+            # one message, so threads need no lock
+            socket.send_fds(link, [marshal.dumps((kind, registrations))], passed)
+        except OSError as error:
+            control.close()
+            for reader, _ in pipes:
+                os.close(reader)
+            raise SandboxError(
+                "the sandbox supervisor has ended", hint="it was killed; run the build again"
+            ) from error
+        finally:
+            theirs.close()
+            if null >= 0:
+                os.close(null)
+            for _, writer in pipes:
+                os.close(writer)
+        return _Exchange(control, [reader for reader, _ in pipes])
+
+
+class _Exchange:
+    """One child, from its start to its end: its control socket and our ends of its output pipes."""
+
+    def __init__(self, control: socket.socket, readers: list[int]) -> None:
+        self._control = control
+        self._readers = readers
+
+    def __enter__(self) -> _Exchange:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._control.close()  # cancels a child that still runs
+        for reader in self._readers:
+            os.close(reader)
+
+    def send(self, value: object) -> None:
+        try:
+            send_frame(self._control, value)
+        except BrokenPipeError:
+            return  # refused before it was read: the report says why
+
+    def receive_terminal(self) -> int | None:
+        """The terminal of the step; None when the next report (left for `finish`) is another one."""
+        head = self._control.recv(4, socket.MSG_PEEK)
+        frame_size = 4 + int.from_bytes(head, sys.byteorder)
+        report = marshal.loads(self._control.recv(frame_size, socket.MSG_PEEK | socket.MSG_WAITALL)[4:])
+        if report[0] != "terminal":
+            return None
+        self._control.recv(frame_size)
+        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        return descriptors[0]
+
+    def finish(
+        self,
+        on_output: Callable[[int, bytes], None],
+        cancel: threading.Event | CancelToken | None,
+        relay: Relay | None = None,
+    ) -> int:
+        """Pass the output on until the child has ended, and return its code."""
+        token = cancel if isinstance(cancel, CancelToken) else None
+        if token is not None:
+            token.add_callback(self._cancel)
+        try:
+            return self._finish(on_output, cancel, relay)
+        finally:
+            if token is not None:
+                token.remove_callback(self._cancel)
+
+    def _cancel(self) -> None:
+        try:
+            self._control.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it has ended
+
+    def _finish(
+        self,
+        on_output: Callable[[int, bytes], None],
+        cancel: threading.Event | CancelToken | None,
+        relay: Relay | None,
+    ) -> int:
+        streams = {reader: number for number, reader in enumerate(self._readers, start=1)}
+        control = self._control.fileno()
+        poll = select.poll()
+        for fd in (control, *streams, *(relay.descriptors if relay else ())):
+            poll.register(fd, select.POLLIN)
+        event = cancel if isinstance(cancel, threading.Event) else None
+        period = _EVENT_PERIOD_MS if event is not None else (relay.period_ms if relay else None)
+        error: SandboxError | None = None
+        while True:
+            if event is not None and event.is_set():
+                self._cancel()
+                event, period = None, None
+            for fd, _ in poll.poll(period):
+                if fd == control:
+                    report = receive_frame(self._control)
+                    if report is not None and report[0] == "refused":
+                        error = error or refusal(*report[1:])
+                        continue
+                    for reader, number in streams.items():
+                        _drain(reader, number, on_output)
+                    if relay is not None:
+                        relay.drain()
+                    return _result(report, error, cancel)
+                number = streams.get(fd, 0)
+                if number:
+                    data = os.read(fd, _CHUNK)
+                    if data:
+                        on_output(number, data)
+                    else:
+                        poll.unregister(fd)
+                        del streams[fd]
+                elif relay is not None and not relay.ready(fd):
+                    poll.unregister(fd)
+            if relay is not None:
+                relay.resize()
+
+
+def _result(report: tuple[str, int] | None, error: SandboxError | None, cancel: object) -> int:
+    cancelled = (cancel.is_set() if isinstance(cancel, threading.Event) else False) or (
+        isinstance(cancel, CancelToken) and cancel.cancelled
+    )
+    if cancelled and (report is None or report[1] == 128 + 9):
+        raise Canceled("the step was cancelled")
+    if error is not None:
+        raise error
+    if report is None:
+        raise SandboxError("the sandbox supervisor has ended", hint="it was killed; run the build again")
+    return report[1]
+
+
+def _drain(reader: int, number: int, on_output: Callable[[int, bytes], None]) -> None:
+    """What is left in a pipe after all its writers were killed."""
+    os.set_blocking(reader, False)
+    while True:
+        try:
+            data = os.read(reader, _CHUNK)
+        except BlockingIOError:
+            return  # somebody outside the sandbox has got hold of the other end
+        if not data:
+            return
+        on_output(number, data)
+
+
+def _feed(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except BrokenPipeError:
+        return  # the program did not want all of it
+    finally:
+        os.close(fd)
+
+
+def _duplicate_high(fd: int) -> int:
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+
+
+def _pair(text: str) -> tuple[bytes, bytes]:
+    name, _, value = os.fsencode(text).partition(b"=")
+    return name, value
+
+
+def _registration(emulator: Registration) -> tuple[bytes, ...]:
+    name, interpreter, flags = (
+        os.fsencode(text) for text in (emulator.name, emulator.interpreter, emulator.flags)
+    )
+    return (name, emulator.magic, emulator.mask, interpreter, flags)
+
+
+def _id_arguments() -> tuple[str, str]:
+    """What newuidmap and newgidmap are to be called with for this user; empty texts when it has no ranges."""
+    import pwd
+
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = ""
+    arguments = []
+    for path, own in (("/etc/subuid", uid), ("/etc/subgid", gid)):
+        try:
+            with open(path) as file:
+                ranges = parse_subids(file.read(), name=name, number=uid)
+        except OSError:
+            ranges = []
+        arguments.append(" ".join(map_arguments(own, ranges)))
+    if not all(arguments):
+        return "", ""
+    return arguments[0], arguments[1]
+
+
+if TYPE_CHECKING:
+    from anyarch.sandbox.terminal import Relay

@@ -1,7 +1,8 @@
 """What a step is to run and see: plain values, complete before anything is executed.
 
-The engine describes a step as an `ExecRequest`; `anyarch.sandbox.compile` turns it into the list of operations
-that the supervisor's child carries out. Paths are `str` with surrogateescape; layers are lowest first.
+The engine describes a step as an `ExecRequest`; `anyarch.sandbox.compile` turns it into the list of
+operations that the supervisor's child carries out. Paths are `str` with surrogateescape; layers are lowest
+first.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ DEFAULT_SHM_SIZE = 64 << 20
 class RootFS(msgspec.Struct, frozen=True):
     """A tree made of layer directories, lowest first.
 
-    What the step writes goes to `upper` (`work` is the empty directory beside it that overlayfs wants, on the same
-    file system). With neither, the tree is read-only. `readonly` forbids writing although there is an upper.
-    `lowers` may be empty (FROM scratch).
+    What the step writes goes to `upper` (`work` is the empty directory beside it that overlayfs wants, on the
+    same file system). With neither, the tree is read-only. `readonly` forbids writing although there is an
+    upper. `lowers` may be empty (FROM scratch).
     """
 
     lowers: tuple[str, ...]
@@ -99,7 +100,9 @@ class Ulimit(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True, order=True):
-    """One entry of a private binfmt_misc: files that start with `magic` under `mask` are run by `interpreter`."""
+    """One entry of a private binfmt_misc: files that start with `magic` under `mask` are run by
+    `interpreter`.
+    """
 
     name: str
     magic: bytes
@@ -111,10 +114,10 @@ class Registration(msgspec.Struct, frozen=True, order=True):
 class ExecRequest(msgspec.Struct, frozen=True):
     """One process to run in a root file system of its own.
 
-    `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine) or
-    `none` (loopback only). `insecure` keeps all capabilities and hides nothing. With `emulators` the process
-    runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a terminal
-    of its own. `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
+    `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine)
+    or `none` (loopback only). `insecure` keeps all capabilities and hides nothing. With `emulators` the
+    process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
+    terminal of its own. `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
     """
 
     argv: tuple[str, ...]

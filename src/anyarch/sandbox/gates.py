@@ -1,0 +1,159 @@
+"""What the kernel refused, in words: which gate, why it may be shut, and how to open it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from anyarch.errors import SandboxError
+
+__all__ = ["refusal"]
+
+_USERNS_SETTINGS = (
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces"),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone"),
+)
+_APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+_TEXT = {
+    errno.ENOENT: "no such file or directory",
+    errno.EACCES: "permission denied",
+    errno.ENOEXEC: "exec format error",
+    errno.E2BIG: "argument list too long",
+}
+
+
+def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> SandboxError:
+    """The error for a report of the child (`anyarch.sandbox.supervisor.report.Refused`)."""
+    what = os.fsdecode(subject)
+    why = _TEXT.get(code) or os.strerror(code).lower()
+    match gate:
+        case "exec":
+            return _exec_refusal(what, code, why, detail)
+        case "unshare user" | "emulator namespace":
+            return SandboxError(
+                f"the kernel refused a new user namespace (unshare CLONE_NEWUSER): {why}",
+                hint=_userns_hint(code),
+            )
+        case "unshare":
+            return SandboxError(
+                f"the kernel refused new namespaces (unshare CLONE_NEWNS, CLONE_NEWPID): {why}",
+                hint="inside a container, run it with the capability CAP_SYS_ADMIN and without a seccomp profile",
+            )
+        case "map ids":
+            return SandboxError(
+                f"the ids of the user namespace could not be set (/proc/self/uid_map): {why}",
+                hint="a policy of this machine forbids it" + _apparmor_hint(),
+            )
+        case "binfmt_misc":
+            return SandboxError(
+                f"the kernel refused binfmt_misc in a user namespace: {why}",
+                hint="that needs Linux 6.7 or later; on an older kernel register the emulators for the whole "
+                "machine: apt-get install qemu-user-static binfmt-support",
+            )
+        case "register":
+            return SandboxError(f"binfmt_misc refused the emulator {what}: {why}")
+        case "mount proc":
+            return SandboxError(
+                f"the kernel refused to mount /proc for the step: {why}",
+                hint="inside a container, parts of /proc are hidden and the kernel allows no new one; run the "
+                "container with --security-opt systempaths=unconfined, or privileged",
+            )
+        case "overlay":
+            return SandboxError(
+                f"the layers of the step could not be mounted (overlay): {why}", hint=_overlay_hint(code)
+            )
+        case "layer":
+            return SandboxError(f"a layer directory cannot be used: {what}: {why}")
+        case "source":
+            return SandboxError(f"the source of a mount cannot be used: {what}: {why}")
+        case "mountpoint":
+            return SandboxError(
+                f"nothing can be mounted at /{what}: {why}",
+                hint="a file where a directory is mounted, or the reverse?"
+                if code == errno.ENOTDIR
+                else None,
+            )
+        case "chdir":
+            return SandboxError(f"the working directory {what} cannot be entered: {why}")
+        case "user" | "groups" if code in (errno.EINVAL, errno.EPERM):
+            return SandboxError(
+                f"{'user' if gate == 'user' else 'group'} {what} does not exist in this user namespace",
+                hint="give your user further ids in /etc/subuid and /etc/subgid and install newuidmap "
+                "(apt-get install uidmap), or build as root",
+            )
+        case "limit":
+            return SandboxError(f"resource limit {what} cannot be set: {why}")
+        case "fork":
+            return SandboxError(f"no process could be started for the step (fork): {why}")
+        case "bind" | "readonly" | "mask" if code == errno.ENOSYS:
+            return SandboxError("the sandbox needs Linux 5.12 or later (mount_setattr)")
+        case "find" if code == errno.ENOSYS:
+            return SandboxError("the sandbox needs Linux 5.12 or later (openat2)")
+        case "internal":
+            return SandboxError(f"the sandbox failed: {what}")
+    place = f" on {what}" if what else ""
+    return SandboxError(f"the sandbox could not be set up: {gate}{place}: {why}")
+
+
+def _exec_refusal(path: str, code: int, why: str, head: bytes) -> SandboxError:
+    from anyarch.elf.header import interpreter_of, machine_name
+
+    hint = None
+    if code == errno.ENOENT and head:
+        interpreter = _script_interpreter(head) or interpreter_of(head)
+        if interpreter:
+            hint = f"{path} is there, but {interpreter}, which is to run it, is not"
+    elif code == errno.ENOENT and "/" not in path:
+        return SandboxError(f"exec {path}: executable file not found in $PATH")
+    elif code == errno.ENOEXEC:
+        name = machine_name(head)
+        if name:
+            hint = f"it is a program for {name}; that needs an emulator: apt-get install qemu-user-static"
+        elif head[:4] == b"\x7fELF":
+            hint = "it is a damaged program file"
+        elif head[:2] != b"#!":
+            hint = "a script needs a first line that names its interpreter, such as #!/bin/sh"
+    return SandboxError(f"exec {path}: {why}", hint=hint)
+
+
+def _script_interpreter(head: bytes) -> str:
+    if not head.startswith(b"#!"):
+        return ""
+    words = head[2:].split(b"\n", 1)[0].split()
+    return os.fsdecode(words[0]) if words else ""
+
+
+def _userns_hint(code: int) -> str:
+    for path, shut, name in _USERNS_SETTINGS:
+        if _read(path) == shut:
+            return f"{name} is {shut}; an administrator can allow it: sysctl {name}={'1' if shut == '0' else '0'}"
+    if code == errno.ENOSPC:
+        return "the limit user.max_user_namespaces is reached"
+    return "a policy of this machine or container forbids user namespaces" + (
+        _apparmor_hint() or "; build as root"
+    )
+
+
+def _apparmor_hint() -> str:
+    if _read(_APPARMOR) == "1":
+        return "; an administrator can allow it: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+    return ""
+
+
+def _overlay_hint(code: int) -> str | None:
+    if code == errno.ENODEV:
+        return "the kernel has no overlay file system: modprobe overlay"
+    if code in (errno.EPERM, errno.EINVAL):
+        return (
+            "the store may lie on a file system that overlayfs cannot use for writing (another overlay, NFS); "
+            "set ANYARCH_ROOT to a directory on ext4, xfs, btrfs or tmpfs. An ordinary user needs Linux 5.11"
+        )
+    return None
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""

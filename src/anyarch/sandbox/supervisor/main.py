@@ -1,0 +1,166 @@
+"""The supervisor's loop: takes requests from the parent, forks a child for each, reports how it ended.
+
+It is pid 1 of a pid namespace, so whatever ends it ends all steps. It ends itself when the parent does. A
+request is a short message with descriptors: a control socket and the step's three standard streams. The rest
+goes over the control socket between parent and child; the supervisor only watches it: half closed, the step
+is cancelled.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import marshal
+import os
+import select
+import struct
+
+from . import syscalls as sys
+from .launch import become_supervisor
+from .namespaces import EmulatorNamespaces
+from .report import Refused, send_frame
+from .step import run_command, run_step
+
+PARENT_FD, OWNER_FD = 3, 4
+_MESSAGE_SIZE = 1 << 16
+_DESCRIPTORS = struct.Struct("=4i")
+_POLLRDHUP = 0x2000
+
+
+class Running:
+    """A child that has not ended: its control socket and a descriptor that becomes readable when it ends."""
+
+    def __init__(self, pid: int, control: _socket.socket, pidfd: int) -> None:
+        self.pid = pid
+        self.control = control
+        self.pidfd = pidfd
+
+
+class Supervisor:
+    def __init__(self, parent: _socket.socket, state_dir: bytes) -> None:
+        self.parent = parent
+        self.state_dir = state_dir
+        self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.emulators = EmulatorNamespaces()
+        self.running: dict[int, Running] = {}  # by pid
+        self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
+        self.poll = select.poll()
+        self.poll.register(parent.fileno(), select.POLLIN)
+        self.poll.register(OWNER_FD, select.POLLIN)
+
+    def serve(self) -> None:
+        """Until the parent closes its socket or ends."""
+        while True:
+            for fd, _events in self.poll.poll():
+                if fd == OWNER_FD:
+                    return
+                if fd == self.parent.fileno():
+                    if not self._accept():
+                        return
+                    continue
+                running = self.by_fd.get(fd)
+                if running is None:
+                    continue
+                if fd == running.pidfd:
+                    self._reap()
+                else:
+                    self._cancel(running)
+
+    def _accept(self) -> bool:
+        size = _socket.CMSG_SPACE(_DESCRIPTORS.size)
+        message, ancillary, _flags, _address = self.parent.recvmsg(
+            _MESSAGE_SIZE, size, _socket.MSG_CMSG_CLOEXEC
+        )
+        if not message or not ancillary:
+            return False
+        control_fd, *stdio = _DESCRIPTORS.unpack(ancillary[0][2])
+        control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control_fd)
+        kind, registrations = marshal.loads(message)
+        try:
+            if kind == "step":
+                emulator_ns = self.emulators.get(registrations) if registrations else -1
+                pid = self._fork_step(control, (stdio[0], stdio[1], stdio[2]), emulator_ns)
+            else:
+                pid = self._fork_command(control, (stdio[0], stdio[1], stdio[2]))
+        except Refused as refused:
+            send_frame(control, ("refused", refused.gate, refused.subject, refused.code, refused.detail))
+            control.close()
+        except OSError as error:
+            send_frame(control, ("refused", "fork", b"", error.errno or 0, b""))
+            control.close()
+        else:
+            running = Running(pid, control, os.pidfd_open(pid))
+            self.running[pid] = running
+            self.by_fd[control_fd] = self.by_fd[running.pidfd] = running
+            self.poll.register(control_fd, _POLLRDHUP)
+            self.poll.register(running.pidfd, select.POLLIN)
+        finally:
+            for fd in stdio:
+                os.close(fd)
+        return True
+
+    def _fork_step(self, control: _socket.socket, stdio: tuple[int, int, int], emulator_ns: int) -> int:
+        # The next child is the first process of a new pid namespace; children after it are not.
+        sys.unshare(sys.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                run_step(control, stdio, self.state_dir, emulator_ns)
+        finally:
+            sys.setns(self.own_pid_ns, sys.CLONE_NEWPID)
+        return pid
+
+    def _fork_command(self, control: _socket.socket, stdio: tuple[int, int, int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            run_command(control, stdio)
+        return pid
+
+    def _cancel(self, running: Running) -> None:
+        self.poll.unregister(running.control.fileno())
+        os.kill(running.pid, 9)  # not reaped yet, so the number is still its own
+
+    def _reap(self) -> None:
+        """Report every child that has ended; orphans of host commands come here as well."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            running = self.running.pop(pid, None)
+            if running is not None:
+                self._report(running, os.waitstatus_to_exitcode(status))
+
+    def _report(self, running: Running, code: int) -> None:
+        fd = running.control.fileno()
+        for watched in (fd, running.pidfd):
+            del self.by_fd[watched]
+            try:
+                self.poll.unregister(watched)
+            except KeyError:
+                continue  # the control socket of a cancelled step
+        os.close(running.pidfd)
+        try:
+            send_frame(running.control, ("ended", 128 - code if code < 0 else code))
+        except OSError:
+            return  # nobody listens any more
+        finally:
+            running.control.close()
+
+
+def main(state_dir: str, mode: str, uid_args: str, gid_args: str) -> None:
+    """Entry point of the process; see `anyarch.sandbox.executor` for the arguments."""
+    parent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, PARENT_FD)
+    try:
+        ids = become_supervisor(mode, uid_args.split(), gid_args.split())
+        gc.freeze()
+        gc.disable()  # children are short-lived and share these pages
+        supervisor = Supervisor(parent, os.fsencode(state_dir))
+        parent.send(marshal.dumps(("ready", ids)))
+    except Refused as refused:
+        parent.send(marshal.dumps(("refused", refused.gate, refused.subject, refused.code, refused.detail)))
+        os._exit(1)
+    supervisor.serve()
+    os._exit(0)

@@ -1,0 +1,248 @@
+"""One step, from the fork in the supervisor to the execve of its program. The process is pid 1 of its
+namespace.
+
+The order is what the kernel asks for: namespaces, the tree (with the capabilities of the supervisor), the new
+root, the user namespace with the emulators, then giving up privileges one by one. The program itself becomes
+pid 1, as with other builders; when it ends the kernel ends all that it left behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from . import syscalls as sys
+from .mounts import Tree
+from .report import Refused, gate, receive_frame, send_frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from typing import Any
+
+    Plan = dict[str, Any]  # the fields of anyarch.sandbox.compile.Plan
+
+_LAST_CAPABILITY = 63
+_HEAD_SIZE = 4096
+_SIGPIPE, _SIGXFSZ = 13, 25
+_DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def run_step(control: socket, stdio: tuple[int, int, int], state_dir: bytes, emulator_ns: int) -> None:
+    """Never returns. What goes wrong before the program runs is reported on `control`."""
+    try:
+        plan = receive_frame(control)
+        if plan is not None:
+            _run(plan, control, stdio, state_dir, emulator_ns)
+    except Refused as refused:
+        _report(control, refused)
+    except BaseException as error:
+        _report(control, Refused("internal", repr(error).encode("utf-8", "replace"), 0))
+    os._exit(127)
+
+
+def run_command(control: socket, stdio: tuple[int, int, int]) -> None:
+    """Run a host program with the ids and capabilities of the supervisor. Never returns."""
+    try:
+        request = receive_frame(control)
+        if isinstance(request, tuple):
+            argv, env = request
+            os.setsid()
+            _set_stdio(stdio)
+            _restore_signals()
+            sys.close_range_on_exec(3)
+            _execute(argv, env)
+    except Refused as refused:
+        _report(control, refused)
+    except BaseException as error:
+        _report(control, Refused("internal", repr(error).encode("utf-8", "replace"), 0))
+    os._exit(127)
+
+
+def _report(control: socket, refused: Refused) -> None:
+    send_frame(control, ("refused", refused.gate, refused.subject, refused.code, refused.detail))
+
+
+def _run(
+    plan: Plan, control: socket, stdio: tuple[int, int, int], state_dir: bytes, emulator_ns: int
+) -> None:
+    os.umask(0)  # modes are given in full
+    with gate("unshare"):
+        sys.unshare(plan["namespaces"])
+    if plan["namespaces"] & sys.CLONE_NEWNET:
+        _loopback_up()
+    with gate("hostname"):
+        sys.sethostname(plan["hostname"])
+    tree = Tree(state_dir, plan["overlay_options"])
+    tree.build(plan["operations"])
+    if plan["tty"]:
+        stdio = _open_terminal(tree.root_fd, control)
+    _enter_root(tree.root_fd)
+    os.setsid()
+    _set_stdio(stdio)
+    if plan["tty"]:
+        _take_terminal()
+    os.umask(0o022)
+    _change_directory(plan["cwd"])
+    if emulator_ns >= 0:
+        with gate("emulator namespace"):
+            sys.setns(emulator_ns, sys.CLONE_NEWUSER)
+            if plan["insecure"]:  # a mount namespace that the user namespace owns, so the step may mount
+                sys.unshare(sys.CLONE_NEWNS)
+    for limit in plan["rlimits"]:
+        _set_limit(*limit)
+    _restore_signals()
+    sys.close_range_on_exec(3)
+    _drop_privileges(plan)
+    _execute(plan["argv"], plan["env"])
+
+
+def _loopback_up() -> None:
+    import _socket
+    import fcntl
+    import struct
+
+    with gate("loopback"):
+        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM, 0)
+        flags = 0x1 | 0x40  # IFF_UP, IFF_RUNNING
+        fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sH14x", b"lo", flags))  # SIOCSIFFLAGS
+        probe.close()
+
+
+def _enter_root(root_fd: int) -> None:
+    with gate("pivot_root"):
+        os.fchdir(root_fd)
+        sys.pivot_root(b".", b".")
+        sys.umount2(b".", sys.MNT_DETACH)
+        os.chdir(b"/")
+
+
+def _open_terminal(root_fd: int, control: socket) -> tuple[int, int, int]:
+    """A terminal of the step's own devpts; its other side goes to the parent."""
+    import _socket
+    import fcntl
+    import struct
+
+    with gate("terminal"):
+        master = sys.open_in_root(root_fd, b"dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
+        peer = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
+        console = sys.open_in_root(root_fd, b"dev", os.O_PATH)
+        os.close(os.open(b"console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=console))
+        clone = sys.open_tree(peer, b"", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH)
+        sys.move_mount(clone, console, b"console")
+        os.close(clone)
+        os.close(console)
+        send_frame(control, ("terminal",))
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", master))]
+        control.sendmsg([b"t"], ancillary)
+        os.close(master)
+    return peer, peer, peer
+
+
+def _take_terminal() -> None:
+    import fcntl
+
+    with gate("terminal"):
+        fcntl.ioctl(0, 0x540E, 0)  # TIOCSCTTY
+
+
+def _set_stdio(stdio: tuple[int, int, int]) -> None:
+    # none of the three is below 3: those are the supervisor's own
+    for number, fd in enumerate(stdio):
+        os.dup2(fd, number, inheritable=True)
+
+
+def _change_directory(path: bytes) -> None:
+    with gate("chdir", path):
+        try:
+            os.chdir(path)
+        except FileNotFoundError:
+            os.makedirs(path, 0o755, exist_ok=True)
+            os.chdir(path)
+
+
+def _set_limit(number: int, soft: int, hard: int) -> None:
+    import resource
+
+    with gate("limit", b"%d" % number):
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except ValueError as error:
+            raise OSError(errno.EPERM, str(error)) from error
+
+
+def _restore_signals() -> None:
+    # the interpreter ignores these, and an ignored signal stays so over execve
+    sys.default_signal(_SIGPIPE)
+    sys.default_signal(_SIGXFSZ)
+
+
+def _drop_privileges(plan: Plan) -> None:
+    keep = plan["capabilities"]
+    with gate("capabilities"):
+        for capability in range(_LAST_CAPABILITY + 1):
+            if not keep >> capability & 1:
+                try:
+                    sys.prctl(sys.PR_CAPBSET_DROP, capability)
+                except OSError as error:
+                    if error.errno == errno.EINVAL:  # beyond the last one this kernel knows
+                        break
+                    raise
+    uid, gid = plan["uid"], plan["gid"]
+    with gate("groups", b"%d" % gid):
+        _set_groups(plan["groups"], gid)
+    number, program = plan["seccomp"]
+    if program:
+        with gate("seccomp"):
+            sys.seccomp_filter(number, program)
+    with gate("user", b"%d" % uid):
+        os.setresuid(uid, uid, uid)
+    if uid == 0 and not plan["insecure"]:
+        with gate("capabilities"):
+            sys.capset(keep, keep, 0)
+
+
+def _set_groups(groups: tuple[int, ...], gid: int) -> None:
+    try:
+        os.setgroups(groups)
+    except PermissionError:
+        # A namespace with a single id may not set groups at all; without any it has nothing to lose.
+        if groups:
+            raise
+    os.setresgid(gid, gid, gid)
+
+
+def _execute(argv: tuple[bytes, ...], env: dict[bytes, bytes]) -> None:
+    name = argv[0]
+    if b"/" in name:
+        paths = [name]
+    else:
+        search = env.get(b"PATH", _DEFAULT_PATH)
+        paths = [os.path.join(directory or b".", name) for directory in search.split(b":")]
+    code = errno.ENOENT
+    failed = name
+    for path in paths:
+        try:
+            os.execve(path, argv, env)
+        except OSError as error:
+            found = error.errno or 0
+            if found in (errno.ENOENT, errno.ENOTDIR) and not os.path.exists(path):
+                continue
+            if found == errno.EACCES and len(paths) > 1:
+                code, failed = found, path
+                continue
+            raise Refused("exec", path, found, _head(path)) from error
+    raise Refused("exec", failed, code)
+
+
+def _head(path: bytes) -> bytes:
+    """The start of the file, for the parent to say what it is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return os.read(fd, _HEAD_SIZE)
+        finally:
+            os.close(fd)
+    except OSError:
+        return b""
