@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from anyarch.errors import AnyarchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "DEFAULT_MIRROR",
@@ -49,7 +49,6 @@ class DebianArchive:
         self.directory = directory.absolute()
         self.suites = suites
         self.mirror = mirror or machine_mirror()
-        self._keyring = KEYRING
 
     def download(self, packages: Sequence[str], destination: Path) -> list[Path]:
         """Fetch the newest `NAME:ARCH` packages into `destination`, verified by the archive's signatures.
@@ -59,7 +58,7 @@ class DebianArchive:
         """
         self._configure()
         try:
-            self._update()
+            self._apt(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
             destination.mkdir(parents=True, exist_ok=True)
             for package in packages:
                 for old in _files(destination, package):
@@ -69,29 +68,6 @@ class DebianArchive:
             shutil.rmtree(self.directory / "lists", ignore_errors=True)
             shutil.rmtree(self.directory / "cache", ignore_errors=True)
         return [_file(destination, package) for package in packages]
-
-    def _update(self) -> None:
-        """`apt-get update`; where the machine's keyring is older than a suite, its keys are fetched first.
-
-        A keyring package of the older suite (signed by keys the machine has) carries the newer suite's keys.
-        """
-        command = ["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"]
-        try:
-            self._apt(command)
-        except DebianError as error:
-            first = next(iter(self.suites))
-            if "NO_PUBKEY" not in str(error) or len(self.suites) == 1:
-                raise
-            self._write_sources([first])
-            self._apt(command)
-            self._apt(["apt-get", "-q", "download", "debian-archive-keyring"], cwd=self.directory)
-            keyrings = self.directory / "keyrings"
-            run_tool(
-                ["dpkg-deb", "-x", str(_file(self.directory, "debian-archive-keyring:all")), str(keyrings)]
-            )
-            self._keyring = keyrings / KEYRING.relative_to("/")
-            self._write_sources(self.suites)
-            self._apt(command)
 
     def _configure(self) -> None:
         for name in ("lists/partial", "cache/archives/partial", "etc"):
@@ -104,6 +80,7 @@ class DebianArchive:
             f'APT::Architecture "{native_architecture()}";',
             "APT::Architectures { " + " ".join(f'"{name}";' for name in architectures) + " };",
             'Acquire::Languages "none";',
+            'Acquire::Retries "3";',
             'Acquire::GzipIndexes "true";',  # as fetched: nothing is gained by unpacking 400 MB of lists
             f'Dir::State "{self.directory}";',
             f'Dir::State::lists "{self.directory}/lists/";',
@@ -115,15 +92,14 @@ class DebianArchive:
             'Dir::Log "/dev/null";',
         ]
         (self.directory / "apt.conf").write_text("\n".join(lines) + "\n")
-        self._write_sources(self.suites)
-
-    def _write_sources(self, suites: Iterable[str]) -> None:
-        signed_by = f"signed-by={self._keyring} " if self._keyring.exists() else ""
-        lines = [
-            f"deb [{signed_by}arch={','.join(self.suites[suite])}] {self.mirror} {suite} main\n"
-            for suite in suites
-        ]
-        (self.directory / "etc/sources.list").write_text("".join(lines))
+        # A suite is signed by the previous suite's key too, so the machine's keyring may be one suite older.
+        signed_by = f"signed-by={KEYRING} " if KEYRING.exists() else ""
+        (self.directory / "etc/sources.list").write_text(
+            "".join(
+                f"deb [{signed_by}arch={','.join(architectures)}] {self.mirror} {suite} main\n"
+                for suite, architectures in self.suites.items()
+            )
+        )
 
     def _apt(self, argv: list[str], *, cwd: Path | None = None) -> None:
         run_tool(argv, cwd=cwd, env={"APT_CONFIG": str(self.directory / "apt.conf")})
