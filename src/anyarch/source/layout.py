@@ -1,0 +1,144 @@
+"""OCI image layouts (directory or tar) as a source: their blobs go into the content store.
+
+Image-spec image-layout.md. Every blob is verified on the way in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyarch.archive.entry import Kind
+from anyarch.errors import BlobNotFound, ManifestNotFound, UnsupportedMedia
+from anyarch.spec import media
+from anyarch.spec.digest import Digest
+from anyarch.spec.oci import Index, Manifest, decode
+
+if TYPE_CHECKING:
+    from anyarch.archive.tar_reader import ContentReader
+    from anyarch.spec.oci import Descriptor
+    from anyarch.store.content import ContentStore
+
+__all__ = ["import_layout", "is_layout", "split_layout_name"]
+
+_TAG = "org.opencontainers.image.ref.name"
+_NAME = "io.containerd.image.name"
+
+
+def is_layout(path: str) -> bool:
+    """Whether `path` looks like a layout: a directory with `oci-layout`, or a file."""
+    return os.path.isfile(os.path.join(path, "oci-layout")) or os.path.isfile(path)
+
+
+def split_layout_name(name: str) -> tuple[str, str, str]:
+    """`PATH[:TAG][@DIGEST]` → path, tag, digest. A path that exists as it stands is taken whole."""
+    if os.path.exists(name):
+        return name, "", ""
+    path, _, digest = name.partition("@")
+    if not os.path.exists(path) and ":" in path.rpartition("/")[2]:
+        path, _, tag = path.rpartition(":")
+        return path, tag, digest
+    return path, "", digest
+
+
+def import_layout(content: ContentStore, name: str) -> Descriptor:
+    """Bring the image that `name` (`PATH[:TAG][@DIGEST]`) selects into `content`; its descriptor.
+
+    Raises `ManifestNotFound`, `DigestMismatch`, `UnsupportedMedia`, `MalformedArchive`.
+    """
+    path, tag, digest = split_layout_name(name)
+    if os.path.isdir(path):
+        root = Path(path)
+        try:
+            raw = (root / "index.json").read_bytes()
+        except FileNotFoundError:
+            raise ManifestNotFound(f"{path} is not an OCI image layout: it has no index.json") from None
+        chosen = _choose(decode(Index, raw), name, tag, digest)
+        _import_directory(content, root, chosen)
+        return chosen
+    if not os.path.isfile(path):
+        raise ManifestNotFound(f"{path}: no such file or directory")
+    return _choose(_import_tar(content, path), name, tag, digest)
+
+
+def _choose(index: Index, name: str, tag: str, digest: str) -> Descriptor:
+    found = [
+        item
+        for item in index.manifests
+        if (not digest or item.digest == digest) and (not tag or tag in _names_of(item))
+    ]
+    if not found:
+        known = sorted({text for item in index.manifests for text in _names_of(item)})
+        raise ManifestNotFound(
+            f"{name}: the layout has no such image", hint=f"it has: {', '.join(known)}" if known else None
+        )
+    if len({item.digest for item in found}) > 1:
+        known = sorted(
+            {text for item in found for text in _names_of(item)} or {item.digest for item in found}
+        )
+        raise ManifestNotFound(
+            f"{name}: the layout has several images",
+            hint=f"name one: {name}:TAG or {name}@DIGEST ({', '.join(known)})",
+        )
+    return found[0]
+
+
+def _names_of(descriptor: Descriptor) -> list[str]:
+    notes = descriptor.annotations or {}
+    return [notes[key] for key in (_TAG, _NAME) if key in notes]
+
+
+def _import_directory(content: ContentStore, root: Path, descriptor: Descriptor) -> None:
+    """The blob and all it leads to; entries of an index that are not in the layout are passed over."""
+    digest = Digest.parse(descriptor.digest)
+    if not content.has(digest):
+        try:
+            with (
+                (root / "blobs" / digest.algorithm / digest.hex).open("rb") as stream,
+                content.writer(expected=digest, size=descriptor.size) as writer,
+            ):
+                while chunk := stream.read(1 << 20):
+                    writer.write(chunk)
+                writer.commit()
+        except FileNotFoundError:
+            raise BlobNotFound(f"the layout {root} lacks the blob {digest}") from None
+    if descriptor.media_type in media.INDEXES:
+        for item in decode(Index, content.read(digest)).manifests:
+            if (root / "blobs" / item.digest.replace(":", "/")).exists():
+                _import_directory(content, root, item)
+    elif descriptor.media_type in media.MANIFESTS:
+        manifest = decode(Manifest, content.read(digest))
+        for item in (manifest.config, *manifest.layers):
+            _import_directory(content, root, item)
+
+
+def _import_tar(content: ContentStore, path: str) -> Index:
+    from anyarch.archive.compression import open_decompressed
+    from anyarch.archive.tar_reader import read_tar
+
+    index: Index | None = None
+    with open(path, "rb") as packed, open_decompressed(packed) as plain:
+        for entry, stream in read_tar(plain, whiteouts=False):
+            if entry.kind is not Kind.FILE:
+                continue
+            if entry.path == "index.json":
+                index = decode(Index, _read(stream))
+            elif entry.path.startswith("blobs/sha256/"):
+                digest = Digest.parse(entry.path.removeprefix("blobs/").replace("/", ":"))
+                if content.has(digest):
+                    continue
+                with content.writer(expected=digest, size=entry.size) as writer:
+                    while chunk := stream.read(1 << 20):
+                        writer.write(chunk)
+                    writer.commit()
+    if index is None:
+        raise UnsupportedMedia(f"{path} is not an OCI image layout: it has no index.json")
+    return index
+
+
+def _read(stream: ContentReader) -> bytes:
+    out = bytearray()
+    while chunk := stream.read(1 << 20):
+        out += chunk
+    return bytes(out)
