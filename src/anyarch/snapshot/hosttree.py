@@ -1,22 +1,217 @@
-"""A tree view of a host directory, read in place."""
+"""A tree of files in a host directory, read in place: a build context.
+
+The directory is scanned once. Contents are read when they are needed, and only if the file still is what
+it was at the scan; one that changes during the build is an error that names it, never a mixture of old and
+new.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import ContextError
+from anyarch.snapshot.index import LayerIndex
+from anyarch.snapshot.slices import FileSlice
+from anyarch.snapshot.view import MergedTree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+    from typing import NoReturn
 
+    from anyarch.snapshot.statcache import StatCache
+    from anyarch.snapshot.view import Keep
     from anyarch.store.store import Store
 
+__all__ = ["HostFile", "HostTree"]
 
-class HostTree:
-    """A build context directory as a TreeView; scanned once, at construction. ids are 0, mtimes kept, sockets skipped.
+_KINDS = {
+    stat.S_IFREG: Kind.FILE,
+    stat.S_IFDIR: Kind.DIRECTORY,
+    stat.S_IFLNK: Kind.SYMLINK,
+    stat.S_IFIFO: Kind.FIFO,
+    stat.S_IFCHR: Kind.CHAR_DEVICE,
+    stat.S_IFBLK: Kind.BLOCK_DEVICE,
+}
 
-    `keep(path, is_dir)` answers "yes", "no" or "descend" (a directory that is there only if something below it is kept).
-    Digests of unchanged files come from the stat cache of `store`. Unreadable: ContextError naming the file.
+
+class HostTree(MergedTree):
+    """A `TreeView` of the directory `root`.
+
+    Owners are 0, times are kept, extended attributes are not read (they are the machine's), hard links are
+    files of their own, sockets are left out. `keep(path, is_directory)` leaves out: "no" a whole subtree,
+    "descend" a directory unless something below it is kept. With `store`, digests of unchanged files are
+    known from earlier builds. Raises `ContextError` naming the file when something cannot be read.
     """
 
-    def __init__(self, root: str, *, keep: Callable[[str, bool], str] | None = None, store: Store | None = None) -> None: ...
+    def __init__(self, root: str, *, keep: Keep | None = None, store: Store | None = None) -> None:
+        super().__init__(1)
+        self.root = os.path.abspath(root)
+        self._scanned_ns = time.time_ns()
+        self._cache: StatCache | None = None
+        if store is not None:
+            from anyarch.snapshot.statcache import StatCache
 
-    # and all of TreeView
+            self._cache = StatCache(store, self.root)
+        self._cache_lock = threading.Lock()
+        self._fingerprints: dict[str, bytes] = {}
+        self._tree = LayerIndex(self._scan(keep), explicit=True)
+
+    def _index(self, position: int) -> LayerIndex:
+        return self._tree
+
+    def _open(self, position: int, entry: Entry) -> BinaryIO:
+        return cast(BinaryIO, HostFile(self.root, entry))
+
+    def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
+        from anyarch.snapshot.filehash import hash_files
+
+        computed = hash_files(entries, lambda entry: HostFile(self.root, entry))
+        self._tree.learn(computed)
+        if self._cache is not None:
+            from anyarch.snapshot.statcache import RACY_NS
+
+            limit = self._scanned_ns - RACY_NS
+            new = {}
+            for path, digest in computed.items():
+                mark = self._fingerprints.get(path)
+                if mark is not None and _newest(mark) < limit:
+                    new[path] = mark + digest
+            if new:
+                with self._cache_lock:
+                    self._cache.save(new)
+        return computed
+
+    # -- the scan
+
+    def _scan(self, keep: Keep | None) -> list[Entry]:
+        try:
+            top = os.stat(self.root)
+        except OSError as error:
+            raise ContextError(f"build context {self.root}: {error.strerror}") from error
+        if not stat.S_ISDIR(top.st_mode):
+            raise ContextError(f"build context {self.root} is not a directory")
+        entries = [Entry("", Kind.DIRECTORY, stat.S_IMODE(top.st_mode), mtime_ns=top.st_mtime_ns)]
+        known = self._cache.records if self._cache is not None else {}
+        pending: list[Entry] = []  # nested directories, each to be added when something below it is
+        stack = [self._listing("")]
+        while stack:
+            item = next(stack[-1], None)
+            if item is None:
+                stack.pop()
+                continue
+            path, found = item
+            is_directory = found.is_dir(follow_symlinks=False)
+            verdict = "yes" if keep is None else keep(path, is_directory)
+            if verdict == "no" or (verdict == "descend" and not is_directory):
+                continue
+            try:
+                entry = self._entry(path, found, known)
+            except FileNotFoundError:
+                continue  # gone since its directory was read, as if it never was
+            except OSError as error:
+                self._refuse(path, error)
+            if entry is None:
+                continue
+            if pending:
+                while pending and not path.startswith(pending[-1].path + "/"):
+                    pending.pop()
+                if verdict == "yes":
+                    entries += pending
+                    pending.clear()
+            (entries if verdict == "yes" else pending).append(entry)
+            if is_directory:
+                stack.append(self._listing(path))
+        return entries
+
+    def _listing(self, path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        try:
+            with os.scandir(f"{self.root}/{path}" if path else self.root) as scan:
+                found = sorted(scan, key=lambda one: one.name)
+        except FileNotFoundError:
+            found = []  # gone since its parent was read
+        except OSError as error:
+            self._refuse(path, error)
+        prefix = f"{path}/" if path else ""
+        return iter([(prefix + one.name, one) for one in found])
+
+    def _entry(self, path: str, found: os.DirEntry[str], known: dict[str, bytes]) -> Entry | None:
+        status = found.stat(follow_symlinks=False)
+        mode = status.st_mode
+        if stat.S_ISREG(mode):
+            digest = b""
+            if self._cache is not None:
+                from anyarch.snapshot.statcache import fingerprint
+
+                mark = fingerprint(status)
+                record = known.get(path)
+                if record is not None and record.startswith(mark):
+                    digest = record[len(mark) :]
+                else:
+                    self._fingerprints[path] = mark
+            return Entry(
+                path, Kind.FILE, mode & 0o7777, 0, 0, status.st_mtime_ns, status.st_size, digest=digest
+            )
+        kind = _KINDS.get(stat.S_IFMT(mode))
+        match kind:
+            case None:
+                return None  # a socket
+            case Kind.SYMLINK:
+                return Entry(
+                    path, kind, 0o777, 0, 0, status.st_mtime_ns, 0, os.readlink(f"{self.root}/{path}")
+                )
+            case Kind.CHAR_DEVICE | Kind.BLOCK_DEVICE:
+                major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
+                return Entry(path, kind, mode & 0o7777, mtime_ns=status.st_mtime_ns, major=major, minor=minor)
+        return Entry(path, kind, mode & 0o7777, mtime_ns=status.st_mtime_ns)
+
+    def _refuse(self, path: str, error: OSError) -> NoReturn:
+        raise ContextError(
+            f"cannot read {path or '.'} in the build context {self.root}: {error.strerror}",
+            hint="make it readable for this user, or exclude it in .dockerignore",
+        ) from error
+
+
+class HostFile(FileSlice):
+    """Content of one file of a `HostTree`. Every trouble is a `ContextError` that names the file."""
+
+    def __init__(self, root: str, entry: Entry) -> None:
+        super().__init__(f"{root}/{entry.path}", 0, entry.size)
+        self._entry = entry
+
+    def changed(self) -> ContextError:
+        """The error for a file that is not what it was when the build began."""
+        return ContextError(
+            f"file changed during the build: {self._entry.path}",
+            hint="run the build again when nothing writes to the build context",
+        )
+
+    def _open(self) -> int:
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise self.changed() from None
+        except OSError as error:
+            raise ContextError(
+                f"cannot read {self._entry.path} in the build context: {error.strerror}",
+                hint="make it readable for this user, or exclude it in .dockerignore",
+            ) from error
+        now = os.fstat(fd)
+        if (now.st_size, now.st_mtime_ns) != (self._entry.size, self._entry.mtime_ns):
+            os.close(fd)
+            raise self.changed()
+        return fd
+
+    def _short(self) -> NoReturn:
+        raise self.changed()
+
+
+def _newest(mark: bytes) -> int:
+    """The later of modification and change time in a fingerprint, in nanoseconds."""
+    return max(
+        int.from_bytes(mark[24:32], "little", signed=True), int.from_bytes(mark[32:40], "little", signed=True)
+    )

@@ -1,78 +1,346 @@
-"""Layers of the store and their forms (index, tar, directory, compressed blobs), made from one another on demand."""
+"""Layers of the store and their forms, made from one another when they are asked for.
+
+    layers/<name>/index      all entries (`snapshot.index`)
+    layers/<name>/tar        the uncompressed tar, read at random by `Entry.offset`
+    layers/<name>/dir*       unpacked, as a lower directory of overlay mounts
+    layers/<name>/digests    digests of files that were computed later; may be lost
+    layers/<name>/lock       held by whoever is making a form of this layer
+    blobs/…                  compressed
+
+A layer that a file operation wrote or that was pulled is born as tar or blob, and its id is its diff ID.
+One that a step left is born as directory, and its id is random: its diff ID is known once somebody needs it.
+
+Forms other than blobs are not synced to disk when made. After a crash of the whole machine `open_layers`
+looks at the forms made last (file systems that order data before metadata leave short files behind) and
+drops what is not whole.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
 
+from anyarch.archive.entry import Kind
+from anyarch.errors import PathNotFound, StoreError
+from anyarch.snapshot.dirops import LocalDirOps
+from anyarch.snapshot.forms import FormMaker
+from anyarch.snapshot.index import decode_index, encode_index
+from anyarch.snapshot.slices import FileSlice
+from anyarch.spec.digest import Digest
+from anyarch.store.failure import disk_errors
+from anyarch.store.tree import move_tree
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyarch.archive.compression import Compression
     from anyarch.archive.entry import Entry
+    from anyarch.snapshot.dirops import DirOps, Overlay
     from anyarch.snapshot.index import LayerIndex
-    from anyarch.spec.digest import Digest
+    from anyarch.snapshot.tarlayer import TarLayer
     from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
 
+__all__ = ["Layer", "LayerStore", "open_layers"]
+
+_CACHED_ENTRIES = 300_000  # entries of indexes kept in memory, about 150 MB at worst
+
 
 class Layer(msgspec.Struct, frozen=True):
-    """`id` is the diff ID when it was known at birth, else `x-<random hex>`. `size` in bytes."""
+    """`id` is the diff ID when that was known at birth, else `x-<random hex>`. `size` in bytes: of the
+    tar, of the files of a step's result, or of the blob while a pulled layer is only remote. Seconds since
+    the epoch."""
 
     id: str
     size: int
     created_at: float
 
 
-def open_layers(store: Store, *, dirops: object | None = None) -> LayerStore:
-    """The layers of `store`. Composed by whoever opens the store (store imports nothing of snapshot)."""
+def open_layers(store: Store, *, dirops: DirOps | None = None) -> LayerStore:
+    """The layers of `store`; `dirops` does what needs privilege (default: this process does). Clears what
+    an earlier process left and `Store.open` could not remove, and what a crash of the machine left half
+    written."""
+    from anyarch.snapshot.recovery import recover
 
-
-class TarLayer:
-    """A layer being written. Context manager; leaving without commit() discards."""
-
-    def add(self, entry: Entry, content: BinaryIO | bytes | None = None) -> Entry:
-        """Like TarWriter.add. A `content` from a HostTree whose bytes are not those that were digested: ContextError."""
-
-    def commit(self) -> Layer:
-        """id = diff ID. A layer that is there already is returned instead."""
-
-    def __enter__(self) -> TarLayer: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+    layers = LayerStore(store, dirops or LocalDirOps())
+    recover(store, layers.dirops)
+    return layers
 
 
 class LayerStore:
-    def new_tar(self, *, description: str = "") -> TarLayer: ...
+    """Thread-safe, for any number of processes. Raises `StoreError` and what is below it,
+    `DigestMismatch`, and `MalformedArchive` for what was pulled."""
 
-    def add_blob(self, descriptor: Descriptor, diff_id: str, *, fetch_from: str = "") -> Layer:
-        """Lazy: bytes may be absent. `fetch_from` is the reference where they can be had (several add up)."""
+    def __init__(self, store: Store, dirops: DirOps) -> None:
+        self.store = store
+        self.dirops = dirops
+        self._forms = FormMaker(store, dirops)
+        self._indexes: dict[str, LayerIndex] = {}
+        self._indexes_lock = threading.Lock()
 
-    def adopt_upper(self, upper: Path, *, overlay: str, unchanged: Callable[[Entry], bool] | None, description: str = "") -> Layer | None:
-        """Rename an overlay upper directory into the store. None when nothing changed (upper is then left to the caller)."""
+    # -- birth
+
+    def new_tar(self, *, description: str = "") -> TarLayer:
+        """A layer to be written entry by entry."""
+        from anyarch.snapshot.tarlayer import TarLayer
+
+        return TarLayer(self.store, description)
+
+    def add_blob(
+        self, descriptor: Descriptor, diff_id: str, *, fetch_from: str = "", description: str = ""
+    ) -> Layer:
+        """A layer of an image, whose bytes may be absent. `fetch_from` is the reference text where they
+        can be had; all that were ever named are remembered."""
+        self.store.records.add_pulled(
+            diff_id, descriptor, diff_id=Digest.parse(diff_id), reference=fetch_from, description=description
+        )
+        return self.get(diff_id)
+
+    def adopt_upper(
+        self,
+        upper: Path,
+        *,
+        overlay: Overlay,
+        unchanged: Callable[[Entry], bool] | None = None,
+        description: str = "",
+    ) -> Layer | None:
+        """Make the upper directory of a step a layer, by renaming it into the store (same file system).
+
+        `unchanged(entry)` says of a directory whether it is below as it is here: then it was only copied
+        up, and has no entry unless something in it changed (the root: never). Without it the root has no
+        entry. `overlay` tells how opaque directories are marked. None when nothing changed: `upper` stays
+        where it is.
+        """
+        entries = _drop_copied_up(self.dirops.scan(str(upper), overlay=overlay), unchanged)
+        if not entries:
+            return None
+        layer = f"x-{os.urandom(16).hex()}"
+        size = sum(entry.size for entry in entries)
+        opaque = any(entry.opaque for entry in entries)
+        form = f"dir-{overlay}" if opaque else "dir"
+        raw = encode_index(entries)
+        index = self.store.unfinished_file()
+        with disk_errors(index):
+            Path(index).write_bytes(raw)
+        directory = self.store.layer_path(layer)
+
+        def place(_: Iterable[str]) -> None:
+            with disk_errors(directory):
+                os.makedirs(directory, exist_ok=True)
+                move_tree(upper, f"{directory}/{form}")
+                os.rename(index, f"{directory}/index")
+
+        self.store.records.publish(
+            layer, {"index": len(raw), form: size}, place=place, size=size, description=description
+        )
+        return self.get(layer)
+
+    # -- what there is
 
     def get(self, layer_id: str) -> Layer:
-        """StoreError when there is none."""
+        """`StoreError` when there is none."""
+        row = self.store.records.get(layer_id)
+        return Layer(layer_id, row.size, row.created_at)
 
-    def missing(self, layer_ids: Iterable[str]) -> list[Layer]:
-        """Those whose content is only remote: fetch a blob of `remote(layer)` into store.content first."""
-
-    def index(self, layer: Layer) -> LayerIndex:
-        """BlobNotFound when only remote."""
-
-    def open_file(self, layer: Layer, entry: Entry) -> BinaryIO:
-        """Content of a FILE (or HARDLINK within the layer)."""
-
-    def directory(self, layer: Layer) -> Path:
-        """Overlay lower directory, unpacked on demand."""
-
-    def diff_id(self, layer: Layer) -> Digest: ...
-
-    def blob(self, layer: Layer, compression: Compression, *, force: bool = False) -> Descriptor:
-        """Descriptor of a compressed blob. A pulled layer keeps the blob it came with (possibly not local) unless `force`."""
+    def missing(self, layers: Iterable[Layer]) -> list[Layer]:
+        """Those whose content is only remote: fetch a blob of `remote(layer)` into the content store
+        before use."""
+        return [layer for layer in layers if not self._forms.is_local(self.store.records.get(layer.id))]
 
     def remote(self, layer: Layer) -> list[tuple[Descriptor, str]]:
-        """Blobs of the layer and references from which they can be fetched."""
+        """Blobs of a pulled layer and references where they can be fetched, latest seen first."""
+        blobs = {blob.descriptor.digest: blob.descriptor for blob in self.store.records.blobs(layer.id)}
+        return [
+            (blobs[digest], ref) for digest, ref in self.store.records.sources(layer.id) if digest in blobs
+        ]
+
+    # -- content
+
+    def index(self, layer: Layer) -> LayerIndex:
+        """All entries. A pulled layer is unpacked to its tar for that; `BlobNotFound` when it is only
+        remote."""
+        with self._indexes_lock:
+            index = self._indexes.get(layer.id)
+        if index is None:
+            index = self._load_index(layer.id)
+            with self._indexes_lock:
+                index = self._indexes.setdefault(layer.id, index)
+                while len(self._indexes) > 1 and sum(map(len, self._indexes.values())) > _CACHED_ENTRIES:
+                    del self._indexes[next(iter(self._indexes))]
+        return index
+
+    def open_file(self, layer: Layer, entry: Entry) -> BinaryIO:
+        """Content of a FILE of the layer, or of a HARDLINK to one. Reads from the tar or the directory;
+        follows no links. `PathNotFound` for other kinds."""
+        if entry.kind is Kind.HARDLINK:
+            target = self.index(layer).get(entry.linkname)
+            if target is None:
+                raise PathNotFound(f"{entry.path}: hard link to {entry.linkname}, which is not in the layer")
+            entry = target
+        if entry.kind is not Kind.FILE:
+            raise PathNotFound(f"{entry.path} is no regular file")
+        return cast(BinaryIO, self._open_content(layer, entry))
+
+    def file_digests(self, layer: Layer, entries: Iterable[Entry]) -> dict[str, bytes]:
+        """sha256 (32 bytes) of FILE entries by path; what had to be computed is kept for the next time."""
+        from anyarch.snapshot.filehash import hash_files
+
+        index = self.index(layer)
+        known: dict[str, bytes] = {}
+        unknown: list[Entry] = []
+        for entry in entries:
+            latest = index.get(entry.path) or entry
+            if latest.digest:
+                known[entry.path] = latest.digest
+            else:
+                unknown.append(latest)
+        if unknown:
+            computed = hash_files(unknown, lambda entry: self._open_content(layer, entry))
+            index.learn(computed)
+            self._keep_digests(layer.id, index)
+            known.update(computed)
+        return known
+
+    def directory(self, layer: Layer, *, below: Sequence[Layer] = (), overlay: Overlay | None = None) -> Path:
+        """The layer as a lower directory of an overlay mount, unpacked when it is not yet (once, whoever
+        asks).
+
+        `below` are the layers it will lie on, lowest first: directories that the layer only puts something
+        into must show as they are there. `overlay` is the kind of mount (default: that of this user's
+        steps); it matters for layers that replace directories. The answer may differ for other values;
+        what it names never changes.
+        """
+        from anyarch.snapshot.view import View
+
+        kind = overlay or self.dirops.overlay
+        row = self.store.records.get(layer.id)
+        if "index" not in row.forms and "tar" not in row.forms:
+            blob = self._forms.local_blob(layer.id)
+            if blob is not None:  # one pass gives directory and index
+                self._forms.unpack_blob(row, blob, kind)
+        index = self.index(layer)
+        parents: list[Entry] = []
+        if index.implicit and below:
+            tree = View(self, below)
+            found = [tree.lookup(path) for path in sorted(index.implicit)]
+            parents = [node.entry for node in found if node is not None and node.entry.kind is Kind.DIRECTORY]
+        return Path(self._forms.directory(layer.id, kind, parents, has_opaque=index.has_opaque))
+
+    def directories(self, layers: Sequence[Layer], *, overlay: Overlay | None = None) -> list[Path]:
+        """`directory` of each layer of a chain, lowest first."""
+        return [
+            self.directory(layer, below=layers[:depth], overlay=overlay) for depth, layer in enumerate(layers)
+        ]
+
+    # -- blobs
+
+    def diff_id(self, layer: Layer) -> Digest:
+        """Digest of the uncompressed tar, computed when it is not known."""
+        return self._forms.diff_id(layer.id)
+
+    def blob(self, layer: Layer, compression: Compression, *, force: bool = False) -> Descriptor:
+        """A blob of the layer. A pulled layer keeps the one it came with (its bytes may be remote) unless
+        `force` asks for another type of compression; else it is made, in one pass, once whoever asks, and
+        kept."""
+        return self._forms.blob(layer.id, compression, force=force)
+
+    # -- the end
+
+    def dispose(self, path: str | os.PathLike[str]) -> None:
+        """Remove a directory tree that steps worked in, whoever its files belong to."""
+        self.dirops.remove(os.fspath(path))
+
+    def remove(self, layer: Layer) -> None:
+        """Forget a layer and remove its forms (not its blobs)."""
+        source = self.store.layer_path(layer.id)
+        target = f"{self.store.work_dir()}/gone"
+
+        def take_away() -> None:
+            with disk_errors(source):
+                try:
+                    move_tree(source, target)
+                except FileNotFoundError:
+                    return  # a layer that was only remote
+
+        self.store.records.drop(layer.id, take_away=take_away)
+        with self._indexes_lock:
+            self._indexes.pop(layer.id, None)
+        self.dirops.remove(os.path.dirname(target))
+
+    # -- inside
+
+    def _load_index(self, layer: str) -> LayerIndex:
+        row = self.store.records.get(layer)
+        directory = self.store.layer_path(layer)
+        if "index" in row.forms:
+            try:
+                index = decode_index(_read(f"{directory}/index"))
+            except (StoreError, FileNotFoundError):
+                self.store.records.drop_form(layer, "index")
+                index = self._forms.make_index(layer)
+        else:
+            index = self._forms.make_index(layer)
+        try:
+            index.unpack_digests(_read(f"{directory}/digests"))
+        except FileNotFoundError:
+            return index  # the usual case
+        return index
+
+    def _open_content(self, layer: Layer, entry: Entry) -> FileSlice:
+        row = self.store.records.get(layer.id)
+        directory = self.store.layer_path(layer.id)
+        if "tar" in row.forms and entry.offset >= 0:
+            return FileSlice(f"{directory}/tar", entry.offset, entry.size)
+        form = next((form for form in sorted(row.forms) if form.startswith("dir")), None)
+        if form is not None and _is_readable(f"{directory}/{form}", entry):
+            return FileSlice(f"{directory}/{form}/{entry.path}", 0, entry.size)
+        # Remote content, or files of other ids that an ordinary user may not read: the tar has them all.
+        index = self._forms.make_tar(layer.id)
+        again = index.get(entry.path)
+        if again is None or again.offset < 0:
+            raise StoreError(f"{entry.path} is not in layer {layer.id}")
+        return FileSlice(f"{directory}/tar", again.offset, again.size)
+
+    def _keep_digests(self, layer: str, index: LayerIndex) -> None:
+        path = f"{self.store.layer_path(layer)}/digests"
+        unfinished = self.store.unfinished_file()
+        with disk_errors(path):
+            with suppress(FileNotFoundError):  # nobody kept any yet
+                index.unpack_digests(_read(path))
+            Path(unfinished).write_bytes(index.pack_digests())
+            os.rename(unfinished, path)
+
+
+def _drop_copied_up(entries: Sequence[Entry], unchanged: Callable[[Entry], bool] | None) -> list[Entry]:
+    """Without directories that are as they are below and have no changed entry in them."""
+    kept: list[Entry] = []
+    needed: set[str] = set()
+    for entry in reversed(entries):
+        path = entry.path
+        droppable = not path or (entry.kind is Kind.DIRECTORY and not entry.opaque and path not in needed)
+        if droppable and (not path if unchanged is None else unchanged(entry)):
+            continue
+        needed.add(path.rpartition("/")[0])
+        kept.append(entry)
+    return kept[::-1]
+
+
+def _read(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        parts = []
+        while data := os.read(fd, max(size, 4096)):
+            parts.append(data)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def _is_readable(directory: str, entry: Entry) -> bool:
+    return os.geteuid() == 0 or os.access(f"{directory}/{entry.path}", os.R_OK, follow_symlinks=False)

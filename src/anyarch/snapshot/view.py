@@ -1,61 +1,342 @@
-"""The merged tree of a chain of layers, without a mount."""
+"""Trees of files that nothing has to be mounted for: the merged view of a chain of layers.
+
+A path is looked up from the uppermost layer down, one dict look-up a layer. For each directory the layers
+that have a part in it are found once, and only as far down as some question needs: what the upper layers
+answer does not load the index of a base image (which may not even be local).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+import threading
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import msgspec
 
-from anyarch.archive.entry import Entry
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import PathNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from anyarch.snapshot.index import LayerIndex
     from anyarch.snapshot.layers import Layer, LayerStore
     from anyarch.spec.digest import Digest
 
+    Keep = Callable[[str, bool], Literal["yes", "no", "descend"]]
 
-class Node(msgspec.Struct, frozen=True):
-    """A visible path of a tree. `entry.path` is the real path (symlinks of the parents resolved). HARDLINK entries stay
-    as they are: `tree.target(node)` is the FILE they stand for. `position` numbers the layer in its chain (0 = lowest)."""
+__all__ = ["MergedTree", "Node", "TreeView", "View"]
+
+_MAX_LINKS = 255  # as containerd and BuildKit; Linux itself stops at 40
+
+
+class Node(msgspec.Struct, frozen=True, gc=False):
+    """A visible path of a tree. `entry.path` is the real path: symlinks of its parents are resolved.
+    HARDLINK entries stay as they are: `tree.target(node)` is the FILE they stand for. `position` numbers
+    the layer, 0 the lowest."""
 
     entry: Entry
     position: int = 0
 
 
 class TreeView(Protocol):
-    """What file operations read from: a chain of layers (`View`) or a host directory (`HostTree`)."""
+    """What file operations read from: a chain of layers (`View`) or a host directory (`HostTree`).
+
+    Paths may be absolute or relative, which is the same; links never lead out of the root. Thread-safe.
+    Raises `PathNotFound` and what the layers' `index` and `open_file` raise (`BlobNotFound` when a layer
+    is only remote).
+    """
 
     def lookup(self, path: str) -> Node | None:
-        """Symlinks of the parents are resolved inside the root, the last component is not."""
+        """Links of the parents are resolved, one that `path` itself names is not."""
 
     def resolve(self, path: str) -> str:
-        """Clean path with all symlinks resolved inside the root; components that do not exist are kept. Loop: PathNotFound."""
+        """The clean path with all links resolved; components that do not exist stay. `PathNotFound` for a
+        loop."""
 
     def listdir(self, path: str) -> list[str]:
-        """Sorted names in a directory (links resolved); PathNotFound."""
+        """Sorted names in a directory (all links resolved); `PathNotFound` when it is none."""
 
-    def walk(self, path: str) -> Iterator[Node]:
-        """The path itself (no link followed) and all below, parents first, sorted; PathNotFound."""
+    def walk(self, path: str, *, keep: Keep | None = None) -> Iterator[Node]:
+        """`path` itself (not followed) and all below it, parents first, sorted by components; `PathNotFound`.
+
+        `keep(path below it, is_directory)` leaves out: "no" a whole subtree, "descend" a directory unless
+        something below it is kept.
+        """
 
     def target(self, node: Node) -> Node:
         """The FILE that a HARDLINK stands for; any other node itself."""
 
     def open(self, node: Node) -> BinaryIO:
-        """Content of a FILE or HARDLINK."""
+        """Content of a FILE or HARDLINK; the caller closes it. `PathNotFound` for other kinds."""
 
-    def content_digest(
-        self, path: str, *, follow: bool = False, select: Callable[[str, bool], str] | None = None
-    ) -> Digest:
-        """Digest of a subtree: names below it, kinds, modes, ids, link targets, devices, xattrs, content; no mtime and not the
-        name of `path` itself. `select(path_relative_to_it, is_dir)` answers "yes", "no" or "descend". PathNotFound."""
+    def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
+        """Digest of what `walk(path, keep=keep)` gives: names below `path`, kinds, modes, owners, link
+        targets, device numbers, attributes, contents; no times and not the name of `path` itself. `follow`
+        resolves `path`."""
 
 
-class View:
-    """The merged tree of `layers`, lowest first. Indexes are loaded only as far down as a question needs."""
+class MergedTree:
+    """The look-up through indexes that `View` and `HostTree` share; they say where indexes and contents
+    come from."""
 
-    def __init__(self, store: LayerStore, layers: Sequence[Layer]) -> None: ...
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._lock = threading.RLock()
+        self._chains: dict[str, tuple[list[int], Iterator[int]]] = {}
+        self._resolved: dict[str, str] = {"": ""}
 
-    def layer(self, node: Node) -> Layer: ...
+    # -- what the two differ in
 
-    # and all of TreeView
+    def _index(self, position: int) -> LayerIndex:
+        raise AssertionError("a subclass says which")
+
+    def _open(self, position: int, entry: Entry) -> BinaryIO:
+        raise AssertionError("a subclass says which")
+
+    def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
+        """sha256 (32 bytes) by path of FILE entries that have none."""
+        raise AssertionError("a subclass says which")
+
+    # -- TreeView
+
+    def lookup(self, path: str) -> Node | None:
+        with self._lock:
+            return self._find(self._resolve(path, follow=False))
+
+    def resolve(self, path: str) -> str:
+        with self._lock:
+            return self._resolve(path, follow=True)
+
+    def listdir(self, path: str) -> list[str]:
+        with self._lock:
+            real = self._resolve(path, follow=True)
+            self._directory(real, path)
+            return [node.entry.path.rpartition("/")[2] for node in self._list(real)]
+
+    def walk(self, path: str, *, keep: Keep | None = None) -> Iterator[Node]:
+        node = self.lookup(path)
+        if node is None:
+            raise _not_found(path)
+        return self._walk(node, keep)
+
+    def target(self, node: Node) -> Node:
+        entry = node.entry
+        if entry.kind is not Kind.HARDLINK:
+            return node
+        with self._lock:
+            found = self._index(node.position).get(entry.linkname)
+            # A layer made by others may link to a file of a lower layer.
+            target = Node(found, node.position) if found is not None else self._find(entry.linkname)
+        if target is None or target.entry.kind is not Kind.FILE:
+            raise PathNotFound(f"{entry.path}: hard link to {entry.linkname}, which is no file of the image")
+        return target
+
+    def open(self, node: Node) -> BinaryIO:
+        target = self.target(node)
+        if target.entry.kind is not Kind.FILE:
+            raise PathNotFound(f"{node.entry.path} is no regular file")
+        return self._open(target.position, target.entry)
+
+    def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
+        from anyarch.snapshot.contenthash import digest_nodes
+
+        with self._lock:
+            real = self._resolve(path, follow=follow)
+            node = self._find(real)
+        if node is None:
+            raise _not_found(path)
+        pairs = [(one.entry.path, self.target(one)) for one in self._walk(node, keep)]
+        wanted: dict[int, list[Entry]] = {}
+        for _, target in pairs:
+            if target.entry.kind is Kind.FILE and not target.entry.digest:
+                wanted.setdefault(target.position, []).append(target.entry)
+        known = {position: self._digest_files(position, entries) for position, entries in wanted.items()}
+        return digest_nodes(real, pairs, known)
+
+    # -- the look-up; all paths are real and clean from here on
+
+    def _layers(self, directory: str) -> Iterator[int]:
+        """The layers that have a part in `directory`, uppermost first, found as they are asked for."""
+        chain = self._chains.get(directory)
+        if chain is None:
+            chain = self._chains[directory] = ([], self._search(directory))
+        found, search = chain
+        number = 0
+        while True:
+            if number == len(found):
+                try:
+                    found.append(next(search))
+                except StopIteration:
+                    return
+                except BaseException:
+                    del self._chains[directory]  # a generator that raised would seem to have ended
+                    raise
+            yield found[number]
+            number += 1
+
+    def _search(self, directory: str) -> Iterator[int]:
+        above = (
+            self._layers(directory.rpartition("/")[0]) if directory else iter(range(self._depth - 1, -1, -1))
+        )
+        for position in above:
+            index = self._index(position)
+            entry = index.get(directory)
+            if entry is None:
+                if not directory or directory in index.implicit:
+                    yield position
+            elif entry.kind is Kind.DIRECTORY:
+                yield position
+                if entry.opaque:
+                    return
+            else:
+                return  # removed or replaced: what lies below is hidden
+
+    def _find(self, path: str) -> Node | None:
+        implied = -1
+        for position in self._layers(path.rpartition("/")[0]):
+            index = self._index(position)
+            entry = index.get(path)
+            if entry is None:
+                if implied < 0 and path in index.implicit:
+                    implied = position
+            elif entry.kind is Kind.DIRECTORY:
+                return Node(entry, position)
+            elif implied >= 0:
+                break
+            else:
+                return None if entry.kind is Kind.WHITEOUT else Node(entry, position)
+        if implied >= 0 or not path:
+            return Node(Entry(path, Kind.DIRECTORY, 0o755), max(implied, 0))
+        return None
+
+    def _resolve(self, path: str, *, follow: bool) -> str:
+        parts = [part for part in path.split("/") if part and part != "."]
+        if not parts:
+            return ""
+        if not follow and parts[-1] != "..":
+            parent = self._resolve_memo("/".join(parts[:-1]), path)
+            return f"{parent}/{parts[-1]}" if parent else parts[-1]
+        return self._resolve_memo("/".join(parts), path)
+
+    def _resolve_memo(self, clean: str, asked: str) -> str:
+        real = self._resolved.get(clean)
+        if real is None:
+            real = self._resolved[clean] = self._follow(clean, asked)
+        return real
+
+    def _follow(self, clean: str, asked: str) -> str:
+        todo = clean.split("/")[::-1]
+        current = ""
+        links = 0
+        while todo:
+            part = todo.pop()
+            if not part or part == ".":
+                continue
+            if part == "..":
+                current = current.rpartition("/")[0]
+                continue
+            candidate = f"{current}/{part}" if current else part
+            node = self._find(candidate)
+            if node is None or node.entry.kind is not Kind.SYMLINK:
+                current = candidate
+                continue
+            links += 1
+            if links > _MAX_LINKS:
+                raise PathNotFound(f"{asked}: too many levels of symbolic links")
+            if node.entry.linkname.startswith("/"):
+                current = ""
+            todo += node.entry.linkname.split("/")[::-1]
+        return current
+
+    def _directory(self, real: str, asked: str) -> Node:
+        node = self._find(real)
+        if node is None:
+            raise _not_found(asked)
+        if node.entry.kind is not Kind.DIRECTORY:
+            raise PathNotFound(f"{asked} is not a directory")
+        return node
+
+    def _list(self, directory: str) -> list[Node]:
+        """What is visible in a directory, sorted by name."""
+        with self._lock:
+            layers = list(self._layers(directory))
+            prefix = f"{directory}/" if directory else ""
+            if len(layers) == 1 and not self._index(layers[0]).implicit:
+                index = self._index(layers[0])
+                entries = [index.get(prefix + name) for name in index.children(directory)]
+                return [
+                    Node(entry, layers[0])
+                    for entry in entries
+                    if entry is not None and entry.kind is not Kind.WHITEOUT
+                ]
+            names = {name for position in layers for name in self._index(position).children(directory)}
+            nodes = [self._find(prefix + name) for name in sorted(names)]
+            return [node for node in nodes if node is not None]
+
+    def _walk(self, top: Node, keep: Keep | None) -> Iterator[Node]:
+        yield top
+        if top.entry.kind is not Kind.DIRECTORY:
+            return
+        if keep is None:
+            with self._lock:
+                layers = list(self._layers(top.entry.path))
+                plain = len(layers) == 1 and not self._index(layers[0]).implicit
+            if plain:  # the usual COPY --from: one layer has it all
+                for entry in self._index(layers[0]).below(top.entry.path):
+                    if entry.kind is not Kind.WHITEOUT and entry.path != top.entry.path:
+                        yield Node(entry, layers[0])
+                return
+        cut = len(top.entry.path) + 1 if top.entry.path else 0
+        pending: list[Node] = []  # nested directories, each to be given when something below it is
+        # Iterators instead of recursion: trees may be deeper than Python's stack.
+        stack = [iter(self._list(top.entry.path))]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                continue
+            path = node.entry.path
+            is_directory = node.entry.kind is Kind.DIRECTORY
+            verdict = "yes" if keep is None else keep(path[cut:], is_directory)
+            if verdict == "no" or (verdict == "descend" and not is_directory):
+                continue
+            while pending and not path.startswith(pending[-1].entry.path + "/"):
+                pending.pop()
+            if verdict == "descend":
+                pending.append(node)
+            else:
+                yield from pending
+                pending.clear()
+                yield node
+            if is_directory:
+                stack.append(iter(self._list(path)))
+
+
+class View(MergedTree):
+    """The merged tree of `layers`, lowest first."""
+
+    def __init__(self, store: LayerStore, layers: Sequence[Layer]) -> None:
+        super().__init__(len(layers))
+        self._store = store
+        self._chain = tuple(layers)
+        self._indexes: list[LayerIndex | None] = [None] * len(self._chain)
+
+    def layer(self, node: Node) -> Layer:
+        """The layer that a node comes from."""
+        return self._chain[node.position]
+
+    def _index(self, position: int) -> LayerIndex:
+        index = self._indexes[position]
+        if index is None:
+            index = self._indexes[position] = self._store.index(self._chain[position])
+        return index
+
+    def _open(self, position: int, entry: Entry) -> BinaryIO:
+        return self._store.open_file(self._chain[position], entry)
+
+    def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
+        return self._store.file_digests(self._chain[position], entries)
+
+
+def _not_found(path: str) -> PathNotFound:
+    return PathNotFound(f'"/{path.strip("/")}": not found')

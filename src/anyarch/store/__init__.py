@@ -1,1 +1,2 @@
-"""One directory that holds blobs, layers and what the solver remembers; safe for several processes and for `kill -9`."""
+"""One directory that holds blobs, layers and what the solver remembers; safe for several processes and for
+`kill -9`."""

@@ -1,48 +1,220 @@
-"""Content store: complete blobs under their digest (`blobs/sha256/<hex>`), as in an OCI layout."""
+"""Content store: complete blobs under their digest (`blobs/sha256/<hex>`), as in an OCI layout.
+
+A blob is written to `ingest/`, digested on the way, synced and renamed, so whatever has its name is
+complete. The file itself says that a blob is there; the database only keeps sizes and times for garbage
+collection.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from anyarch.errors import BlobNotFound, DigestMismatch, StoreError
+from anyarch.spec.digest import Digest
+from anyarch.store.failure import disk_errors, storage_error
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from anyarch.spec.digest import Digest
+__all__ = ["BlobWriter", "ContentStore"]
 
 
 class ContentStore:
-    def path(self, digest: str) -> Path:
-        """Where the blob lies (or would lie)."""
+    """Thread-safe. `unfinished()` gives a new path in `ingest/`; `committed(digest, size)` is told of each
+    new blob."""
 
-    def has(self, digest: str) -> bool: ...
+    def __init__(
+        self, root: Path, *, unfinished: Callable[[], str], committed: Callable[[Digest, int], object]
+    ) -> None:
+        self._blobs = f"{root}/blobs"
+        self._unfinished = unfinished
+        self._committed = committed
+        self._making_directories = threading.Lock()
+
+    def path(self, digest: str) -> Path:
+        """Where the blob lies, or would lie."""
+        return Path(self._file(digest))
+
+    def _file(self, digest: str) -> str:
+        algorithm, _, hexdigits = digest.partition(":")
+        if not hexdigits or "/" in digest:
+            Digest.parse(digest)  # raises: nothing foreign may become a path
+        return f"{self._blobs}/{algorithm}/{hexdigits}"
+
+    def has(self, digest: str) -> bool:
+        return os.path.exists(self._file(digest))
 
     def size(self, digest: str) -> int:
-        """Bytes; BlobNotFound."""
+        """Size in bytes; `BlobNotFound`."""
+        try:
+            return os.stat(self._file(digest)).st_size
+        except FileNotFoundError:
+            raise _missing(digest) from None
 
     def open(self, digest: str) -> BinaryIO:
-        """BlobNotFound."""
+        """The blob for reading, not verified; `BlobNotFound`. The caller closes it."""
+        try:
+            return open(self._file(digest), "rb", buffering=0)
+        except FileNotFoundError:
+            raise _missing(digest) from None
 
     def read(self, digest: str) -> bytes:
-        """A small blob, verified; BlobNotFound, StoreError when corrupt."""
+        """A small blob, verified. `BlobNotFound`; `StoreError` when its bytes are damaged: it is removed
+        then."""
+        with self.open(digest) as file:
+            raw = file.read()
+        if hashlib.new(Digest.parse(digest).algorithm, raw).hexdigest() != digest.partition(":")[2]:
+            self.remove(digest)
+            raise StoreError(
+                f"the stored blob {digest} is damaged and was removed",
+                hint="run the build again: it is fetched or made anew; a failing disk may be the cause",
+            )
+        return raw
 
-    def put(self, raw: bytes) -> Digest: ...
+    def put(self, raw: bytes) -> Digest:
+        """Store a small blob."""
+        digest = Digest.of(raw)
+        try:
+            if os.stat(self._file(digest)).st_size == len(raw):
+                return digest
+        except FileNotFoundError:
+            pass  # the usual case: it is new
+        with self.writer(expected=digest) as writer:
+            writer.write(raw)
+            return writer.commit()
 
-    def writer(self, *, expected: str | None = None, size: int | None = None) -> BlobWriter: ...
+    def writer(self, *, expected: str | None = None, size: int | None = None) -> BlobWriter:
+        """A writer for one blob that must turn out as announced (when it was)."""
+        return BlobWriter(self, self._unfinished(), expected=expected, size=size)
 
-    def remove(self, digest: str) -> None: ...
+    def adopt(self, file: str, digest: Digest, size: int) -> Digest:
+        """Make a complete file of the same file system a blob without copying it (a hard link: it must not
+        change any more). The caller vouches for `digest`."""
+        link = self._unfinished()
+        with disk_errors(link):
+            os.link(file, link)
+            fd = os.open(link, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._publish(link, digest, size)
+        return digest
+
+    def remove(self, digest: str) -> None:
+        """Remove a blob; none there is no error."""
+        with disk_errors(self._blobs):
+            try:
+                os.unlink(self._file(digest))
+            except FileNotFoundError:
+                return
+
+    def __iter__(self) -> Iterator[Digest]:
+        """All blobs, unordered."""
+        for algorithm in _listdir(self._blobs):
+            for name in _listdir(f"{self._blobs}/{algorithm}"):
+                yield Digest(f"{algorithm}:{name}")
+
+    def _publish(self, source: str, digest: Digest, size: int) -> None:
+        target = self._file(digest)
+        try:
+            os.rename(source, target)
+        except FileNotFoundError:
+            with self._making_directories:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.rename(source, target)
+        if os.path.lexists(source):  # two names of one file: rename(2) does nothing then
+            os.unlink(source)
+        self._committed(digest, size)
 
 
 class BlobWriter:
-    """Context manager; leaving without commit() discards."""
+    """Context manager; leaving it without `commit` discards what was written. Not thread-safe.
 
-    offset: int  # bytes written so far
+    `offset` is how many bytes were written so far.
+    """
 
-    def write(self, data: bytes | bytearray | memoryview) -> int: ...
+    def __init__(self, store: ContentStore, path: str, *, expected: str | None, size: int | None) -> None:
+        self._store = store
+        self._path = path
+        self._expected = Digest.parse(expected) if expected is not None else None
+        self._size = size
+        self._hash = hashlib.new(self._expected.algorithm if self._expected else "sha256")
+        self.offset = 0
+        with disk_errors(path):
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Append all of `data`; answers its length. `NoSpace`, `StoreError`."""
+        view = memoryview(data)
+        self._hash.update(view)
+        left = view
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+        self.offset += view.nbytes
+        return view.nbytes
 
     def commit(self) -> Digest:
-        """DigestMismatch when `expected` or `size` differ; NoSpace."""
+        """Publish the blob. `DigestMismatch` when it is not what was announced; `NoSpace`, `StoreError`."""
+        digest = Digest(f"{self._hash.name}:{self._hash.hexdigest()}")
+        if self._size is not None and self.offset != self._size:
+            raise DigestMismatch(
+                f"blob {self._expected or digest}: {self.offset} bytes instead of {self._size}",
+                hint="the transfer was cut short or the source is damaged; try again",
+            )
+        if self._expected is not None and digest != self._expected:
+            raise DigestMismatch(
+                f"blob {self._expected} has digest {digest}",
+                hint="the bytes were changed on the way, or the source is damaged",
+            )
+        with disk_errors(self._path):
+            fd, self._fd = self._fd, -1
+            try:
+                if self._store.has(digest) and self._store.size(digest) == self.offset:
+                    os.unlink(self._path)
+                    return digest
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            self._store._publish(self._path, digest, self.offset)
+        return digest
 
-    def __enter__(self) -> BlobWriter: ...
+    def discard(self) -> None:
+        """Drop what was written; nothing after `commit`."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            return  # it was committed
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+    def __enter__(self) -> BlobWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+
+def _missing(digest: str) -> BlobNotFound:
+    return BlobNotFound(
+        f"blob {digest} is not in the store",
+        hint="run the build again: it is fetched or made anew when needed",
+    )
+
+
+def _listdir(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,35 +1,201 @@
-"""The store: one directory, opened by any number of processes."""
+"""The store: one directory, opened by any number of processes at the same time.
+
+    anyarch.db        SQLite: layers, blobs, cache keys and results, memos
+    blobs/            complete blobs by digest
+    ingest/           files being written, named <token>.<n> after the process (see `liveness`)
+    work/             directories being written or worked in, named likewise
+    layers/<name>/    forms of layers (see `snapshot.layers`)
+    locks/            one locked file for each process
+    stat/             digests of files of build contexts (see `snapshot.hosttree`)
+
+What a process that died left is cleared by the next one that opens the store; what live ones do is never
+touched.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyarch.errors import StoreError
+from anyarch.store.cache import CacheRecords
+from anyarch.store.content import ContentStore
+from anyarch.store.failure import disk_errors
+from anyarch.store.layers import LayerRecords
+from anyarch.store.liveness import Liveness, owner_of
+from anyarch.store.metadata import Metadata
+from anyarch.store.tree import move_tree, remove_tree
+
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
     from types import TracebackType
 
-    from anyarch.store.cache import CacheRecords
-    from anyarch.store.content import ContentStore
+    from anyarch.spec.digest import Digest
+
+__all__ = ["Store", "default_root"]
+
+_DIRECTORIES = ("locks", "ingest", "work", "layers", "stat", "blobs/sha256")
 
 
 def default_root() -> Path:
     """`$ANYARCH_ROOT`, else `$XDG_DATA_HOME/anyarch`, else `~/.local/share/anyarch`."""
+    if root := os.environ.get("ANYARCH_ROOT"):
+        return Path(os.path.abspath(root))
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    return Path(data) / "anyarch"
 
 
 class Store:
+    """Thread-safe. Context manager, or `close` it. Raises `StoreError` and what is below it."""
+
     root: Path
     content: ContentStore
+    meta: Metadata
     cache: CacheRecords
+    records: LayerRecords
+
+    def __init__(self, root: Path, liveness: Liveness) -> None:
+        self.root = root
+        self._liveness = liveness
+        self._numbers = itertools.count()
+        self.meta = Metadata(root / "anyarch.db")
+        self.cache = CacheRecords(self.meta)
+        self.records = LayerRecords(self.meta)
+        self.content = ContentStore(root, unfinished=self.unfinished_file, committed=self._record_blob)
+        self.leftovers: list[str] = []
+        """What could not be removed at `open` because it belongs to other ids (paths); see
+        `snapshot.open_layers`."""
 
     @classmethod
-    def open(cls, root: Path) -> Store:
-        """Create or open; clears what dead processes left. The database is opened when first asked something."""
+    def open(cls, root: Path, *, remove: Callable[[str], None] = remove_tree) -> Store:
+        """Open, or create, the store at `root` and clear what dead processes left (with `remove`, which an
+        ordinary user's caller may run in a user namespace). The database is opened when it is first asked
+        something."""
+        root = Path(os.path.abspath(root))
+        if not os.path.isdir(root / "blobs/sha256"):
+            with disk_errors(root):
+                for name in _DIRECTORIES:
+                    os.makedirs(root / name, mode=0o755, exist_ok=True)
+        store = cls(root, Liveness(root / "locks"))
+        try:
+            store._clear_leftovers(remove)
+        except BaseException:
+            store._liveness.close(cleared=True)
+            raise
+        return store
+
+    def unfinished_file(self) -> str:
+        """A new path in ingest/ that bears our token. Nothing is created."""
+        return f"{self.root}/ingest/{self._liveness.token}.{next(self._numbers)}"
 
     def work_dir(self) -> Path:
-        """A new empty directory under work/, owned by this process: cleared by the next open should we die."""
+        """A new empty directory in work/, for us to remove; the next `open` clears it should we die
+        before."""
+        path = self.root / "work" / f"{self._liveness.token}.{next(self._numbers)}"
+        with disk_errors(path):
+            path.mkdir(mode=0o700)
+        return path
 
-    def close(self) -> None: ...
+    def layer_path(self, layer: str) -> str:
+        """The directory of a layer's forms. It need not exist."""
+        return f"{self.root}/layers/{layer.replace(':', '-')}"
 
-    def __enter__(self) -> Store: ...
+    def verify(self) -> list[str]:
+        """Compare all that the database names with what is on disk, reading every blob and tar. Answers
+        one line for each thing that is wrong. Slow; for `store check` and tests."""
+        from anyarch.store.check import verify
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None: ...
+        return verify(self)
+
+    def close(self) -> None:
+        """Write what is pending and let go of the store. Idempotent."""
+        try:
+            self.cache.flush()
+        finally:
+            try:
+                self.meta.close()
+            finally:
+                mine = [
+                    name
+                    for name in self._unfinished()
+                    if owner_of(os.path.basename(name)) == self._liveness.token
+                ]
+                self._liveness.close(cleared=not mine)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _record_blob(self, digest: Digest, size: int) -> None:
+        import time
+
+        now = time.time()
+        with self.meta.transaction() as database:
+            database.execute(
+                """INSERT INTO blobs VALUES (?, ?, ?, ?)
+                   ON CONFLICT (digest) DO UPDATE SET last_used = excluded.last_used""",
+                (digest, size, now, now),
+            )
+
+    def _unfinished(self) -> list[str]:
+        """Paths of all that is unfinished, of whichever process."""
+        with disk_errors(self.root):
+            return [
+                f"{self.root}/{place}/{name}"
+                for place in ("ingest", "work")
+                for name in os.listdir(self.root / place)
+            ]
+
+    def _clear_leftovers(self, remove: Callable[[str], None]) -> None:
+        unfinished = self._unfinished()
+        dead = self._liveness.dead({owner_of(os.path.basename(path)) for path in unfinished})
+        for owner in dead:
+            cleared = True
+            for path in unfinished:
+                if owner_of(os.path.basename(path)) == owner.token:
+                    try:
+                        remove(path)
+                    except (OSError, StoreError):
+                        self.leftovers.append(path)
+                        cleared = False
+            owner.release(cleared=cleared)
+        if dead or not os.path.exists(self.root / "anyarch.db"):  # a user may have removed a damaged database
+            self._clear_orphans(remove)
+
+    def _clear_orphans(self, remove: Callable[[str], None]) -> None:
+        """Take away forms without a row: their process died between renaming and committing. Nobody
+        publishes while we hold the write transaction, so nothing else can be in that state."""
+        trash = []
+        with self.meta.transaction() as database, disk_errors(self.root / "layers"):
+            layers = {self.layer_path(row[0]) for row in database.execute("SELECT id FROM layers")}
+            forms = {
+                f"{self.layer_path(layer)}/{form}"
+                for layer, form in database.execute("SELECT layer, form FROM layer_forms")
+            }
+            for name in os.listdir(self.root / "layers"):
+                path = f"{self.root}/layers/{name}"
+                orphans = [path]
+                if path in layers:
+                    orphans = [f"{path}/{form}" for form in os.listdir(path)]
+                    orphans = [
+                        form for form in orphans if form not in forms and _is_form(os.path.basename(form))
+                    ]
+                for orphan in orphans:
+                    target = f"{self.root}/work/{self._liveness.token}.{next(self._numbers)}"
+                    move_tree(orphan, target)
+                    trash.append(target)
+        for path in trash:
+            try:
+                remove(path)
+            except (OSError, StoreError):
+                self.leftovers.append(path)
+
+
+def _is_form(name: str) -> bool:
+    return name in ("index", "tar") or name.partition("-")[0] == "dir"

@@ -1,0 +1,122 @@
+"""Writing a layer entry by entry: one sequential file, digested on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from anyarch.archive.tar import TarWriter
+from anyarch.errors import StoreError
+from anyarch.snapshot.hosttree import HostFile
+from anyarch.snapshot.index import encode_index, fold_sorted
+from anyarch.snapshot.layers import Layer
+from anyarch.spec.digest import Digest
+from anyarch.store.failure import DAMAGED, disk_errors, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from anyarch.archive.entry import Entry
+    from anyarch.archive.tar import Readable
+    from anyarch.store.store import Store
+
+__all__ = ["TarLayer"]
+
+
+class TarLayer:
+    """Context manager; leaving it without `commit` discards what was written. For one thread.
+
+    Entries are best added sorted by path components (then equal trees give equal layers).
+    """
+
+    def __init__(self, store: Store, description: str) -> None:
+        self._store = store
+        self._description = description
+        self._entries: list[Entry] = []
+        self._hash = hashlib.sha256()
+        self._tar = store.unfinished_file()
+        self._index = store.unfinished_file()
+        self._writer = TarWriter(self._write, hash_contents=True)
+        with disk_errors(self._tar):
+            self._fd = os.open(self._tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    @property
+    def size(self) -> int:
+        """Bytes of tar so far."""
+        return self._writer.offset
+
+    def add(self, entry: Entry, content: Readable | bytes | None = None) -> Entry:
+        """Append `entry`; answers it with `offset` and `digest` filled. When it came with a digest and the
+        content has another: `ContextError` for a file of a `HostTree` (it changed during the build), else
+        `StoreError`. `NoSpace`.
+        """
+        added = self._writer.add(entry, content)
+        if entry.digest and added.digest != entry.digest:
+            if isinstance(content, HostFile):
+                raise content.changed()
+            raise StoreError(
+                f"the content of {entry.path} is not what was recorded",
+                hint=DAMAGED,
+            )
+        self._entries.append(added)
+        return added
+
+    def commit(self) -> Layer:
+        """Publish the layer under its diff ID; one that is there already is answered instead."""
+        self._writer.close()
+        os.close(self._fd)
+        self._fd = -1
+        diff_id = Digest.from_hex(self._hash.hexdigest())
+        raw = encode_index(fold_sorted(self._entries))
+        with disk_errors(self._index), open(self._index, "xb", buffering=0) as file:
+            file.write(raw)
+        size = self._writer.offset
+        directory = self._store.layer_path(diff_id)
+
+        def place(forms: Iterable[str]) -> None:
+            with disk_errors(directory):
+                os.makedirs(directory, exist_ok=True)
+                for form in forms:
+                    os.rename(self._tar if form == "tar" else self._index, f"{directory}/{form}")
+
+        self._store.records.publish(
+            diff_id,
+            {"tar": size, "index": len(raw)},
+            place=place,
+            size=size,
+            diff_id=diff_id,
+            description=self._description,
+        )
+        self.discard()
+        row = self._store.records.get(diff_id)
+        return Layer(diff_id, row.size, row.created_at)
+
+    def discard(self) -> None:
+        """Drop what was written and not published."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        for path in (self._tar, self._index):
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                continue  # published, or never written
+
+    def __enter__(self) -> TarLayer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def _write(self, data: bytes) -> None:
+        self._hash.update(data)
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[os.write(self._fd, left) :]
+        except OSError as error:
+            raise storage_error(error, self._tar) from error
