@@ -1,10 +1,10 @@
 """Ignore files and their patterns, as in `.dockerignore` and `COPY --exclude`.
 
-A pattern is anchored at the root, `*` and `?` stay within a path element, `**` spans any number of them, `[…]` is a
-class, `\\` escapes, a leading `!` brings back. A pattern that matches a directory covers all below it; the last
-matching pattern decides. Matching is done for trees of many files, so patterns are sorted into dictionaries (plain
-paths and plain names) and two regular expressions (the rest), and a walk hands each directory's result to its
-children.
+A pattern is anchored at the root, `*` and `?` stay within a path element, `**` spans any number of them,
+`[…]` is a class, `\\` escapes, a leading `!` brings back. A pattern that matches a directory covers all below
+it; the last matching pattern decides. Matching is done for trees of many files, so patterns are sorted into
+dictionaries (plain paths and plain names) and two regular expressions (the rest), and a walk hands each
+directory's result to its children.
 """
 
 from __future__ import annotations
@@ -169,13 +169,11 @@ def _read(patterns: Iterable[str]) -> Iterable[Pattern]:
         text = written.strip(BLANKS)
         if not text:
             continue
-        text = clean_path(text)
         is_exclusion = text.startswith("!")
-        if is_exclusion:
-            text = text[1:]
-            if not text:
-                raise DockerfileError('illegal exclusion pattern: "!"')
-        yield Pattern(text, is_exclusion)
+        text = text.removeprefix("!")
+        if not text:
+            raise DockerfileError('illegal exclusion pattern: "!"')
+        yield Pattern(clean_path(text), is_exclusion)
 
 
 # Tokens of a pattern: a wildcard's text, or one literal character behind a backslash, or a class as a regex.
@@ -258,32 +256,34 @@ def _form(text: str, tokens: list[str]) -> str:
     return _OTHER
 
 
+def _takes_slash(token: str) -> bool:
+    """True for a class that has the slash in it, as the negated ones do."""
+    return token.startswith("[") and re.match(token, "/") is not None
+
+
 def _matches_by_name(tokens: list[str]) -> bool:
     """True for `**/` and a pattern that takes exactly one path element."""
     return (
         tokens[0] == _GLOBSTAR_SLASH
         and len(tokens) > 1
         and not any(
-            token in (_GLOBSTAR, _GLOBSTAR_SLASH, "\\/") or token.startswith("[^") for token in tokens[1:]
+            token in (_GLOBSTAR, _GLOBSTAR_SLASH, "\\/") or _takes_slash(token) for token in tokens[1:]
         )
     )
 
 
 def _regex(text: str, tokens: list[str]) -> str:
     parts: list[str] = []
+    last = len(tokens) - 1
     for index, token in enumerate(tokens):
         if token == _STAR:
             parts.append("[^/]*")
         elif token == _ANY:
             parts.append("[^/]")
         elif token in (_GLOBSTAR, _GLOBSTAR_SLASH):
-            if index == len(tokens) - 1:
-                parts.append(".*")
-            elif index == 0 and token == _GLOBSTAR and all(other.startswith("\\") for other in tokens[1:]):
-                # `**name`, with nothing but plain characters behind: any path that ends so.
-                parts.append(".*")
-            else:
-                parts.append("(?:.*/)?")
+            # `**name` with nothing but plain characters behind takes any path that ends so.
+            is_suffix = token == _GLOBSTAR and index == 0 and not any(char in text[2:] for char in "*?[\\")
+            parts.append(".*" if index == last or is_suffix else "(?:.*/)?")
         elif token.startswith("\\"):
             parts.append(re.escape(token[1:]))
         else:
@@ -311,8 +311,8 @@ def _elements(text: str) -> list[tuple[str, Callable[[str], object] | None]]:
     """A `!` pattern cut at its slashes: each element's text and, if it has wildcards, how to match one."""
     elements: list[tuple[str, Callable[[str], object] | None]] = []
     tokens = _tokens(text)
-    if any(token.startswith("[^") for token in tokens):
-        # A negated class takes slashes too: there is no cutting such a pattern.
+    if any(_takes_slash(token) for token in tokens):
+        # There is no cutting such a pattern at its slashes.
         return [(_GLOBSTAR, None)]
     for element in _split_elements(text):
         parts = _tokens(element)

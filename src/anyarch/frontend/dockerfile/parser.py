@@ -18,7 +18,7 @@ from .lexer import Source, Statement
 from .make import HEREDOC_KEYWORDS, KEYWORDS, MAKERS, Words, make_stage
 from .words import json_array, name_value_pairs
 
-__all__ = ["parse", "parse_instruction", "parse_onbuild"]
+__all__ = ["parse", "parse_instruction", "parse_onbuild", "read_words"]
 
 Lines = tuple[int, int]
 
@@ -118,13 +118,7 @@ def _single(
 def _read(source: Source, statement: Statement) -> Instruction | Stage:
     """Finish a statement: its here-documents, then its instruction. Errors get their line and source."""
     try:
-        words = _cut(statement.text, source.escape)
-        if "<<" in statement.text and _may_have_heredocs(words):
-            source.read_bodies(statement, announced(statement.text))
-        words.heredocs = statement.heredocs
-        words.comments = statement.comments
-        words.original = statement.text
-        words.lines = (statement.start, statement.end)
+        words = read_words(source, statement)
         keyword = words.keyword.lower()
         if keyword == "from":
             return make_stage(words)
@@ -137,6 +131,18 @@ def _read(source: Source, statement: Statement) -> Instruction | Stage:
         if error.source is not None:
             raise
         raise source.error(error.message, statement.start, statement.end, hint=error.hint) from None
+
+
+def read_words(source: Source, statement: Statement) -> Words:
+    """Cut a statement into words, and take the bodies of its here-documents. Raises `DockerfileError`."""
+    words = _cut(statement.text, source.escape)
+    if "<<" in statement.text and _may_have_heredocs(words):
+        source.read_bodies(statement, announced(statement.text))
+    words.heredocs = statement.heredocs
+    words.comments = statement.comments
+    words.original = statement.text
+    words.lines = (statement.start, statement.end)
+    return words
 
 
 def _cut(text: str, escape: str, *, is_trigger: bool = False) -> Words:
