@@ -56,10 +56,10 @@ def build(
     from anyarch.engine.validate import prepare
 
     wanted = [output if isinstance(output, Output) else grammar.output(output) for output in outputs]
-    is_archive = not isinstance(context, (str, os.PathLike))
+    path, archive = (os.fspath(context), None) if isinstance(context, (str, os.PathLike)) else ("-", context)
     request = BuildRequest(
-        context="-" if is_archive else os.fspath(context),
-        context_tar=context if is_archive else None,
+        context=path,
+        context_tar=archive,
         dockerfile=None if dockerfile is None or isinstance(dockerfile, bytes) else os.fspath(dockerfile),
         dockerfile_data=dockerfile if isinstance(dockerfile, bytes) else None,
         platforms=tuple(platforms),

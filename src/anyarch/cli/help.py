@@ -28,7 +28,8 @@ __all__ = [
 DESCRIPTION = (
     "anyarch builds one container image for many platforms: a Dockerfile and a list of platforms go in, one "
     "image index comes out. Steps for a foreign platform run emulated, or natively where the Dockerfile "
-    "cross-compiles. Everything happens in this process; no daemon is needed. Flags and Dockerfiles are those "
+    "cross-compiles. Everything happens in this process; no daemon is needed. Flags and Dockerfiles "
+    "are those "
     "of docker buildx."
 )
 

@@ -1,0 +1,225 @@
+"""`anyarch build`: the flags of `docker buildx build`, and the course of one build on the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO
+
+from anyarch.cli.flags import Command, Flag
+
+if TYPE_CHECKING:
+    from anyarch.cli.flags import Parsed
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.progress.display import Display
+
+__all__ = ["COMMAND", "run"]
+
+_LATER = "later"
+
+COMMAND = Command(
+    "build",
+    aliases=("b",),
+    summary="Build an image for one or many platforms",
+    usage="build [OPTIONS] PATH | -",
+    description=(
+        "Build an image from a Dockerfile. With several platforms the result is one image index. The "
+        "result goes where "
+        "--output, --push and --load send it; with only a tag it is kept in the local store, where "
+        "`anyarch run` finds "
+        "it. Attestations are not made by default, unlike in docker buildx."
+    ),
+    arguments=(
+        ("PATH", "directory with the files that COPY and ADD may use: the build context"),
+        ("-", "standard input: an archive (tar, also compressed) is the context, a text is the Dockerfile"),
+    ),
+    least=1,
+    most=1,
+    flags=(
+        Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),
+        Flag("allow", "Allow an entitlement", metavar="ENTITLEMENT", repeat=True, state=_LATER),
+        Flag("annotation", "Add an annotation to the image", metavar="[TYPE:]KEY=VALUE", repeat=True),
+        Flag("attest", "Attestations; only disabled=true in this release", metavar="ATTRS", repeat=True),
+        Flag(
+            "build-arg",
+            "Set a build argument; KEY alone takes the environment's value",
+            metavar="KEY[=VALUE]",
+            repeat=True,
+        ),
+        Flag(
+            "build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True, state=_LATER
+        ),
+        Flag("cache-from", "Import cache", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag("cache-to", "Export cache", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag("call", "Method for evaluating the build; only build in this release", metavar="METHOD"),
+        Flag("cgroup-parent", "Parent cgroup of RUN steps", metavar="CGROUP", state=_LATER),
+        Flag("check", "Check the Dockerfile, build nothing", state=_LATER),
+        Flag(
+            "file",
+            "Dockerfile, relative to the current directory; - is standard input (default: PATH/Dockerfile)",
+            short="f",
+            metavar="PATH",
+            complete="file",
+        ),
+        Flag("iidfile", "Write the image id to a file", metavar="PATH", complete="file"),
+        Flag("label", "Add a label to the image's configuration", metavar="KEY=VALUE", repeat=True),
+        Flag("load", "Load the result into docker or podman: --output=type=docker"),
+        Flag("metadata-file", "Write what was built to a file, as JSON", metavar="PATH", complete="file"),
+        Flag("network", "Network of RUN steps: default, host or none", metavar="MODE"),
+        Flag("no-cache", "Run every step, whatever the cache has"),
+        Flag("no-cache-filter", "Run every step of these stages", metavar="STAGE,...", repeat=True),
+        Flag(
+            "output",
+            "Where the result goes: DIR, -, or type=image|registry|oci|docker|local|tar|cacheonly,dest=...",
+            short="o",
+            metavar="DEST",
+            repeat=True,
+            complete="file",
+        ),
+        Flag(
+            "platform",
+            "Platforms to build for: a comma list; local is this machine's",
+            metavar="OS/ARCH[/VARIANT],...",
+            repeat=True,
+        ),
+        Flag("policy", "Source policy", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag("progress", "How progress is shown: auto, none, plain, quiet, rawjson, tty", metavar="MODE"),
+        Flag("provenance", "Provenance attestation; only false in this release", metavar="BOOL|ATTRS"),
+        Flag("pull", "Look up base images in their registries, even when they are here"),
+        Flag("push", "Push the result: --output=type=registry"),
+        Flag("quiet", "Show no progress, print the image id", short="q"),
+        Flag("resource", "Resource limit of RUN steps", metavar="KEY=VALUE", repeat=True, state=_LATER),
+        Flag("sbom", "SBOM attestation; only false in this release", metavar="BOOL|ATTRS"),
+        Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag("shm-size", "Size of /dev/shm in RUN steps", metavar="BYTES"),
+        Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True, state=_LATER),
+        Flag("tag", "Name of the image", short="t", metavar="[REGISTRY/]NAME[:TAG]", repeat=True),
+        Flag("target", "Stage to build", metavar="STAGE"),
+        Flag("ulimit", "Limit of RUN steps", metavar="NAME=SOFT[:HARD]", repeat=True),
+        # Flags that docker build knows and buildx hides.
+        Flag("compress", "Compress the build context", hidden=True, state="ignored"),
+        Flag("cpu-period", "CPU period", metavar="N", hidden=True, state=_LATER),
+        Flag("cpu-quota", "CPU quota", metavar="N", hidden=True, state=_LATER),
+        Flag("cpu-shares", "CPU shares", short="c", metavar="N", hidden=True, state=_LATER),
+        Flag("cpuset-cpus", "CPUs to use", metavar="LIST", hidden=True, state=_LATER),
+        Flag("cpuset-mems", "Memory nodes to use", metavar="LIST", hidden=True, state=_LATER),
+        Flag("force-rm", "Always remove intermediate containers", hidden=True, state="ignored"),
+        Flag(
+            "isolation",
+            "Isolation technology",
+            metavar="NAME",
+            hidden=True,
+            state="ignored",
+            warning="isolation flag is deprecated with BuildKit.",
+        ),
+        Flag("memory", "Memory limit", short="m", metavar="BYTES", hidden=True, state=_LATER),
+        Flag("memory-swap", "Memory and swap limit", metavar="BYTES", hidden=True, state=_LATER),
+        Flag("print", "Old name of --call", metavar="METHOD", hidden=True),
+        Flag("rm", "Remove intermediate containers", hidden=True, state="ignored"),
+        Flag(
+            "security-opt",
+            "Security options",
+            metavar="OPTION",
+            repeat=True,
+            hidden=True,
+            state="ignored",
+            warning=(
+                'security-opt flag is deprecated. "RUN --security=insecure" should be used with BuildKit.'
+            ),
+        ),
+        Flag(
+            "squash",
+            "Squash layers",
+            hidden=True,
+            state="ignored",
+            warning=(
+                "experimental flag squash is removed with BuildKit. You should squash inside "
+                "build using a multi-stage Dockerfile for efficiency."
+            ),
+        ),
+    ),
+    examples=(
+        (
+            "Two platforms into an OCI archive",
+            "anyarch build --platform linux/amd64,linux/arm64 -o type=oci,dest=app.tar .",
+        ),
+        (
+            "Push under two tags",
+            "anyarch build --platform linux/amd64,linux/arm64 -t reg.example.com/app:1 -t "
+            "reg.example.com/app --push .",
+        ),
+        ("Only the files of the result", "anyarch build -o out ."),
+        ("A Dockerfile without a context", "echo 'FROM busybox' | anyarch build -t small -"),
+    ),
+)
+
+BEFORE = "failed to build: "
+SOLVING = "failed to build: failed to solve: "
+
+
+def run(parsed: Parsed) -> int:
+    """One build. Exit status 0, 1 or 130 (stopped)."""
+    from anyarch.cli.dispatch import stderr
+    from anyarch.cli.errors import report
+    from anyarch.cli.request import build_request, display_mode
+    from anyarch.cli.results import remove_iidfile
+    from anyarch.engine.validate import prepare
+
+    mode, prints_id = display_mode(parsed, stderr(), os.environ)
+    request = build_request(parsed, os.environ, _stdin)
+    remove_iidfile(parsed)
+    try:
+        request = prepare(request, stdout_is_terminal=lambda: sys.stdout is not None and sys.stdout.isatty())
+    except Exception as error:
+        return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
+    if not request.outputs and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false"):
+        print(
+            "WARNING: No output specified. Build result will only remain in the build cache. To push "
+            "result image into "
+            "registry use --push or to load image into docker use --load",
+            file=stderr(),
+        )
+    return _build(parsed, request, mode, prints_id=prints_id)
+
+
+def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool) -> int:
+    from anyarch.cli.dispatch import stderr
+    from anyarch.cli.errors import report
+    from anyarch.cli.results import write_results
+    from anyarch.cli.signals import stopping
+    from anyarch.engine.request import CancelToken
+    from anyarch.progress import open_display
+
+    cancel = CancelToken()
+    display = open_display(mode, stderr())
+    try:
+        with stopping(cancel), display:
+            result = _solve(request, display, cancel)
+        write_results(parsed, result, display.trace, mode, prints_id=prints_id)
+    except BrokenPipeError:
+        raise
+    except BaseException as error:
+        display.close()
+        # The log of a failed step is part of the picture that tty and plain have drawn; rawjson has told it
+        # all.
+        failures = () if mode == "rawjson" else display.trace.failures()
+        return report(
+            error,
+            stderr(),
+            prefix=SOLVING,
+            debug=parsed.debug,
+            command="build",
+            failures=failures,
+            canceled=cancel.is_set(),
+        )
+    return 0
+
+
+def _solve(request: BuildRequest, display: Display, cancel: CancelToken) -> BuildResult:
+    from anyarch import engine
+
+    return engine.build(request, on_event=display.sink, cancel=cancel)
+
+
+def _stdin() -> BinaryIO | None:
+    return sys.stdin.buffer if sys.stdin is not None else None

@@ -1,0 +1,1 @@
+"""`anyarch imagetools inspect`"""

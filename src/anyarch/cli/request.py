@@ -1,0 +1,195 @@
+"""From the flags of `anyarch build` to a build request: environment, standard input and Docker's settings
+included."""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from anyarch.engine import grammar
+from anyarch.engine.request import BuildRequest
+from anyarch.errors import NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from anyarch.cli.flags import Parsed
+
+__all__ = ["build_request", "display_mode", "is_archive"]
+
+_HEADER = 1024
+_MAGIC = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
+
+
+def display_mode(parsed: Parsed, stream: TextIO, environment: Mapping[str, str]) -> tuple[str, bool]:
+    """The progress mode, and whether the image id is printed at the end."""
+    from anyarch.progress import choose_mode
+
+    wanted = parsed.text("progress") or environment.get("BUILDKIT_PROGRESS") or "auto"
+    quiet = parsed.switch("quiet") or wanted == "quiet"
+    if quiet:
+        if parsed.text("progress") not in (None, "auto", "quiet"):
+            raise UsageError(f"progress={wanted} and quiet cannot be used together")
+        return "quiet", True
+    return choose_mode(wanted, stream, environment), False
+
+
+def build_request(
+    parsed: Parsed, environment: Mapping[str, str], stdin: Callable[[], BinaryIO | None]
+) -> BuildRequest:
+    """The request as the user wrote it; `engine.validate.prepare` checks the rest. `stdin` gives the
+    standard input if the command line refers to it."""
+    method = parsed.text("call") or parsed.text("print") or "build"
+    if method.partition(",")[0] != "build":
+        raise NotSupported(
+            f"--call={method} is not supported by this release", hint="it comes in a later release"
+        )
+    attests = grammar.attests(
+        parsed.texts("attest"), provenance=parsed.text("provenance"), sbom=parsed.text("sbom")
+    )
+    outputs = [grammar.output(text) for text in parsed.texts("output") if text]
+    if parsed.text("iidfile") and any(output.type in ("local", "tar") for output in outputs):
+        raise UsageError("local and tar exporters are incompatible with image ID file")
+    shm_size = parsed.text("shm-size")
+    context, dockerfile = parsed.args[0], parsed.text("file")
+    archive, data = _standard_input(context, dockerfile, stdin)
+    return BuildRequest(
+        context=context,
+        context_tar=archive,
+        dockerfile=None if dockerfile == "-" else dockerfile,
+        dockerfile_data=data,
+        platforms=_platforms(parsed, environment),
+        target=parsed.text("target") or "",
+        build_args=_build_args(parsed, environment),
+        labels=grammar.key_values(parsed.texts("label")),
+        tags=tuple(dict.fromkeys(parsed.texts("tag"))),
+        outputs=grammar.with_shorthands(outputs, push=parsed.switch("push"), load=parsed.switch("load")),
+        no_cache=parsed.switch("no-cache"),
+        no_cache_filter=tuple(
+            name for text in parsed.texts("no-cache-filter") for name in text.split(",") if name
+        ),
+        pull=parsed.switch("pull"),
+        network=parsed.text("network") or "default",
+        add_hosts=grammar.add_hosts(parsed.texts("add-host")),
+        shm_size=grammar.size_bytes(shm_size) or None if shm_size else None,
+        ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),
+        annotations=grammar.image_annotations(parsed.texts("annotation")),
+        attests=attests,
+    )
+
+
+def _platforms(parsed: Parsed, environment: Mapping[str, str]) -> tuple[str, ...]:
+    texts = [text for text in parsed.texts("platform") if text]
+    default = environment.get("DOCKER_DEFAULT_PLATFORM")
+    if not texts and default:
+        texts = [default]
+    names, twice = grammar.platforms(texts)
+    if twice:
+        from anyarch.cli.dispatch import stderr
+
+        print(f"WARNING: platform given twice: {', '.join(twice)}", file=stderr())
+    return names
+
+
+def _build_args(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str]:
+    """`--build-arg`, and what Docker's tools add by themselves: SOURCE_DATE_EPOCH and the configured
+    proxies."""
+    result = grammar.key_values(parsed.texts("build-arg"), environment)
+    epoch = environment.get("SOURCE_DATE_EPOCH")
+    if epoch and "SOURCE_DATE_EPOCH" not in result:
+        result["SOURCE_DATE_EPOCH"] = epoch
+    for name, value in _configured_proxies(environment).items():
+        result.setdefault(name, value)
+    return result
+
+
+def _configured_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """The build arguments of `proxies.default` in Docker's config.json; none when there is no readable
+    one."""
+    directory = environment.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    path = os.path.join(directory, "config.json")
+    if not os.path.exists(path):
+        return {}
+    import msgspec
+
+    try:
+        with open(path, "rb") as file:
+            config = msgspec.json.decode(file.read())
+        default = config.get("proxies", {}).get("default", {})
+        names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "ftpProxy": "FTP_PROXY"}
+        names |= {"noProxy": "NO_PROXY", "allProxy": "ALL_PROXY"}
+        found = {
+            names[key]: value for key, value in default.items() if key in names and isinstance(value, str)
+        }
+    except (OSError, msgspec.DecodeError, AttributeError):
+        return {}  # whoever needs the credentials in it will complain about the file
+    return found | {name.lower(): value for name, value in found.items()}
+
+
+def _standard_input(
+    context: str, dockerfile: str | None, stdin: Callable[[], BinaryIO | None]
+) -> tuple[BinaryIO | None, bytes | None]:
+    """The context archive and the Dockerfile's text, as far as standard input is either of them."""
+    if context != "-" and dockerfile != "-":
+        return None, None
+    if context == "-" and dockerfile == "-":
+        raise UsageError("invalid argument: can't use stdin for both build context and dockerfile")
+    stream = stdin()
+    if stream is None:
+        raise UsageError("standard input is closed", hint="- reads the context or Dockerfile from it")
+    if dockerfile == "-":
+        return None, _read_text(stream)
+    head = stream.read(_HEADER)
+    if is_archive(head):
+        return io.BufferedReader(_Rejoined(head, stream), 1 << 16), None
+    if dockerfile is not None:
+        raise UsageError(
+            "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles",
+            hint="what came on standard input is no archive; give a directory as context, or leave -f out",
+        )
+    return None, head + _read_text(stream, is_rest=bool(head))
+
+
+def _read_text(stream: BinaryIO, *, is_rest: bool = False) -> bytes:
+    text = stream.read()
+    if not text and not is_rest:
+        raise UsageError(
+            "standard input is empty", hint="- expects a Dockerfile or an archive of the context there"
+        )
+    return text
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a stream that begins so is an archive: gzip, bzip2, xz, zstd, or a tar header with a right
+    checksum."""
+    if head.startswith(_MAGIC):
+        return True
+    if len(head) < 512:
+        return False
+    header = head[:512]
+    if not header.strip(b"\0"):
+        return True  # an empty archive begins with its end mark
+    try:
+        stored = int(header[148:156].strip(b" \0") or b"x", 8)
+    except ValueError:
+        return False
+    return stored == sum(header[:148]) + 8 * 32 + sum(header[156:])
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream whose head has been read already, whole again."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        super().__init__()
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(data) :]
+        buffer[: len(data)] = data
+        return len(data)

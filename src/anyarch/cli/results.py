@@ -1,0 +1,141 @@
+"""What a finished build leaves beside the image: id and metadata files, warnings, a table of what was
+made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+from anyarch.cli.dispatch import stderr
+from anyarch.cli.errors import excerpt
+from anyarch.errors import OutputError, SourceRange
+from anyarch.progress.trace import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyarch.cli.flags import Parsed
+    from anyarch.engine.request import BuildResult
+    from anyarch.progress.trace import Trace
+    from anyarch.solver.events import WarningEvent
+
+__all__ = ["metadata", "remove_iidfile", "summary", "warnings_text", "write_file", "write_results"]
+
+
+def remove_iidfile(parsed: Parsed) -> None:
+    """Remove an old image id file, so that a failed build leaves no stale one."""
+    path = parsed.text("iidfile")
+    if path and os.path.isfile(path):
+        try:
+            os.remove(path)
+        except OSError as error:
+            raise OutputError(f"removing image ID file: {error.strerror}: {path}") from None
+
+
+def write_results(parsed: Parsed, result: BuildResult, trace: Trace, mode: str, *, prints_id: bool) -> None:
+    """Write and print all that was asked for. Raises `OutputError`."""
+    iidfile = parsed.text("iidfile")
+    if iidfile:
+        write_file(iidfile, (result.image_id or "").encode(), what="image ID file")
+    metadata_file = parsed.text("metadata-file")
+    if metadata_file:
+        import msgspec
+
+        wants_warnings = os.environ.get("BUILDX_METADATA_WARNINGS", "") in ("1", "true")
+        values = metadata(result, trace.warnings if wants_warnings else ())
+        text = msgspec.json.format(msgspec.json.encode(values, order="sorted"), indent=2)
+        write_file(metadata_file, text, what="metadata file")
+    if mode in ("plain", "tty"):
+        stderr().write(warnings_text(trace.warnings, expand=parsed.debug) + summary(result))
+    if prints_id and result.image_id:
+        print(result.image_id)
+
+
+def metadata(result: BuildResult, warnings: Sequence[WarningEvent] = ()) -> dict[str, Any]:
+    """The object of `--metadata-file`, with buildx's keys."""
+    values: dict[str, Any] = dict(result.metadata)
+    if result.digest:
+        values["containerimage.digest"] = result.digest
+    if result.config_digest:
+        values["containerimage.config.digest"] = result.config_digest
+    if result.descriptor is not None:
+        values["containerimage.descriptor"] = result.descriptor
+    if result.image_names:
+        values["image.name"] = ",".join(result.image_names)
+    if warnings:
+        from anyarch.progress.rawjson import warning_values
+
+        values["buildx.build.warnings"] = [warning_values(warning) for warning in warnings]
+    return values
+
+
+def write_file(path: str, content: bytes, *, what: str) -> None:
+    """Write a file so that a reader sees the old one or the complete new one; into a device or pipe
+    directly."""
+    try:
+        try:
+            is_plain = stat.S_ISREG(os.stat(path).st_mode)
+        except FileNotFoundError:
+            is_plain = True
+        if not is_plain:
+            with open(path, "wb") as file:
+                file.write(content)
+            return
+        path = os.path.realpath(path)  # the file behind a symbolic link, not the link, is replaced
+        directory, name = os.path.split(path)
+        temporary = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.remove(temporary)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"writing {what}: {error.strerror}: {path}",
+            hint="the image itself was built; only this file is missing",
+        ) from None
+
+
+def warnings_text(warnings: Sequence[WarningEvent], *, expand: bool) -> str:
+    """The list of warnings; with `expand` each with its explanation and its lines of the Dockerfile."""
+    if not warnings:
+        return ""
+    count = f"{len(warnings)} warnings found" if len(warnings) > 1 else "1 warning found"
+    lines = ["", f" {count}{'' if expand else ' (use anyarch --debug to expand)'}:"]
+    for warning in warnings:
+        lines.append(f" - {warning.short}")
+        if not expand:
+            continue
+        lines += warning.detail
+        if warning.url:
+            lines.append(f"More info: {warning.url}")
+        if warning.lines and warning.filename:
+            start, end = warning.lines[0]
+            lines.append(excerpt(SourceRange(warning.filename, start, end, data=warning.source)).rstrip("\n"))
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def summary(result: BuildResult) -> str:
+    """What was made: one row a platform when an image was, then its digest and names."""
+    if result.digest is None:
+        return ""
+    rows = [("PLATFORM", "DIGEST", "SIZE", "")]
+    rows += [
+        (made.platform, made.digest, format_bytes(made.size) if made.size else "", made.route)
+        for made in result.platforms
+    ]
+    lines = [""]
+    if len(rows) > 2 or (len(rows) == 2 and rows[1][1]):
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            lines.append(" " + "  ".join(cells).rstrip())
+    if len(result.platforms) > 1 or not result.platforms:
+        lines.append(f" {'index' if len(result.platforms) > 1 else 'image'} {result.digest}")
+    lines += [f" named {name}" for name in result.image_names]
+    return "\n".join(lines) + "\n"
