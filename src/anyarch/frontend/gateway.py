@@ -50,8 +50,10 @@ class Ref(Protocol):
     """A result, evaluated when it is first looked into. Paths are inside its root; links are followed
     there."""
 
-    async def read_file(self, path: str) -> bytes:
-        """The content of a file. Raises `PathNotFound`, or what the evaluation raises."""
+    async def read_file(self, path: str, *, length: int | None = None) -> bytes:
+        """The content of a file, or its first `length` bytes. Raises `PathNotFound`, or what the evaluation
+        raises.
+        """
         ...
 
     async def read_dir(self, path: str) -> list[DirEntry]:
