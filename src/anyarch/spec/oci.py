@@ -160,7 +160,14 @@ class Blob(msgspec.Struct, frozen=True):
         return Descriptor(self.media_type, self.digest, len(self.raw), **more)
 
 
-_encoder = msgspec.json.Encoder(order="deterministic")
+def _plain(value: object) -> str:
+    """`Digest` as msgspec wants it: it encodes `str` itself only, not what is derived from it."""
+    if isinstance(value, Digest):
+        return str(value)
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(order="deterministic", enc_hook=_plain)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
