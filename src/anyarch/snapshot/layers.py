@@ -145,7 +145,7 @@ class LayerStore:
     def get(self, layer_id: str) -> Layer:
         """`StoreError` when there is none."""
         row = self.store.records.get(layer_id)
-        return Layer(layer_id, row.size, row.created_at)
+        return Layer(str(layer_id), row.size, row.created_at)
 
     def missing(self, layers: Iterable[Layer]) -> list[Layer]:
         """Those whose content is only remote: fetch a blob of `remote(layer)` into the content store

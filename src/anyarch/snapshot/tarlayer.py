@@ -91,7 +91,7 @@ class TarLayer:
         )
         self.discard()
         row = self._store.records.get(diff_id)
-        return Layer(diff_id, row.size, row.created_at)
+        return Layer(str(diff_id), row.size, row.created_at)
 
     def discard(self) -> None:
         """Drop what was written and not published."""

@@ -92,7 +92,7 @@ class CacheRecords:
             (
                 canonical,
                 number,
-                None if one is None else msgspec.json.encode(one.layers).decode(),
+                None if one is None else msgspec.json.encode([str(layer) for layer in one.layers]).decode(),
                 description,
                 born,
                 now,
