@@ -7,7 +7,7 @@ import struct
 
 import msgspec
 
-__all__ = ["Header", "interpreter_of", "machine_name", "parse"]
+__all__ = ["Header", "identity_of", "interpreter_of", "machine_name", "parse"]
 
 ET_EXEC, ET_DYN = 2, 3
 _PT_INTERP = 3
@@ -29,6 +29,9 @@ _ARCHITECTURES = {
     (243, 64, "little"): "riscv64",
     (22, 64, "big"): "s390x",
 }
+
+
+_MACHINES = {architecture: fields for fields, architecture in _ARCHITECTURES.items()}
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -97,3 +100,9 @@ def machine_name(head: bytes) -> str:
     """The platform architecture of the program that starts with `head`, or an empty text."""
     header = parse(head)
     return header.architecture if header else ""
+
+
+def identity_of(architecture: str) -> tuple[int, str, int] | None:
+    """What programs of a platform architecture have in their header: bits, byte order, e_machine."""
+    found = _MACHINES.get(architecture)
+    return None if found is None else (found[1], found[2], found[0])

@@ -180,7 +180,7 @@ def _mount(mount: Mount, nodev: bool) -> Op:
 def _overlay(name: str, root: RootFS, nodev: bool) -> Op:
     if len(root.lowers) > MAX_LAYERS:
         raise SandboxError(
-            f"a root file system of {len(root.lowers)} layers is more than the kernel can stack ({MAX_LAYERS})",
+            f"a root of {len(root.lowers)} layers is more than the kernel can stack ({MAX_LAYERS})",
             hint="put several instructions into one, or copy the stage into a new one",
         )
     if bool(root.upper) != bool(root.work):

@@ -143,6 +143,14 @@ class Executor:
             raise SandboxError(f"{argv[0]} ended with status {code}: {tail}")
         return bytes(out)
 
+    def check_emulators(self, emulators: Sequence[Registration]) -> None:
+        """Make the namespace that steps with these emulators run in. Raises `SandboxError` naming what
+        refused.
+        """
+        registrations = tuple(sorted(_registration(emulator) for emulator in emulators))
+        with self._exchange("namespace", registrations, None, None) as exchange:
+            exchange.finish(lambda _stream, _data: None, None)
+
     def close(self) -> None:
         """End the supervisor and every step that still runs. Twice is once."""
         with self._lock:

@@ -10,8 +10,8 @@ from anyarch.errors import SandboxError
 __all__ = ["refusal"]
 
 _USERNS_SETTINGS = (
-    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces"),
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone"),
+    ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces", 15000),
+    ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone", 1),
 )
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 _TEXT = {
@@ -37,7 +37,7 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
         case "unshare":
             return SandboxError(
                 f"the kernel refused new namespaces (unshare CLONE_NEWNS, CLONE_NEWPID): {why}",
-                hint="inside a container, run it with the capability CAP_SYS_ADMIN and without a seccomp profile",
+                hint="inside a container, give it the capability CAP_SYS_ADMIN and no seccomp profile",
             )
         case "map ids":
             return SandboxError(
@@ -55,8 +55,8 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
         case "mount proc":
             return SandboxError(
                 f"the kernel refused to mount /proc for the step: {why}",
-                hint="inside a container, parts of /proc are hidden and the kernel allows no new one; run the "
-                "container with --security-opt systempaths=unconfined, or privileged",
+                hint="inside a container, parts of /proc are hidden and the kernel allows no new one; run the container "
+                "with --security-opt systempaths=unconfined, or privileged",
             )
         case "overlay":
             return SandboxError(
@@ -124,9 +124,9 @@ def _script_interpreter(head: bytes) -> str:
 
 
 def _userns_hint(code: int) -> str:
-    for path, shut, name in _USERNS_SETTINGS:
+    for path, shut, name, opened in _USERNS_SETTINGS:
         if _read(path) == shut:
-            return f"{name} is {shut}; an administrator can allow it: sysctl {name}={'1' if shut == '0' else '0'}"
+            return f"{name} is {shut}; an administrator can allow it: sysctl {name}={opened}"
     if code == errno.ENOSPC:
         return "the limit user.max_user_namespaces is reached"
     return "a policy of this machine or container forbids user namespaces" + (
@@ -145,8 +145,8 @@ def _overlay_hint(code: int) -> str | None:
         return "the kernel has no overlay file system: modprobe overlay"
     if code in (errno.EPERM, errno.EINVAL):
         return (
-            "the store may lie on a file system that overlayfs cannot use for writing (another overlay, NFS); "
-            "set ANYARCH_ROOT to a directory on ext4, xfs, btrfs or tmpfs. An ordinary user needs Linux 5.11"
+            "the store may lie on a file system that overlayfs cannot write to (another overlay, NFS); set "
+            " ANYARCH_ROOT to a directory on ext4, xfs, btrfs or tmpfs. An ordinary user needs Linux 5.11"
         )
     return None
 

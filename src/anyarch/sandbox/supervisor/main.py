@@ -80,6 +80,11 @@ class Supervisor:
             if kind == "step":
                 emulator_ns = self.emulators.get(registrations) if registrations else -1
                 pid = self._fork_step(control, (stdio[0], stdio[1], stdio[2]), emulator_ns)
+            elif kind == "namespace":
+                self.emulators.get(registrations)
+                send_frame(control, ("ended", 0))
+                control.close()
+                return True
             else:
                 pid = self._fork_command(control, (stdio[0], stdio[1], stdio[2]))
         except Refused as refused:
