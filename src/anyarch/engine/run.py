@@ -102,9 +102,8 @@ def _find(worker: Worker, request: RunRequest, wanted: Platform) -> Image:
 
 
 def _add_layers(layers: LayerStore, image: Image) -> list[str]:
-    fetch_from = (
-        str(image.reference.with_digest(image.manifest_digest)) if image.reference != _NO_NAME else ""
-    )
+    is_from_layout = image.reference.name == _NO_NAME.name
+    fetch_from = "" if is_from_layout else str(image.reference.with_digest(image.manifest_digest))
     return [
         layers.add_blob(descriptor, diff_id, fetch_from=fetch_from).id
         for descriptor, diff_id in zip(image.manifest.layers, image.diff_ids, strict=True)
