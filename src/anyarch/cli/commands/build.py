@@ -193,7 +193,7 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
     cancel = CancelToken()
     display = open_display(mode, stderr())
     try:
-        with stopping(cancel), display:
+        with stopping(cancel, notice=mode == "plain"), display:
             result = _solve(request, display, cancel)
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
     except BrokenPipeError:
