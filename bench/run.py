@@ -1,0 +1,243 @@
+"""Measure anyarch side by side with Debian's buildah and write docs/bench.md: `make bench`.
+
+The sides alternate in one run, so that other work on the machine troubles both alike; medians and ratios
+are given. Each measurement of a command is a fresh process. Needs root (buildah's overlay) and takes some
+minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from anyarch.testing.debian_registry import DebianRegistry
+
+from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
+from anyarch.testing.debian_images import busybox_context
+from anyarch.version import __version__
+from layers import make_files
+from peers import PLATFORMS, Anyarch, Buildah, CommandFailed, host_emulation, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+REPORT = ROOT / "docs/bench.md"
+
+
+class Result(NamedTuple):
+    """One line of the report; times in seconds."""
+
+    workload: str
+    ours: float
+    theirs: float | None
+    target: str
+    met: bool
+
+
+def alternate(
+    rounds: int,
+    ours: Callable[[], float],
+    theirs: Callable[[], float],
+    between: Callable[[], None] | None = None,
+) -> tuple[float, float]:
+    """Medians of both sides; `between` (not measured) runs before each."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds):
+        for side, measure in zip(times, (ours, theirs), strict=True):
+            if between:
+                between()
+            side.append(measure())
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+# --- workloads ---
+
+
+def start_up(anyarch: Anyarch, buildah: Buildah) -> list[Result]:
+    ours, theirs = alternate(21, anyarch.version, buildah.version)
+    return [Result("`--version`", ours, theirs, "under 40 ms", ours < 0.040)]
+
+
+def cached_rebuild(anyarch: Anyarch, buildah: Buildah) -> list[Result]:
+    context = ROOT / "examples/emulated"
+    anyarch.build(context, platforms=PLATFORMS, oci=True)
+    with host_emulation():
+        buildah.build(context, platforms=PLATFORMS, oci=True)
+    ours, theirs = alternate(
+        11,
+        lambda: anyarch.build(context, platforms=PLATFORMS, oci=True),
+        lambda: buildah.build(context, platforms=PLATFORMS, oci=True),
+    )
+    target = "at most 150 ms, at least 2.3 times faster"
+    name = f"`emulated` for {len(PLATFORMS)} platforms, all cached, OCI layout"
+    return [Result(name, ours, theirs, target, ours <= 0.150 and theirs / ours >= 2.3)]
+
+
+def copy_many_files(anyarch: Anyarch, buildah: Buildah, directory: Path) -> list[Result]:
+    context = directory / "copy"
+    make_files(context / "files", 20_000)
+    (context / "Dockerfile").write_text("FROM scratch\nCOPY files /files\n")
+
+    def forget() -> None:
+        anyarch.forget()
+        buildah.forget()
+        os.sync()
+
+    results = []
+    for platforms in ((), PLATFORMS):
+        ours, theirs = alternate(
+            5,
+            lambda platforms=platforms: anyarch.build(context, platforms=platforms, oci=True),  # type: ignore[misc]
+            lambda platforms=platforms: buildah.build(context, platforms=platforms, oci=True),  # type: ignore[misc]
+            between=forget,
+        )
+        if platforms:
+            bound = 1.15 * results[0].ours
+            target = f"at most 1.15 times one platform ({ours / results[0].ours:.2f} times)"
+            met = ours <= bound
+        else:
+            target, met = "at least 4 times faster", theirs / ours >= 4
+        name = f"COPY of 20,000 files, {len(platforms) or 1} platform{'s' * bool(platforms)}, empty store, OCI layout"
+        results.append(Result(name, ours, theirs, target, met))
+    return results
+
+
+def trivial_steps(anyarch: Anyarch, buildah: Buildah, directory: Path) -> list[Result]:
+    contexts = {}
+    for count in (1, 20):
+        contexts[count] = directory / f"steps{count}"
+        contexts[count].mkdir()
+        lines = ["FROM busybox", *(f"RUN echo {number} > /number" for number in range(count))]
+        (contexts[count] / "Dockerfile").write_text("\n".join(lines) + "\n")
+    anyarch.build(contexts[1])  # both have pulled the base
+    buildah.build(contexts[1])
+    medians = {
+        count: alternate(
+            5,
+            lambda count=count: anyarch.build(contexts[count], "--no-cache"),  # type: ignore[misc]
+            lambda count=count: buildah.build(contexts[count], "--no-cache"),  # type: ignore[misc]
+        )
+        for count in (1, 20)
+    }
+    ours, theirs = ((medians[20][side] - medians[1][side]) / 19 for side in (0, 1))
+    target = "at most 10 ms, at least 20 times faster"
+    return [
+        Result("one RUN step, whole process", *medians[1], "", True),
+        Result("20 RUN steps, whole process", *medians[20], "", True),
+        Result("each further RUN step (slope)", ours, theirs, target, ours <= 0.010 and theirs / ours >= 20),
+    ]
+
+
+def one_layer(directory: Path) -> list[Result]:
+    def measured(what: str) -> dict[str, float]:
+        where = directory / what
+        where.mkdir()
+        argv = [sys.executable, str(ROOT / "bench/layers.py"), what, str(where)]
+        text = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        shutil.rmtree(where)
+        return json.loads(text)  # type: ignore[no-any-return]
+
+    times = measured("speed")
+    memory = measured("memory")
+    ours, theirs = times["ours_s"], times["theirs_s"]
+    larger = times["ours_bytes"] / times["theirs_bytes"] - 1
+    peak = memory["peak_bytes"] / 1e6
+    return [
+        Result(
+            f"a layer of 50,000 files ({times['ours_bytes'] / 1e6:.1f} MB), against `tarfile` and zlib level 6",
+            ours,
+            theirs,
+            f"at least 5 times faster, at most 15 % larger ({100 * larger:+.1f} %)",
+            theirs / ours >= 5 and larger <= 0.15,
+        ),
+        Result(
+            "a layer of 1 GB in one file",
+            memory["seconds"],
+            None,
+            f"peak memory under 200 MB ({peak:.0f} MB)",
+            peak < 200,
+        ),
+    ]
+
+
+# --- report ---
+
+
+def report(results: list[Result], peer: str) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Made by `make bench`: anyarch {__version__} (CPython {platform.python_version()}) and {peer} from Debian, alternating in",
+        f"one run, medians of fresh processes. Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}.",
+        "",
+        "| workload | anyarch | peer | ratio | target | met |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in results:
+        theirs = "" if each.theirs is None else seconds(each.theirs)
+        ratio = "" if each.theirs is None else f"{each.theirs / each.ours:.1f}x"
+        met = "" if not each.target else "yes" if each.met else "**no**"
+        lines.append(
+            f"| {each.workload} | {seconds(each.ours)} | {theirs} | {ratio} | {each.target} | {met} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 0.9995 else f"{value:.2f} s"
+
+
+def push_base(anyarch: Anyarch, registry: str) -> None:
+    """`busybox` under its name on Docker Hub, made by anyarch; its store forgets it again."""
+    argv = [str(Path(sys.executable).parent / "anyarch"), "build", "--progress=quiet", "--push"]
+    argv += ["--platform=" + ",".join(BASE_PLATFORMS), f"--tag={registry}/library/busybox"]
+    argv += [f"--file={ROOT}/examples/bases/busybox/Dockerfile", str(busybox_context(ROOT / ".cache"))]
+    run(argv, anyarch.env)
+    anyarch.forget()
+
+
+def main() -> int:
+    if os.geteuid() != 0:
+        print(
+            "the benchmarks need root: buildah mounts overlays, and its RUN of foreign programs needs handlers"
+        )
+        return 1
+    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as scratch:
+        directory = Path(scratch)
+        with DebianRegistry(directory / "registry") as server:
+            anyarch, buildah = Anyarch(directory, server.address), Buildah(directory, server.address)
+            results: list[Result] = []
+            try:
+                push_base(anyarch, server.address)
+                for name, workload in (
+                    ("start-up", lambda: start_up(anyarch, buildah)),
+                    ("cached rebuild", lambda: cached_rebuild(anyarch, buildah)),
+                    ("RUN steps", lambda: trivial_steps(anyarch, buildah, directory)),
+                    ("COPY", lambda: copy_many_files(anyarch, buildah, directory)),
+                    ("layers", lambda: one_layer(directory)),
+                ):
+                    print(f"measuring: {name} ...", flush=True)
+                    results += workload()
+                peer = buildah.release()
+            except CommandFailed as error:
+                print(f"bench failed: {error}", file=sys.stderr)
+                return 1
+            finally:
+                buildah.forget()
+    text = report(results, peer)
+    REPORT.write_text(text)
+    print(f"\n{text}\nwritten to {REPORT.relative_to(ROOT)}")
+    return 0 if all(each.met for each in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
