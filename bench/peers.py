@@ -133,7 +133,7 @@ _ELF = {"aarch64": (2, 1, 183), "arm": (1, 1, 40), "s390x": (2, 2, 22)}
 
 @contextmanager
 def host_emulation() -> Iterator[None]:
-    """QEMU registered for the whole machine, as buildah's RUN needs it: only what is absent, only meanwhile."""
+    """QEMU registered for the whole machine, as buildah needs it; only what is absent, only meanwhile."""
     directory = Path("/proc/sys/fs/binfmt_misc")
     mounted = not (directory / "register").exists()
     if mounted:

@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 class Bases(NamedTuple):
-    """Base images in a registry: `busybox` and `alpine` of all `PLATFORMS`, under their names on Docker Hub."""
+    """Base images in a registry: `busybox` and `alpine` of all `PLATFORMS`, named as on Docker Hub."""
 
     registry: str
     """`localhost:PORT`"""
@@ -43,7 +43,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def run_anyarch(*arguments: str, environment: Mapping[str, str]) -> str:
-    """Run the command line; its standard output. Fails the test with what it said when its status is not 0."""
+    """Run the command line; its standard output. The test fails with what it said if its status is not 0."""
     argv = [sys.executable, "-m", "anyarch", *arguments]
     done = subprocess.run(
         argv, env=dict(environment), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
