@@ -16,7 +16,7 @@ from anyarch.spec.oci import encode
 from anyarch.spec.platform import Platform
 
 from .context import Loader
-from .convert import Conversion, Shared, global_args
+from .convert import Conversion, Shared, at_once, global_args
 from .lexer import detect_syntax
 from .options import parse_options
 from .parser import parse
@@ -60,15 +60,18 @@ async def build(gateway: Gateway) -> FrontendResult:
             conversion = Conversion(dockerfile, scope, loader, shared)
             conversion.plan()
             conversions.append(conversion)
-    for conversion in conversions:
-        with error_context(platform=str(conversion.scope.target)):
-            await conversion.resolve()
+    await at_once([_resolve(conversion) for conversion in conversions])
     for conversion in conversions:
         with error_context(platform=str(conversion.scope.target)):
             conversion.dispatch()
     context.resolve((await loader.main_state(shared.paths)).output)
     shared.settle()
     return _result(options, [(item, item.finish()) for item in conversions])
+
+
+async def _resolve(conversion: Conversion) -> None:
+    with error_context(platform=str(conversion.scope.target)):
+        await conversion.resolve()
 
 
 def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:

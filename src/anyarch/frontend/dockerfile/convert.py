@@ -191,7 +191,7 @@ class Conversion:
         if not text:
             raise DockerfileError(
                 f"empty platform value from expression {parsed.platform}",
-                hint="predefined arguments such as $BUILDPLATFORM and ARGs before the first FROM are known here",
+                hint="predefined arguments such as $BUILDPLATFORM and global ARGs are known here",
             )
         try:
             return Platform.parse(text, default=self.loader.gateway.build_opts.build_platform)
