@@ -6,6 +6,8 @@ into its struct. Nothing is expanded and nothing outside the file is looked at.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from anyarch.errors import DockerfileError, SourceRange
@@ -13,60 +15,97 @@ from anyarch.errors import DockerfileError, SourceRange
 from .flags import split_flags
 from .gotext import BLANKS, did_you_mean, split_blanks
 from .heredoc import announced
-from .instructions import Arg, Dockerfile, Instruction, ParseWarning, Stage
-from .lexer import Source, Statement
+from .instructions import Arg, Directives, Dockerfile, ParseWarning, Stage
+from .lexer import Source
 from .make import HEREDOC_KEYWORDS, KEYWORDS, MAKERS, Words, make_stage
 from .words import json_array, name_value_pairs
 
-__all__ = ["parse", "parse_instruction", "parse_onbuild", "read_words"]
+if TYPE_CHECKING:
+    from .instructions import Instruction
+    from .lexer import Statement
+
+__all__ = ["parse", "parse_instruction", "parse_leniently", "parse_onbuild", "read_words"]
 
 Lines = tuple[int, int]
 
 
 def parse(data: bytes, filename: str = "Dockerfile") -> Dockerfile:
     """Parse a whole Dockerfile. Raises `DockerfileError` with its source lines; nothing else."""
-    if not data:
-        raise DockerfileError("the Dockerfile cannot be empty")
-    source = Source(data, filename)
-    global_args: list[Arg] = []
-    stages: list[tuple[Stage, list[Instruction]]] = []
-    warnings: list[ParseWarning] = []
-    is_empty = True
-    while statement := source.statement():
-        is_empty = False
-        parsed = _read(source, statement)
+    dockerfile, error = parse_leniently(data, filename)
+    if error is not None:
+        raise error
+    return dockerfile
+
+
+def parse_leniently(data: bytes, filename: str = "Dockerfile") -> tuple[Dockerfile, DockerfileError | None]:
+    """What `parse` gives, up to the first error, and that error. Raises nothing."""
+    reader = _Reader(filename)
+    error: DockerfileError | None = None
+    try:
+        reader.read(data)
+    except DockerfileError as problem:
+        error = problem
+    return reader.dockerfile(data), error
+
+
+class _Reader:
+    """Collects what the statements of a file are."""
+
+    def __init__(self, filename: str) -> None:
+        self.filename = filename
+        self.escape = "\\"
+        self.directives = Directives()
+        self.global_args: list[Arg] = []
+        self.stages: list[tuple[Stage, list[Instruction]]] = []
+        self.warnings: list[ParseWarning] = []
+
+    def read(self, data: bytes) -> None:
+        """Raises `DockerfileError`; what was read before it is there."""
+        if not data:
+            raise DockerfileError("the Dockerfile cannot be empty")
+        source = Source(data, self.filename)
+        self.escape = source.escape
+        self.directives = source.directives
+        is_empty = True
+        while statement := source.statement():
+            is_empty = False
+            self.take(_read(source, statement), source, statement)
+        if is_empty:
+            raise DockerfileError("file with no instructions", source=source.range(1, 1))
+        if not self.stages:
+            raise DockerfileError("dockerfile contains no stages to build", source=source.range(1, 1))
+
+    def take(self, parsed: Instruction | Stage, source: Source, statement: Statement) -> None:
         if statement.has_blank_continuation:
             bodies = sum(heredoc.content.count("\n") + 1 for heredoc in statement.heredocs)
-            warnings.append(
-                ParseWarning("NoEmptyContinuation", statement.end - bodies, "Empty continuation line")
-            )
+            line = statement.end - bodies
+            self.warnings.append(ParseWarning("NoEmptyContinuation", line, "Empty continuation line"))
         if isinstance(parsed, Stage):
-            stages.append((parsed, []))
-        elif stages:
-            stages[-1][1].append(parsed)
+            self.stages.append((parsed, []))
+        elif self.stages:
+            self.stages[-1][1].append(parsed)
         elif isinstance(parsed, Arg):
-            global_args.append(parsed)
+            self.global_args.append(parsed)
         else:
             raise DockerfileError(
                 "no build stage in current context",
                 hint="the first instruction has to be FROM; only ARG may stand before it",
                 source=source.range(statement.start, statement.end),
             )
-    if is_empty:
-        raise DockerfileError("file with no instructions", source=source.range(1, 1))
-    if not stages:
-        raise DockerfileError("dockerfile contains no stages to build", source=source.range(1, 1))
-    return Dockerfile(
-        filename=filename,
-        data=data,
-        escape=source.escape,
-        directives=source.directives,
-        global_args=tuple(global_args),
-        stages=tuple(
-            msgspec.structs.replace(stage, instructions=tuple(instructions)) for stage, instructions in stages
-        ),
-        warnings=tuple(warnings),
-    )
+
+    def dockerfile(self, data: bytes) -> Dockerfile:
+        return Dockerfile(
+            filename=self.filename,
+            data=data,
+            escape=self.escape,
+            directives=self.directives,
+            global_args=tuple(self.global_args),
+            stages=tuple(
+                msgspec.structs.replace(stage, instructions=tuple(instructions))
+                for stage, instructions in self.stages
+            ),
+            warnings=tuple(self.warnings),
+        )
 
 
 def parse_instruction(
