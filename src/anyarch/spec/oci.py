@@ -157,7 +157,7 @@ class Blob(msgspec.Struct, frozen=True):
         return cls(media_type, raw, Digest.of(raw))
 
     def descriptor(self, **more: Any) -> Descriptor:
-        return Descriptor(self.media_type, self.digest, len(self.raw), **more)
+        return Descriptor(self.media_type, str(self.digest), len(self.raw), **more)
 
 
 def _plain(value: object) -> str:

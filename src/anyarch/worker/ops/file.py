@@ -27,7 +27,7 @@ from anyarch.llb.ops import (
 )
 from anyarch.solver.vertex import CacheMap
 from anyarch.spec.glob import has_wildcards
-from anyarch.worker.copytree import Copier, source_paths
+from anyarch.worker.copytree import Copier, selector, source_paths
 from anyarch.worker.draft import Draft, bytes_content, clean, join, parent_of
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
@@ -103,7 +103,7 @@ class FileOperation:
                     real = node.entry.path
                 name = path.rpartition("/")[2]
                 digest = tree.content_digest(real, follow=action.follow_symlink, keep=keep)
-                whole.update(_encode([name, digest]))
+                whole.update(name.encode("utf-8", "surrogateescape") + b"\0" + digest.encode())
             for path in action.required_paths:
                 if tree.lookup(clean(path)) is None:
                     raise PathNotFound(f'"/{clean(path)}": not found')
