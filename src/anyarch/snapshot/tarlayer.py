@@ -6,13 +6,14 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from anyarch.archive.tar import TarWriter
-from anyarch.errors import StoreError
 from anyarch.snapshot.hosttree import HostFile
 from anyarch.snapshot.index import encode_index, fold_sorted
 from anyarch.snapshot.layers import Layer
 from anyarch.spec.digest import Digest
-from anyarch.store.failure import DAMAGED, disk_errors, storage_error
+from anyarch.store.failure import disk_errors, storage_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,18 +49,18 @@ class TarLayer:
         return self._writer.offset
 
     def add(self, entry: Entry, content: Readable | bytes | None = None) -> Entry:
-        """Append `entry`; answers it with `offset` and `digest` filled. When it came with a digest and the
-        content has another: `ContextError` for a file of a `HostTree` (it changed during the build), else
-        `StoreError`. `NoSpace`.
+        """Append `entry`; answers it with `offset` and `digest` filled.
+
+        A digest that it came with is kept, but for files of a `HostTree`: those are digested again while they
+        are copied, and `ContextError` tells of one that is not what it was. `NoSpace`; `MalformedArchive` when
+        the content is not of the entry's size.
         """
-        added = self._writer.add(entry, content)
-        if entry.digest and added.digest != entry.digest:
-            if isinstance(content, HostFile):
+        if entry.digest and isinstance(content, HostFile):
+            added = self._writer.add(replace(entry, digest=b""), content)
+            if added.digest != entry.digest:
                 raise content.changed()
-            raise StoreError(
-                f"the content of {entry.path} is not what was recorded",
-                hint=DAMAGED,
-            )
+        else:
+            added = self._writer.add(entry, content)
         self._entries.append(added)
         return added
 

@@ -165,7 +165,8 @@ class Store:
                         self.leftovers.append(path)
                         cleared = False
             owner.release(cleared=cleared)
-        if dead or not os.path.exists(self.root / "anyarch.db"):  # a user may have removed a damaged database
+        # The user may have removed a damaged database, as its error told.
+        if dead or (not os.path.exists(self.root / "anyarch.db") and os.listdir(self.root / "layers")):
             self._clear_orphans(remove)
 
     def _clear_orphans(self, remove: Callable[[str], None]) -> None:

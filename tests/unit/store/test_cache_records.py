@@ -1,0 +1,100 @@
+"""What the solver keeps: links, results, memos."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.snapshot.snapshot import Snapshot
+from anyarch.spec.digest import Digest
+from anyarch.store import cache as cache_module
+from anyarch.store.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+def test_several_keys_lead_to_one_result(store: Store) -> None:
+    store.records.add("l1", size=1)
+    store.records.add("l2", size=1)
+    store.cache.link("definition", "c")
+    store.cache.link("content", "c")
+    store.cache.save("c", [Snapshot(("l1", "l2")), None, Snapshot()], description="RUN make", created_at=12.5)
+    assert store.cache.canonical("definition") == store.cache.canonical("content") == "c"
+    assert store.cache.canonical("other") is None
+    saved = store.cache.load("c", 0)
+    assert saved is not None
+    assert (saved.layers, saved.description, saved.created_at) == (("l1", "l2"), "RUN make", 12.5)
+    none = store.cache.load("c", 1)
+    assert none is not None
+    assert none.layers is None
+    scratch = store.cache.load("c", 2)
+    assert scratch is not None
+    assert scratch.layers == ()
+    assert store.cache.load("c", 3) is None
+
+
+def test_a_result_whose_layer_is_gone_is_no_result(store: Store) -> None:
+    store.records.add("l1", size=1)
+    store.records.add("l2", size=1)
+    store.cache.save("c", [Snapshot(("l1", "l2"))])
+    store.records.drop("l1", take_away=lambda: None)
+    assert store.cache.load("c", 0) is None
+
+
+def test_saving_again_replaces_all_outputs(store: Store) -> None:
+    store.cache.save("c", [Snapshot(), Snapshot()])
+    store.cache.save("c", [Snapshot()])
+    assert store.cache.load("c", 1) is None
+    store.cache.forget("c")
+    assert store.cache.load("c", 0) is None
+
+
+def test_ids_that_are_digests_are_saved_as_text(store: Store) -> None:
+    digest = Digest.of(b"x")
+    store.records.add(digest, size=1)
+    store.cache.save("c", [Snapshot((digest,))])
+    saved = store.cache.load("c", 0)
+    assert saved is not None
+    assert saved.layers == (str(digest),)
+
+
+def test_memos_are_kept_by_namespace(store: Store) -> None:
+    store.cache.set_value("a", "k", b"1")
+    store.cache.set_value("b", "k", b"\0\xff")
+    store.cache.set_value("a", "k", b"2")
+    assert store.cache.get_value("a", "k") == b"2"
+    assert store.cache.get_value("b", "k") == b"\0\xff"
+    store.cache.delete_value("a", "k")
+    assert store.cache.get_value("a", "k") is None
+
+
+def test_use_is_noted_only_when_it_is_an_hour_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    with Store.open(root) as store:
+        store.cache.save("c", [Snapshot()])
+        store.cache.set_value("a", "k", b"1")
+    with Store.open(root) as store:
+        before = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
+        store.cache.load("c", 0)
+        store.cache.get_value("a", "k")
+        store.cache.flush()
+        after = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
+        assert after == before
+    monkeypatch.setattr(cache_module.time, "time", lambda: before[0][0] + 4000)
+    with Store.open(root) as store:
+        store.cache.load("c", 0)
+        store.cache.get_value("a", "k")
+    with Store.open(root) as store:
+        after = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
+    assert [row[0] for row in after] == [before[0][0] + 4000] * 2
