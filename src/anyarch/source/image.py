@@ -8,7 +8,7 @@ network; a tag is asked for once a build.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -151,8 +151,7 @@ class ImageResolver:
 
 class _Head(msgspec.Struct, frozen=True, rename="camel"):
     media_type: str = ""
-    manifests: list[msgspec.Raw] | None = None
-    config: msgspec.Raw | None = None
+    manifests: Any = None
 
 
 def _media_type(raw: bytes) -> str:
