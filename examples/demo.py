@@ -53,6 +53,7 @@ class Example(NamedTuple):
     command: tuple[str, ...]
     expected: str
     about: str
+    options: tuple[str, ...] = ()
 
 
 EXAMPLES = (
@@ -73,6 +74,7 @@ EXAMPLES = (
         (),
         "({machine}): One page for every platform. www-data",
         "no RUN at all; built by root, then by an ordinary user, to the same digests",
+        ("--build-arg=SOURCE_DATE_EPOCH=0",),  # else the index would hold the time of the build
     ),
     Example(
         "guide",
@@ -165,7 +167,8 @@ def build_examples(registry: str, env: dict[str, str]) -> None:
         heading(f"Build {example.name} for {len(PLATFORMS)} platforms: {example.about}")
         tag = f"--tag={registry}/demo/{example.name}"
         platforms = "--platform=" + ",".join(PLATFORMS)
-        run([str(ANYARCH), "build", platforms, tag, "--push", f"examples/{example.name}"], env=env)
+        argv = [str(ANYARCH), "build", platforms, tag, *example.options, "--push"]
+        run([*argv, f"examples/{example.name}"], env=env)
 
 
 def build_as_ordinary_user(registry: str, env: dict[str, str]) -> None:
@@ -173,7 +176,8 @@ def build_as_ordinary_user(registry: str, env: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="anyarch-demo-") as home:
         if os.geteuid() == 0:
             os.chown(home, NOBODY, NOBODY)
-        argv = [str(ANYARCH), "build", "--platform=" + ",".join(PLATFORMS), "--push"]
+        (example,) = (each for each in EXAMPLES if each.name == "copyonly")
+        argv = [str(ANYARCH), "build", "--platform=" + ",".join(PLATFORMS), *example.options, "--push"]
         argv += [f"--tag={registry}/demo/copyonly:ordinary-user", "examples/copyonly"]
         print("$ " + shlex.join(argv), flush=True)
         command = as_ordinary_user(argv, needs=[ROOT, sys.prefix, sys.base_prefix])

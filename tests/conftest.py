@@ -83,7 +83,8 @@ def bases(registry: DebianRegistry, cache_directory: Path, tmp_path_factory: pyt
                 "--tag",
                 f"{registry.address}/library/{name}",
             ),
-            *("--file", str(PROJECT / f"examples/bases/{name}/Dockerfile"), str(directory)),
+            *("--file", str(PROJECT / f"examples/bases/{name}/Dockerfile")),
+            *("--build-arg", "SOURCE_DATE_EPOCH=0", str(directory)),  # the same digests in all workers
             environment=build,
         )
     return Bases(registry.address, environment, cache_directory)
