@@ -47,6 +47,7 @@ def dispatch(argv: list[str]) -> int:
     """Run `argv`; every error is answered here, with one exception: a closed standard output goes up."""
     debug = False
     name = ""
+    usage_exit_code = 1
     try:
         program = parse(PROGRAM, argv)
         debug = program.switch("debug")
@@ -62,6 +63,7 @@ def dispatch(argv: list[str]) -> int:
             return _help(words[:1])
         module = load(name)
         command: Command = module.COMMAND
+        usage_exit_code = command.usage_exit_code
         parsed = parse(command, rest)
         if parsed.switch("help"):
             return _command_help(command)
@@ -77,7 +79,8 @@ def dispatch(argv: list[str]) -> int:
     except BaseException as error:
         from anyarch.cli.errors import report
 
-        return report(error, stderr(), debug=debug, command=name)
+        found = report(error, stderr(), debug=debug, command=name)
+        return usage_exit_code if found == 1 else found
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

@@ -44,7 +44,9 @@ def report(
         return _report(error, stream, prefix, debug, command, failures, canceled)
     except OSError:
         # The error stream is closed or its disk is full: the status is all that can still be told.
-        return getattr(error, "exit_code", 1)
+        if canceled or _is_cancellation(error):
+            return EXIT_CANCELED
+        return error.exit_code if isinstance(error, AnyarchError) else EXIT_INTERNAL
 
 
 def _report(

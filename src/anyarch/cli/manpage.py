@@ -26,7 +26,7 @@ __all__ = ["manual_page"]
 def manual_page() -> str:
     """The page in man(7) macros; the same text for every run and machine."""
     lines = [
-        ".\\\" Made by `python -m anyarch.cli.manpage`; do not edit.",
+        '.\\" Made by `python -m anyarch.cli.manpage`; do not edit.',
         ".TH ANYARCH 1",
         ".SH NAME",
         "anyarch \\- build one container image for many platforms",
@@ -56,7 +56,11 @@ def _command(command: Command) -> list[str]:
     lines += _flags(flag for flag in shown if flag.state != "later")
     later = [f"\\fB\\-\\-{_text(flag.name)}\\fR" for flag in shown if flag.state == "later"]
     if later:
-        lines += [".PP", "Known from docker buildx, and refused until a later release:", f"{', '.join(later)}."]
+        lines += [
+            ".PP",
+            "Known from docker buildx, and refused until a later release:",
+            f"{', '.join(later)}.",
+        ]
     return lines + _examples(command.examples)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +64,7 @@ def test_lines_do_not_depend_on_how_output_was_cut(data, cuts):
     whole, parts = traced(begun("a", "A")), traced(begun("a", "A"))
     wanted = whole.apply(said("a", data, 1))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
     assert [line for piece in pieces for line in parts.apply(said("a", piece, 1))] == wanted
 
 

@@ -1,0 +1,145 @@
+"""Every flag of `docker buildx build` is known, and does its work, is ignored as buildx ignores
+it, or is refused by name; none is ignored in silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from anyarch.cli.commands.build import COMMAND
+
+# Flag, a value, and what the request then has.
+DONE = [
+    ("--add-host", "db:10.0.0.2", {"add_hosts": (("db", "10.0.0.2"),)}),
+    ("--build-arg", "A=1", {"build_args": {"A": "1"}}),
+    ("--call", "build", {"call": "build"}),
+    ("--file", "Other", {"dockerfile": "Other"}),
+    ("-f", "Other", {"dockerfile": "Other"}),
+    ("--label", "a=b", {"labels": {"a": "b"}}),
+    ("--network", "none", {"network": "none"}),
+    ("--no-cache", None, {"no_cache": True}),
+    ("--no-cache-filter", "a,b", {"no_cache_filter": ("a", "b")}),
+    ("--platform", "linux/arm64,linux/arm", {"platforms": ("linux/arm64", "linux/arm/v7")}),
+    ("--print", "build", {"call": "build"}),
+    ("--provenance", "false", {"attests": {}}),
+    ("--sbom", "false", {"attests": {}}),
+    ("--attest", "type=sbom,disabled=true", {"attests": {}}),
+    ("--pull", None, {"pull": True}),
+    ("--shm-size", "128m", {"shm_size": 128 << 20}),
+    ("--tag", "app", {"tags": ("docker.io/library/app:latest",)}),
+    ("-t", "app", {"tags": ("docker.io/library/app:latest",)}),
+    ("--target", "dev", {"target": "dev"}),
+]
+# Done too, seen elsewhere than in a field: tests of their own in test_build.py.
+DONE_ELSEWHERE = {
+    *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
+    *("--quiet", "-q", "--ulimit"),
+}
+WARNED = [
+    ("--isolation", "x", "isolation flag is deprecated"),
+    ("--security-opt", "x", "security-opt flag is deprecated"),
+    ("--squash", None, "squash is removed"),
+]
+IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
+REFUSED = [
+    ("--allow", "network.host"),
+    ("--build-context", "a=b"),
+    ("--cache-from", "user/app"),
+    ("--cache-to", "type=inline"),
+    ("--cgroup-parent", "x"),
+    ("--check", None),
+    ("--cpu-period", "1"),
+    ("--cpu-quota", "1"),
+    ("--cpu-shares", "1"),
+    ("-c", "1"),
+    ("--cpuset-cpus", "0"),
+    ("--cpuset-mems", "0"),
+    ("--memory", "1g"),
+    ("-m", "1g"),
+    ("--memory-swap", "-1"),
+    ("--policy", "x"),
+    ("--resource", "memory=1g"),
+    ("--secret", "id=x"),
+    ("--ssh", "default"),
+]
+REFUSED_VALUES = [
+    ("--call", "check", "--call=check"),
+    ("--call", "outline,format=json", "--call=outline"),
+    ("--print", "targets", "--call=targets"),
+    ("--provenance", "true", "--provenance"),
+    ("--provenance", "mode=max", "--provenance"),
+    ("--sbom", "true", "--sbom"),
+    ("--attest", "type=sbom,generator=image", "--sbom"),
+    ("--builder", "other", "--builder other"),
+]
+
+
+def words(flag, value):
+    return [flag] if value is None else [flag, value]
+
+
+@pytest.fixture(autouse=True)
+def other_dockerfile(context):
+    (context / "Other").write_text("FROM scratch\n")
+
+
+@pytest.mark.parametrize(("flag", "value", "wanted"), DONE)
+def test_a_flag_does_its_work(cli, engine, flag, value, wanted):
+    assert cli("build", *words(flag, value), ".").status == 0
+    for name, expected in wanted.items():
+        assert getattr(engine.request, name) == expected
+
+
+@pytest.mark.parametrize(("flag", "value", "warning"), WARNED)
+def test_what_buildx_ignores_with_a_warning_is_so_here(cli, engine, flag, value, warning):
+    answer = cli("build", *words(flag, value), ".")
+    assert answer.status == 0
+    assert f"WARNING: {warning}" in answer.err or warning in answer.err
+    assert engine.requests
+
+
+@pytest.mark.parametrize(("flag", "value"), IGNORED)
+def test_what_buildx_ignores_without_a_word_is_so_here(cli, engine, flag, value):
+    answer = cli("build", "-o", "out", *words(flag, value), ".")
+    assert (answer.status, answer.err) == (0, "")
+
+
+@pytest.mark.parametrize(("flag", "value"), REFUSED)
+def test_a_flag_of_a_later_release_is_refused_by_name(cli, engine, flag, value):
+    answer = cli("build", *words(flag, value), ".")
+    assert answer.status == 1
+    short = {flag.short: flag.name for flag in COMMAND.flags if flag.short}
+    name = flag if flag.startswith("--") else f"--{short[flag[1:]]}"
+    assert answer.err.startswith(f"ERROR: {name} is not supported by this release\n  hint: ")
+    assert not engine.requests
+
+
+@pytest.mark.parametrize(("flag", "value", "name"), REFUSED_VALUES)
+def test_a_value_of_a_later_release_is_refused_by_name(cli, engine, flag, value, name):
+    answer = cli("build", *words(flag, value), ".")
+    assert answer.status == 1
+    assert name in answer.err
+    assert "later release" in answer.err
+    assert not engine.requests
+
+
+def test_the_tables_above_name_every_flag():
+    tables = {
+        *(row[0].partition("=")[0] for table in (DONE, WARNED, IGNORED, REFUSED) for row in table),
+        *DONE_ELSEWHERE,
+    }
+    known = {
+        spelling
+        for flag in COMMAND.flags
+        for spelling in (f"--{flag.name}", f"-{flag.short}" if flag.short else "")
+    }
+    assert tables == known - {""}
+
+
+def test_every_flag_of_buildx_is_known():
+    buildx = """add-host allow annotation attest build-arg build-context cache-from cache-to call
+        cgroup-parent check compress cpu-period cpu-quota cpu-shares cpuset-cpus cpuset-mems file force-rm
+        iidfile isolation label load memory memory-swap metadata-file network no-cache no-cache-filter output
+        platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
+        shm-size squash ssh tag target ulimit"""
+    assert set(buildx.split()) == {flag.name for flag in COMMAND.flags}
+    assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")
