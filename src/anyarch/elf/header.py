@@ -85,7 +85,7 @@ def _interpreter(head: bytes, bits: int, mark: str) -> str:
                 (length,) = struct.unpack_from(mark + "I", head, position + 16)
             raw = head[offset : offset + length]
             return os.fsdecode(raw.rstrip(b"\0")) if len(raw) == length else ""
-    except struct.error:
+    except (struct.error, OverflowError):
         return ""  # a table beyond the bytes at hand
     return ""
 

@@ -8,7 +8,7 @@ import struct
 
 from anyarch.errors import NotSupported
 
-__all__ = ["ARCHITECTURES", "tiny_executable"]
+__all__ = ["ARCHITECTURES", "executable", "tiny_executable"]
 
 _BASE = 0x400000
 _PAGE = 0x10000  # the largest page size in use
@@ -36,8 +36,13 @@ def tiny_executable(architecture: str, exit_code: int = 0) -> bytes:
     """A static ELF program for Linux that calls exit_group(exit_code), 0 to 255. Raises `NotSupported`."""
     if architecture not in _FIELDS:
         raise NotSupported(f"no program can be made for the architecture {architecture!r}")
+    return executable(architecture, _exit_code(architecture, _FIELDS[architecture][1], exit_code & 0xFF))
+
+
+def executable(architecture: str, code: bytes) -> bytes:
+    """A static program of `architecture` (one of `ARCHITECTURES`) that is this machine code and nothing else.
+    """
     bits, order, machine, flags = _FIELDS[architecture]
-    code = _exit_code(architecture, order, exit_code & 0xFF)
     header_size, segment_size = (64, 56) if bits == 64 else (52, 32)
     start = header_size + segment_size
     size = start + len(code)

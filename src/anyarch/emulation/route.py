@@ -125,8 +125,8 @@ def _levels(host: Host) -> str:
 def _missing(platform: Platform, arch: str, host: Host, refusal: str) -> EmulatorMissing:
     message = f"{platform} needs an emulator on {host.platform}"
     install = (
-        f"apt-get install qemu-user-static, or set ANYARCH_QEMU_DIR to a directory with a static qemu-{arch}; "
-        "without an emulator: a native node, or FROM --platform=$BUILDPLATFORM and cross-compiling"
+        f"apt-get install qemu-user-static, or point ANYARCH_QEMU_DIR at a static qemu-{arch}. "
+        "Without an emulator: a native node, or FROM --platform=$BUILDPLATFORM and cross-compiling"
     )
     handler = next(iter(host.handlers(arch)), None)
     if refusal:

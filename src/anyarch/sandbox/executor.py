@@ -13,6 +13,7 @@ from __future__ import annotations
 import marshal
 import os
 import select
+import signal
 import socket
 import sys
 import threading
@@ -37,7 +38,9 @@ __all__ = ["Executor", "is_privileged"]
 
 _CHUNK = 1 << 16
 _CAP_SYS_ADMIN = 21
+_KILL_TIMEOUT_S = 5.0
 _EVENT_PERIOD_MS = 50  # how often a threading.Event is looked at
+_GONE, _GONE_HINT = "the sandbox supervisor has ended", "it was killed; run the build again"
 _START = (
     "import sys;p=type(sys)('supervisor');p.__path__=[sys.argv[1]];sys.modules['supervisor']=p;"
     "from supervisor.main import main;main(*sys.argv[2:])"
@@ -160,7 +163,7 @@ class Executor:
         if link is not None:
             link.close()
         if launcher:
-            os.waitpid(launcher, 0)
+            _reap(launcher)
 
     def __enter__(self) -> Executor:
         return self
@@ -218,6 +221,7 @@ class Executor:
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)],
                 setsigmask=(),
+                setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
             )
         except BaseException:
             ours.close()
@@ -230,7 +234,7 @@ class Executor:
         hello = marshal.loads(answer) if answer else ("refused", "internal", b"the supervisor ended", 0, b"")
         if hello[0] != "ready":
             ours.close()
-            os.waitpid(self._launcher, 0)
+            _reap(self._launcher)
             self._launcher = 0
             raise refusal(*hello[1:])
         self._ids = hello[1]
@@ -244,22 +248,18 @@ class Executor:
         outputs: tuple[int, int] | None,
     ) -> _Exchange:
         """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
-        link = self._start()
         control, theirs = socket.socketpair()
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else -1
         pipes = [os.pipe(), os.pipe()] if outputs is None else []
         writers = outputs or (pipes[0][1], pipes[1][1])
         passed = [theirs.fileno(), null if stdin is None else stdin, *writers]
         try:
-            # one message, so threads need no lock
-            socket.send_fds(link, [marshal.dumps((kind, registrations))], passed)
-        except OSError as error:
+            self._pass(marshal.dumps((kind, registrations)), passed)
+        except BaseException:
             control.close()
             for reader, _ in pipes:
                 os.close(reader)
-            raise SandboxError(
-                "the sandbox supervisor has ended", hint="it was killed; run the build again"
-            ) from error
+            raise
         finally:
             theirs.close()
             if null >= 0:
@@ -268,6 +268,27 @@ class Executor:
                 os.close(writer)
         return _Exchange(control, [reader for reader, _ in pipes])
 
+    def _pass(self, message: bytes, descriptors: list[int]) -> None:
+        """Hand a request to the supervisor. One that was killed meanwhile is replaced."""
+        for attempt in range(2):
+            link = self._start()
+            try:
+                socket.send_fds(link, [message], descriptors)  # one message, so threads need no lock
+                return
+            except OSError as error:
+                if attempt:
+                    raise SandboxError(_GONE, hint=_GONE_HINT) from error
+                self._forget(link)
+
+    def _forget(self, link: socket.socket) -> None:
+        with self._lock:
+            if self._link is not link:
+                return
+            self._link = None
+            launcher, self._launcher = self._launcher, 0
+        link.close()
+        _reap(launcher)
+
 
 class _Exchange:
     """One child, from its start to its end: its control socket and our ends of its output pipes."""
@@ -275,12 +296,22 @@ class _Exchange:
     def __init__(self, control: socket.socket, readers: list[int]) -> None:
         self._control = control
         self._readers = readers
+        self._ended = False
 
     def __enter__(self) -> _Exchange:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._control.close()  # cancels a child that still runs
+        if not self._ended:
+            # something here failed: the child must not work on behind the caller's back
+            self._cancel()
+            self._control.settimeout(_KILL_TIMEOUT_S)
+            try:
+                while self._control.recv(_CHUNK):
+                    continue
+            except OSError:
+                self._ended = True  # it does not die, in the kernel; nothing more can be done from here
+        self._control.close()
         for reader in self._readers:
             os.close(reader)
 
@@ -332,8 +363,10 @@ class _Exchange:
         streams = {reader: number for number, reader in enumerate(self._readers, start=1)}
         control = self._control.fileno()
         poll = select.poll()
-        for fd in (control, *streams, *(relay.descriptors if relay else ())):
+        for fd in (control, *streams):
             poll.register(fd, select.POLLIN)
+        if relay is not None:
+            relay.watch(poll)
         event = cancel if isinstance(cancel, threading.Event) else None
         period = _EVENT_PERIOD_MS if event is not None else (relay.period_ms if relay else None)
         error: SandboxError | None = None
@@ -347,6 +380,7 @@ class _Exchange:
                     if report is not None and report[0] == "refused":
                         error = error or refusal(*report[1:])
                         continue
+                    self._ended = True
                     for reader, number in streams.items():
                         _drain(reader, number, on_output)
                     if relay is not None:
@@ -360,8 +394,8 @@ class _Exchange:
                     else:
                         poll.unregister(fd)
                         del streams[fd]
-                elif relay is not None and not relay.ready(fd):
-                    poll.unregister(fd)
+                elif relay is not None:
+                    relay.ready(fd, poll)
             if relay is not None:
                 relay.resize()
 
@@ -375,7 +409,7 @@ def _result(report: tuple[str, int] | None, error: SandboxError | None, cancel: 
     if error is not None:
         raise error
     if report is None:
-        raise SandboxError("the sandbox supervisor has ended", hint="it was killed; run the build again")
+        raise SandboxError(_GONE, hint=_GONE_HINT)
     return report[1]
 
 
@@ -390,6 +424,13 @@ def _drain(reader: int, number: int, on_output: Callable[[int, bytes], None]) ->
         if not data:
             return
         on_output(number, data)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # the program that embeds us waits for all children
 
 
 def _feed(fd: int, data: bytes) -> None:

@@ -14,6 +14,10 @@ _USERNS_SETTINGS = (
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone", 1),
 )
 _APPARMOR = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+_MOUNTPOINT_HINTS = {
+    errno.ENOTDIR: "a file lies where a directory is needed, or the reverse",
+    errno.ELOOP: "the image has a link there",
+}
 _TEXT = {
     errno.ENOENT: "no such file or directory",
     errno.EACCES: "permission denied",
@@ -55,8 +59,8 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
         case "mount proc":
             return SandboxError(
                 f"the kernel refused to mount /proc for the step: {why}",
-                hint="inside a container, parts of /proc are hidden and the kernel allows no new one; run the container "
-                "with --security-opt systempaths=unconfined, or privileged",
+                hint="inside a container, parts of /proc are hidden and the kernel allows no new one; run "
+                "the container with --security-opt systempaths=unconfined, or privileged",
             )
         case "overlay":
             return SandboxError(
@@ -66,12 +70,10 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
             return SandboxError(f"a layer directory cannot be used: {what}: {why}")
         case "source":
             return SandboxError(f"the source of a mount cannot be used: {what}: {why}")
-        case "mountpoint":
+        case "mountpoint" | "bind" | "mount tmpfs" if gate == "mountpoint" or code == errno.ENOTDIR:
             return SandboxError(
                 f"nothing can be mounted at /{what}: {why}",
-                hint="a file where a directory is mounted, or the reverse?"
-                if code == errno.ENOTDIR
-                else None,
+                hint=_MOUNTPOINT_HINTS.get(code),
             )
         case "chdir":
             return SandboxError(f"the working directory {what} cannot be entered: {why}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import termios
 import tty
@@ -35,11 +36,16 @@ class Relay:
         self._on_output = on_output
         self._size = b""
         self._saved: list[Any] | None = None
+        self._pending = b""  # input that the step has not taken
+        self._drained = False
+        os.set_blocking(master, False)
 
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Those to wait for; `ready` is to be called for each that is readable."""
-        return (self._master,) if self._source is None else (self._master, self._source)
+    def watch(self, poll: select.poll) -> None:
+        """Register what to wait for next; to be called again after `ready`."""
+        poll.register(self._master, select.POLLIN | (select.POLLOUT if self._pending else 0))
+        if self._source is not None:
+            # more input only once the step has taken what there is, or both sides could wait for ever
+            poll.register(self._source, 0 if self._pending else select.POLLIN)
 
     def __enter__(self) -> Relay:
         if self._source is not None and os.isatty(self._source):
@@ -53,18 +59,26 @@ class Relay:
             termios.tcsetattr(self._source, termios.TCSADRAIN, self._saved)
         os.close(self._master)
 
-    def ready(self, fd: int) -> bool:
-        """Copy what `fd` has. False when it has come to its end."""
+    def ready(self, fd: int, poll: select.poll) -> None:
+        """Copy what `fd` has or can take."""
         if fd == self._master:
-            return self._from_step()
-        data = os.read(fd, _CHUNK)
-        _write(self._master, data or b"\x04")  # the end of a file is ^D to a terminal
-        return bool(data)
+            if self._pending:
+                self._to_step()
+            if not self._from_step():
+                poll.unregister(fd)
+                return
+        elif fd == self._source:
+            data = os.read(fd, _CHUNK)
+            self._pending += data or b"\x04"  # the end of a file is ^D to a terminal
+            self._to_step()
+            if not data:
+                poll.unregister(fd)
+                self._source = None
+        self.watch(poll)
 
     def drain(self) -> None:
         """What the step wrote before it ended."""
-        os.set_blocking(self._master, False)
-        while self._from_step():
+        while self._from_step() and not self._drained:
             continue
 
     def resize(self) -> None:
@@ -79,15 +93,27 @@ class Relay:
             return
 
     def _from_step(self) -> bool:
+        """False when the terminal was closed for good."""
+        self._drained = False
         try:
             data = os.read(self._master, _CHUNK)
+        except BlockingIOError:
+            self._drained = True
+            return True
         except OSError:
-            return False  # EIO once the other side is closed for good, EAGAIN when drained
+            return False  # EIO: nobody has the other side open
         if data and self._sink is not None:
             _write(self._sink, data)
         elif data:
             self._on_output(1, data)
         return bool(data)
+
+    def _to_step(self) -> None:
+        try:
+            taken = os.write(self._master, self._pending)
+        except BlockingIOError:
+            return
+        self._pending = self._pending[taken:]
 
 
 def _write(fd: int, data: bytes) -> None:

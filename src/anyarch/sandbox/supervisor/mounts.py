@@ -142,6 +142,7 @@ class Tree:
             os.close(self.root_fd)
             with gate("overlay"):
                 sys.umount2(place, 0)
+                _forget_volatile(self._layers[0][2])
             for dest, is_directory in real:
                 self._add_mountpoint(dest, is_directory)
             self._mount_overlay(0, place, readonly=root[4], nodev=root[5], skeleton=b"/skel")
@@ -249,14 +250,19 @@ class Tree:
         os.close(target)
 
     def _mount_on(self, dest: bytes, kind: bytes, flags: int, data: bytes | None = None) -> None:
-        target = self._target(dest)
+        with gate("mountpoint", dest):
+            target = sys.open_in_root(self.root_fd, dest, os.O_PATH | os.O_DIRECTORY, links=False)
+        self._mount_at(target, dest, kind, flags, data)
+
+    def _mount_at(self, target: int, dest: bytes, kind: bytes, flags: int, data: bytes | None) -> None:
         with gate("mount " + kind.decode(), dest):
             sys.mount(kind, b"/proc/self/fd/%d" % target, kind, flags, data)
         os.close(target)
 
     def _mount_tmpfs(self, dest: bytes, *, size: int, mode: int, nodev: bool) -> None:
         options = b"mode=%o" % mode + (b",size=%d" % size if size else b"")
-        self._mount_on(dest, b"tmpfs", sys.MS_NOSUID | (sys.MS_NODEV if nodev else 0), options)
+        flags = sys.MS_NOSUID | (sys.MS_NODEV if nodev else 0)
+        self._mount_at(self._target(dest), dest, b"tmpfs", flags, options)
 
     def _mount_proc(self, dest: bytes) -> None:
         self._mount_on(dest, b"proc", _PROC_FLAGS)
@@ -378,6 +384,16 @@ def _inherit_root_attributes(upper: bytes, below: int) -> None:
             os.chown(upper, uid, gid)
         if stat.S_IMODE(os.stat(upper).st_mode) != mode:
             os.chmod(upper, mode)
+
+
+def _forget_volatile(work: int) -> None:
+    """Nothing has been written yet, so this work directory may be mounted again."""
+    if work >= 0:
+        try:
+            os.unlink("work/incompat/volatile/dirty", dir_fd=work)
+            os.rmdir("work/incompat/volatile", dir_fd=work)
+        except FileNotFoundError:
+            return  # mounted without volatile
 
 
 def _real_path(root_fd: int, path: bytes) -> bytes:

@@ -67,6 +67,8 @@ def _run(
     plan: Plan, control: socket, stdio: tuple[int, int, int], state_dir: bytes, emulator_ns: int
 ) -> None:
     os.umask(0)  # modes are given in full
+    if plan["rlimits"]:
+        import resource  # noqa: F401 - once the root has changed nothing can be imported
     with gate("unshare"):
         sys.unshare(plan["namespaces"])
     if plan["namespaces"] & sys.CLONE_NEWNET:
@@ -163,7 +165,7 @@ def _change_directory(path: bytes) -> None:
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:
-    import resource
+    import resource  # a module of the interpreter, loaded before its files were out of reach
 
     with gate("limit", b"%d" % number):
         try:

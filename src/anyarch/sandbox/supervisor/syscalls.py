@@ -43,6 +43,7 @@ MOUNT_ATTR_NOEXEC = 0x8
 
 # linux/openat2.h
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 # linux/prctl.h
@@ -181,9 +182,13 @@ def detached_mount(kind: bytes) -> int:
         os.close(context)
 
 
-def open_in_root(root_fd: int, path: bytes, flags: int) -> int:
-    """Open `path` with `root_fd` as the root directory: neither `..` nor links lead out of it (Linux 5.6)."""
-    how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+def open_in_root(root_fd: int, path: bytes, flags: int, *, links: bool = True) -> int:
+    """Open `path` with `root_fd` as the root directory: neither `..` nor links lead out of it (Linux 5.6).
+
+    Without `links` there may be none on the path at all (ELOOP).
+    """
+    resolve = RESOLVE_IN_ROOT | (RESOLVE_NO_MAGICLINKS if links else RESOLVE_NO_SYMLINKS)
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, resolve)
     return _check(_openat2(437, root_fd, path, how, len(how)))
 
 
