@@ -181,7 +181,7 @@ class NamespacedDirOps:
         self, source: str, target: str, *, overlay: Overlay, parents: Sequence[Entry], expected: str | None
     ) -> UnpackedLayer:
         request = {"op": "unpack", "source": _text(source), "target": _text(target), "overlay": overlay}
-        index, reply = self._call({**request, "expected": expected}, encode_index(list(parents)))
+        index, reply = self._call({**request, "expected": expected and str(expected)}, encode_index(list(parents)))
         return UnpackedLayer(list(decode_index(index)), Digest(reply["diff_id"]), int(reply["tar_size"]))
 
     def scan(self, directory: str, *, overlay: Overlay) -> list[Entry]:
@@ -291,7 +291,7 @@ def _perform(request: dict[str, Any], payload: bytes, send: Callable[[int, bytes
                 expected=request["expected"],
             )
             send(_INDEX, encode_index(unpacked.entries))
-            return {"diff_id": unpacked.diff_id, "tar_size": unpacked.tar_size}
+            return {"diff_id": str(unpacked.diff_id), "tar_size": unpacked.tar_size}
         case "scan":
             send(_INDEX, encode_index(local.scan(_path(request["directory"]), overlay=request["overlay"])))
             return {}

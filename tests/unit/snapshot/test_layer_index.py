@@ -23,7 +23,9 @@ def _index(*entries: Entry) -> LayerIndex:
 @given(st.lists(_paths, unique=True, max_size=12), _names, st.binary(max_size=4))
 def test_an_index_comes_back_as_it_was(paths: list[str], target: str, value: bytes) -> None:
     entries = [
-        Entry(path, Kind.SYMLINK, 0o777, 1, 2, -5, 0, target, 3, 4, ((f"user.{target}", value),), False, b"", 7)
+        Entry(
+            path, Kind.SYMLINK, 0o777, 1, 2, -5, 0, target, 3, 4, ((f"user.{target}", value),), False, b"", 7
+        )
         for path in sorted(paths, key=sort_key)
     ]
     index = decode_index(encode_index(entries))

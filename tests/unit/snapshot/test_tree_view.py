@@ -78,7 +78,9 @@ def test_upper_layers_cover_and_remove() -> None:
 
 
 def test_an_opaque_directory_hides_what_is_below_it() -> None:
-    tree = FakeTree([d("a"), d("a/s"), f("a/s/x"), f("a/y")], [d("a", opaque=True), f("a/z")], [d("a"), f("a/w")])
+    tree = FakeTree(
+        [d("a"), d("a/s"), f("a/s/x"), f("a/y")], [d("a", opaque=True), f("a/z")], [d("a"), f("a/w")]
+    )
     assert _paths(tree) == ["", "a", "a/w", "a/z"]
     assert tree.lookup("a/s/x") is None
 
@@ -236,7 +238,9 @@ def test_the_content_digest_sees_all_but_times_and_machine_attributes() -> None:
         Entry("a/f", Kind.FILE, 0o644, mtime_ns=9, digest=b"1" * 32, offset=512),
     ]
     assert _digest(*base) == _digest(*same)
-    machine = Entry("a/f", Kind.FILE, 0o644, digest=b"1" * 32, xattrs=(("security.selinux", b"x"), ("system.x", b"")))
+    machine = Entry(
+        "a/f", Kind.FILE, 0o644, digest=b"1" * 32, xattrs=(("security.selinux", b"x"), ("system.x", b""))
+    )
     assert _digest(d("a"), machine) == _digest(*base)
     others = [
         Entry("a/g", Kind.FILE, 0o644, digest=b"1" * 32),
@@ -261,7 +265,9 @@ def test_the_content_digest_sees_all_but_times_and_machine_attributes() -> None:
 
 def test_the_content_digest_does_not_depend_on_place_or_layers() -> None:
     one = FakeTree([d("a"), d("a/s"), Entry("a/s/f", Kind.FILE, digest=b"1" * 32)])
-    two = FakeTree([d("b"), f("b/old")], [gone("b")], [d("b"), d("b/s")], [Entry("b/s/f", Kind.FILE, digest=b"1" * 32)])
+    two = FakeTree(
+        [d("b"), f("b/old")], [gone("b")], [d("b"), d("b/s")], [Entry("b/s/f", Kind.FILE, digest=b"1" * 32)]
+    )
     assert one.content_digest("a") == two.content_digest("b")
     assert one.content_digest("") != two.content_digest("")
 
@@ -360,7 +366,9 @@ json.dump(found, sys.stdout)
 """
 
 
-def _mounted(layers: LayerStore, chain: list[Layer], where: Path, kind: Literal["trusted", "user"]) -> dict[str, object]:
+def _mounted(
+    layers: LayerStore, chain: list[Layer], where: Path, kind: Literal["trusted", "user"]
+) -> dict[str, object]:
     """What the kernel shows of the chain, in a mount namespace that ends with the process."""
     where.mkdir(exist_ok=True)
     lowers = ":".join(str(path) for path in reversed(layers.directories(chain, overlay=kind)))
@@ -376,14 +384,29 @@ def _mounted(layers: LayerStore, chain: list[Layer], where: Path, kind: Literal[
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["trusted", "user"])
-def test_the_kernel_shows_the_same_tree(layers: LayerStore, tmp_path: Path, kind: Literal["trusted", "user"]) -> None:
+def test_the_kernel_shows_the_same_tree(
+    layers: LayerStore, tmp_path: Path, kind: Literal["trusted", "user"]
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting an overlay needs root")
     contents: list[list[Entry]] = [
-        [d("a"), f("a/x"), f("a/y"), d("b"), d("b/c"), f("b/c/deep"), d("tmp", 0o1777), Entry("o", Kind.FILE, 0o640, 7, 8)],
+        [
+            d("a"),
+            f("a/x"),
+            f("a/y"),
+            d("b"),
+            d("b/c"),
+            f("b/c/deep"),
+            d("tmp", 0o1777),
+            Entry("o", Kind.FILE, 0o640, 7, 8),
+        ],
         [d("a", 0o750), gone("a/y"), d("b", opaque=True), f("b/z", 0o4755), link("l", "a")],
         [f("tmp/implicit"), f("fresh/dir/file"), gone("o")],
-        [d("o", 0o711), Entry("a/fifo", Kind.FIFO, 0o600), Entry("n", Kind.CHAR_DEVICE, 0o666, major=1, minor=3)],
+        [
+            d("o", 0o711),
+            Entry("a/fifo", Kind.FIFO, 0o600),
+            Entry("n", Kind.CHAR_DEVICE, 0o666, major=1, minor=3),
+        ],
     ]
     chain = []
     for content in contents:

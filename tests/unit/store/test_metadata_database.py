@@ -109,7 +109,9 @@ def test_a_database_damaged_in_the_middle_says_so(tmp_path: Path) -> None:
     path = tmp_path / "anyarch.db"
     meta = Metadata(path)
     with meta.transaction() as database:
-        database.executemany("INSERT INTO cache_keys VALUES (?, ?)", [(str(n) * 50, "x" * 99) for n in range(999)])
+        database.executemany(
+            "INSERT INTO cache_keys VALUES (?, ?)", [(str(n) * 50, "x" * 99) for n in range(999)]
+        )
     meta.close()
     raw = bytearray(path.read_bytes())
     raw[4096 * 2 :] = b"\xff" * len(raw[4096 * 2 :])
@@ -131,7 +133,9 @@ def test_a_full_database_is_no_space(tmp_path: Path) -> None:
     with pytest.raises(NoSpace) as caught, meta.transaction() as database:
         # As if the disk were full: sqlite reports the same code for both.
         database.execute(f"PRAGMA max_page_count={pages}")
-        database.executemany("INSERT INTO cache_keys VALUES (?, ?)", [(str(n) * 50, "x" * 99) for n in range(999)])
+        database.executemany(
+            "INSERT INTO cache_keys VALUES (?, ?)", [(str(n) * 50, "x" * 99) for n in range(999)]
+        )
     assert str(tmp_path) in caught.value.message
     assert meta.query("SELECT * FROM cache_keys") == []
     meta.close()
