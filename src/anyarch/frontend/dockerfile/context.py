@@ -44,10 +44,11 @@ _PROBE_BYTES = 1024
 class MainContext(msgspec.Struct, frozen=True):
     """Where the main context is: a local directory (`state` None), or files that are in the graph already.
 
-    `dockerfile` is the path of the Dockerfile in it when that comes from there.
+    Those hold the Dockerfile too: `whole` are the files and `dockerfile` its path there.
     """
 
     state: State | None = None
+    whole: State | None = None
     dockerfile: str = ""
 
 
@@ -102,23 +103,23 @@ class Loader:
         download = http(url, filename="context", constraints=_internal("load remote build context"))
         ref = await self.gateway.solve(download.marshal())
         head = await ref.read_file("context", length=_PROBE_BYTES)
-        if not _is_archive(head):
-            # The body is the Dockerfile, and it is all there is.
-            return MainContext(download, "context")
-        unpack = ActionCopy("/context", "/", attempt_unpack_docker_compat=True)
-        state = State().file(CopySource(download, unpack))
-        if self.options.context_subdir:
-            inner = ActionCopy(self.options.context_subdir, "/", dir_copy_contents=True)
-            state = State().file(CopySource(state, inner))
-        return MainContext(state, self.options.filename)
+        if _is_archive(head):
+            unpack = ActionCopy("/context", "/", attempt_unpack_docker_compat=True)
+            state, dockerfile = State().file(CopySource(download, unpack)), self.options.filename
+        else:
+            state, dockerfile = download, "context"  # the body is the Dockerfile, and all there is
+        if not self.options.context_subdir:
+            return MainContext(state, state, dockerfile)
+        inner = ActionCopy(self.options.context_subdir, "/", dir_copy_contents=True)
+        return MainContext(State().file(CopySource(state, inner)), state, dockerfile)
 
     async def dockerfile(self) -> SourceInfo:
         """The Dockerfile's text, with the ignore file beside it noted. Raises `DockerfileError`,
         `ContextError`."""
         context = await self.main_context()
         filename = self.options.filename
-        if context.state is not None and not self.options.force_local_dockerfile:
-            state, filename = context.state, context.dockerfile
+        if context.whole is not None and not self.options.force_local_dockerfile:
+            state, filename = context.whole, context.dockerfile
         else:
             name = self.options.dockerfile_local
             wanted = [filename, f"{filename}.dockerignore"]

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversion", "Converted", "Shared", "at_once", "global_args"]
 
+# Images that people mean when they mistype a name.
+_WELL_KNOWN = ("alpine", "busybox", "centos", "debian", "fedora", "golang", "node", "python", "ubuntu")
+
 _COUNTED = (ins.Run, ins.Copy, ins.Add, ins.Workdir)
 
 
@@ -353,10 +356,10 @@ class Conversion:
         try:
             resolved = await self.loader.resolve_image(str(reference), platform, log_name)
         except RegistryError as error:
-            names = [item.label for item in self.stages if item.label]
-            match = closest(stage.base_name, names)
-            if match and not error.hint:
-                error.hint = f"did you mean the stage {match}?"
+            names = [item.name for item in self.stages if item.name]
+            match = closest(stage.base_name, [*names, *_WELL_KNOWN])
+            if match:
+                error.hint = f"did you mean {match}?"
             raise
         config = decode(ImageConfig, resolved.config)
         image = Image(config)
@@ -483,6 +486,8 @@ class Conversion:
             name, _, value = item.partition("=")
             env = env.set(name, value)
         work.state = work.state.set_env(env)
+        if work.state.platform is None:  # nothing below says what may run here
+            work.state = work.state.set_platform(self.scope.target)
         options = self.scope.options
         if options.hostname:
             work.state = work.state.set_hostname(options.hostname)

@@ -119,13 +119,13 @@ async def _image(context: NamedContext, text: str, loader: Loader) -> LoadedCont
     if text == "scratch" or context.platform is None:
         return LoadedContext(State())
     reference = str(Reference.parse(text))
-    name = f"[context {context.key}] load metadata for {reference}"
+    name = f"[context {context.key}] load metadata for {text}"
     resolved = await loader.resolve_image(reference, context.platform, name)
     config = decode(ImageConfig, resolved.config)
     state = image(
         resolved.reference,
         platform=context.platform,
-        constraints=Constraints.named(f"[context {context.key}] {reference}"),
+        constraints=Constraints.named(f"[context {context.key}] {text}"),
     )
     for item in config.config.env or ():
         key, _, value = item.partition("=")
