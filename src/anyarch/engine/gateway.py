@@ -64,14 +64,14 @@ class EngineRef:
             raise PathNotFound(f"open {path}: no such file or directory")
         return tree, node
 
-    async def read_file(self, path: str) -> bytes:
+    async def read_file(self, path: str, *, length: int | None = None) -> bytes:
         tree, node = await self._node(path)
         if node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
             raise PathNotFound(f"read {path}: is not a regular file")
 
         def read() -> bytes:
             with tree.open(node) as stream:
-                return stream.read(_MAX_FILE)
+                return stream.read(_MAX_FILE if length is None else length)
 
         return await asyncio.to_thread(read)
 

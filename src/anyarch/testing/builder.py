@@ -99,6 +99,7 @@ class Builder:
     def __call__(
         self,
         dockerfile: str | bytes,
+        /,
         *,
         platform: str | Iterable[str] = "linux/amd64",
         files: Mapping[str, str | bytes] | None = None,
@@ -118,16 +119,19 @@ class Builder:
         result = asyncio.run(
             build_async(
                 BuildRequest(
-                    context=str(self.context),
-                    dockerfile_data=text,
-                    platforms=platforms,
-                    outputs=(
-                        Output("oci", str(layout), {"tar": "false"}),
-                        Output("local", str(out / "files")),
-                        *outputs,
-                    ),
-                    root=str(self.store),
-                    **{**self._defaults, **request},
+                    **{
+                        "context": str(self.context),
+                        "dockerfile_data": text,
+                        "platforms": platforms,
+                        "outputs": (
+                            Output("oci", str(layout), {"tar": "false"}),
+                            Output("local", str(out / "files")),
+                            *outputs,
+                        ),
+                        "root": str(self.store),
+                        **self._defaults,
+                        **request,
+                    }
                 ),
                 events.append,
                 stats=stats,
