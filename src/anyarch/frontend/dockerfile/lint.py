@@ -171,7 +171,7 @@ class LintResult(msgspec.Struct, frozen=True):
         return f"{self.error.message}\n{place}"
 
     def json(self) -> bytes:
-        """`result.json`, laid out as BuildKit writes it: indented, empty fields left out, one range a line."""
+        """`result.json` as BuildKit lays it out: indented, empty fields left out, one range a line."""
         import base64
         import json
 
@@ -242,7 +242,7 @@ def _as_error(
 
 
 def excerpt(filename: str, data: bytes, lines: tuple[int, int]) -> str:
-    """The lines of a file with two of context on each side, marked `>>>`, under `file:line`.
+    """The lines of a file, marked `>>>`, with one or two of context on each side, under `file:line`.
 
     Empty when the lines are not in the file.
     """
@@ -252,7 +252,8 @@ def excerpt(filename: str, data: bytes, lines: tuple[int, int]) -> str:
         return ""
     end = min(end, len(text))
     first, last = start, end
-    # One line gets more context than several. What cannot be had on one side is made up for on the other.
+    # As BuildKit counts: one line gets two lines on each side, several get one; at an end of the file what is
+    # missing there is not made up for.
     wanted = 4 if start == end else 2
     shown = 0
     while shown < wanted:
