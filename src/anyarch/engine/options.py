@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anyarch.errors import ContextError, NotSupported, UsageError
 from anyarch.exporter.assemble import Annotations
@@ -54,6 +54,13 @@ _LATER = {
     "name-canonical": False,
     "unpack": False,
     "prefer-nondist-layers": False,
+}
+
+
+_COMPRESSIONS: dict[str, Literal["gzip", "zstd", "uncompressed"]] = {
+    "gzip": "gzip",
+    "zstd": "zstd",
+    "uncompressed": "uncompressed",
 }
 
 
@@ -143,12 +150,13 @@ def image_names(request: BuildRequest, output: Output) -> list[Reference]:
 def compression_of(attrs: dict[str, str]) -> Compression:
     from anyarch.archive.compression import Compression
 
-    kind = attrs.get("compression", "gzip")
-    if kind == "estargz":
+    wanted = attrs.get("compression", "gzip")
+    if wanted == "estargz":
         raise NotSupported("compression=estargz is not supported yet", hint="gzip, zstd and uncompressed are")
-    if kind not in ("gzip", "zstd", "uncompressed"):
+    kind = _COMPRESSIONS.get(wanted)
+    if kind is None:
         raise UsageError(
-            f"unsupported layer compression type {kind!r}", hint="choose gzip, zstd or uncompressed"
+            f"unsupported layer compression type {wanted!r}", hint="choose gzip, zstd or uncompressed"
         )
     text = attrs.get("compression-level", "")
     level: int | None = None

@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Executor:
         self._closed = False
 
     @property
-    def overlay(self) -> str:
+    def overlay(self) -> Literal["trusted", "user"]:
         """Whose overlay attributes the steps' upper directories carry: `trusted` (as root) or `user`."""
         return "trusted" if self._privileged else "user"
 

@@ -7,7 +7,7 @@ way is followed (inside the directory), so that both the links and what they lea
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.spec.glob import has_wildcards, match
@@ -58,7 +58,7 @@ def scan(
                     return True
         return False
 
-    def keep(path: str, is_directory: bool) -> str:
+    def keep(path: str, is_directory: bool) -> Literal["yes", "no", "descend"]:
         if included is not None and not included.matches(path):
             return "descend" if is_directory and below(path) else "no"
         if excluded is not None and excluded.matches(path):

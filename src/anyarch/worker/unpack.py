@@ -3,13 +3,13 @@ not its name."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
 
 from anyarch.archive.entry import Kind
 from anyarch.errors import MalformedArchive
+from anyarch.snapshot.slices import FileSlice
 from anyarch.worker.draft import clean, join, parent_of
 
 if TYPE_CHECKING:
@@ -22,20 +22,6 @@ if TYPE_CHECKING:
     from anyarch.worker.draft import Draft
 
 __all__ = ["unpack_archive"]
-
-
-class _Part:
-    """A stretch of the unpacked archive; opened when the layer is written."""
-
-    def __init__(self, path: Path, offset: int, size: int) -> None:
-        self._path = path
-        self._offset = offset
-        self._size = size
-
-    def open(self) -> BinaryIO:
-        from anyarch.worker.section import Section
-
-        return Section(self._path, self._offset, self._size)
 
 
 def unpack_archive(
@@ -76,11 +62,11 @@ def unpack_archive(
     uid, gid = owner or (0, 0)
     draft.make_parents(target, uid=uid, gid=gid)
     for entry, start in found:
-        _put(draft, target, entry, owner, _Part(spool, start, entry.size))
+        _put(draft, target, entry, owner, (spool, start))
     return True
 
 
-def _put(draft: Draft, target: str, entry: Entry, owner: Owner | None, part: _Part) -> None:
+def _put(draft: Draft, target: str, entry: Entry, owner: Owner | None, content: tuple[Path, int]) -> None:
     if not entry.path:
         return
     parent = draft.resolve(join(target, parent_of(entry.path)) if parent_of(entry.path) else target)
@@ -96,4 +82,9 @@ def _put(draft: Draft, target: str, entry: Entry, owner: Owner | None, part: _Pa
         if draft.get(linkname) is None:
             raise MalformedArchive(f"/{path} is a hard link to /{linkname}, which the archive does not hold")
     changed = msgspec.structs.replace(entry, path=path, uid=uid, gid=gid, linkname=linkname, offset=-1)
-    draft.put(changed, partial(part.open) if entry.kind is Kind.FILE else None)
+    spool, start = content
+
+    def opened() -> BinaryIO:
+        return cast(BinaryIO, FileSlice(str(spool), start, entry.size))
+
+    draft.put(changed, opened if entry.kind is Kind.FILE else None)
