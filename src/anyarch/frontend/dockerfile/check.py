@@ -55,13 +55,12 @@ __all__ = ["Checker", "LintWarning", "StageChecks"]
 Lines = tuple[int, int]
 
 _RESERVED = ("context", "scratch")
-_SECRET = re.compile(
-    r"(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)",
-    re.IGNORECASE,
+_SECRETS = frozenset(
+    ("apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token")
 )
-_NO_SECRET = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_NO_SECRETS = frozenset(("public", "file", "version"))
 _NEVER_REPORTED = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
-_WINDOWS_ROOT = re.compile(r"(?:[a-zA-Z]:)?[\\/]")
+_WINDOWS_ROOT = r"(?:[a-zA-Z]:)?[\\/]"
 
 
 class LintWarning(msgspec.Struct, frozen=True):
@@ -340,7 +339,8 @@ class StageChecks:
         return None if env is None and (expansion.matched or expansion.unmatched) else expansion.value
 
     def _secret(self, instruction: Instruction, keyword: str, key: str) -> None:
-        if _SECRET.search(key) and not _NO_SECRET.search(key):
+        words = key.lower().split("_")
+        if not _SECRETS.isdisjoint(words) and _NO_SECRETS.isdisjoint(words):
             problem = "Do not use ARG or ENV instructions for sensitive data"
             self._report("SecretsUsedInArgOrEnv", f"{problem} ({keyword} {quote(key)})", instruction)
 
@@ -370,7 +370,7 @@ class StageChecks:
     def _workdir(self, instruction: Workdir, env: Mapping[str, str] | None) -> None:
         path = self._expand(instruction.path, env)
         if path is not None and not self.has_workdir:
-            is_absolute = _WINDOWS_ROOT.match(path) if self._os == "windows" else path.startswith("/")
+            is_absolute = re.match(_WINDOWS_ROOT, path) if self._os == "windows" else path.startswith("/")
             if not is_absolute:
                 detail = (
                     f"Relative workdir {quote(path)} can have unexpected results if the base image changes"

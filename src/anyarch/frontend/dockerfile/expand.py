@@ -23,7 +23,7 @@ __all__ = ["Expansion", "expand", "expand_words"]
 
 _SPECIAL_NAMES = "@*#?-$!0"
 _MAX_DEPTH = 100
-_WORD_ENDS = re.compile("[" + BLANKS + "]+")
+_WORD_ENDS = f"[{BLANKS}]+"
 
 
 class Expansion(msgspec.Struct, frozen=True):
@@ -113,7 +113,7 @@ class _Words:
         self.part.append(text)
 
     def splittable(self, text: str) -> None:
-        first, *others = _WORD_ENDS.split(text)
+        first, *others = re.split(_WORD_ENDS, text)
         self.part.append(first)
         for other in others:
             self._cut()

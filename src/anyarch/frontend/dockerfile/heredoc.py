@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 
+from anyarch.errors import DockerfileError
+
 from .expand import expand_words
 from .instructions import Heredoc
 
 __all__ = ["announced", "chomp_tabs", "is_terminator", "parse_heredoc"]
 
-_WORD = re.compile(r"(\d*)<<(-?)[\t\n\f\r ]*([^<]*)", re.ASCII)
-_LEADING_TABS = re.compile(r"^\t+", re.MULTILINE)
+_WORD = r"(\d*)<<(-?)[\t\n\f\r ]*([^<]*)"
 _NOTHING: dict[str, str] = {}
 
 
@@ -20,7 +21,7 @@ def parse_heredoc(word: str) -> Heredoc | None:
     Raises `DockerfileError` for quotes that are not closed. The escape character is always the backslash: the
     word is the shell's.
     """
-    match = _WORD.fullmatch(word)
+    match = re.fullmatch(_WORD, word, re.ASCII)
     if match is None or not match[3]:
         return None
     names = expand_words(match[3], _NOTHING, keep_unset=True)
@@ -40,8 +41,6 @@ def announced(line: str) -> list[Heredoc]:
     A line whose quotes or substitutions do not close announces none: that is left to the shell to complain
     about.
     """
-    from anyarch.errors import DockerfileError
-
     try:
         words = expand_words(line, _NOTHING, keep_unset=True, raw_quotes=True, raw_escapes=True)
     except DockerfileError:
@@ -58,4 +57,4 @@ def is_terminator(line: str, heredoc: Heredoc) -> bool:
 
 def chomp_tabs(content: str) -> str:
     """The body without the tabs that lead its lines (`<<-`)."""
-    return _LEADING_TABS.sub("", content)
+    return re.sub(r"^\t+", "", content, flags=re.MULTILINE)

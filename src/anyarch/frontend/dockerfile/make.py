@@ -24,7 +24,6 @@ from .instructions import (
     Healthcheck,
     Heredoc,
     InlineFile,
-    Instruction,
     KeyValue,
     Label,
     Maintainer,
@@ -43,12 +42,15 @@ from .words import quoted_words, word_list
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .instructions import (
+        Instruction,
+    )
+
 __all__ = ["HEREDOC_KEYWORDS", "KEYWORDS", "MAKERS", "Words", "make_stage"]
 
 HEREDOC_KEYWORDS = frozenset(("run", "copy", "add"))
-_STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
-_BARE_MARK = re.compile(r"\d*<<", re.ASCII)
-_ONBUILD = re.compile(r"^[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*", re.IGNORECASE)
+_STAGE_NAME = r"[a-z][a-z0-9_.-]*"
+_ONBUILD = r"(?i)^[\t\n\f\r ]*ONBUILD[\t\n\f\r ]*"
 _MILLISECOND = 1_000_000
 
 _RUN_FLAGS = {"mount": "strings", "network": "string", "security": "string", "device": "strings"}
@@ -141,7 +143,7 @@ def make_stage(words: Words) -> Stage:
     name = ""
     if len(arguments) == 3 and arguments[1].lower() == "as":
         name = arguments[2].lower()
-        if not _STAGE_NAME.fullmatch(name):
+        if not re.fullmatch(_STAGE_NAME, name):
             problem = f"invalid name for build stage: {quote(arguments[2])}"
             raise DockerfileError(f"{problem}, name can't start with a number or contain symbols")
     elif len(arguments) != 1:
@@ -326,7 +328,7 @@ def _sources_and_dest(words: Words) -> list[str]:
         arguments = []
         for word in word_list(words.rest):
             # `<< WORD` announces a here-document as `<<WORD` does.
-            if words.heredocs and arguments and _BARE_MARK.fullmatch(arguments[-1]):
+            if words.heredocs and arguments and re.fullmatch("[0-9]*<<", arguments[-1]):
                 arguments[-1] += word
             else:
                 arguments.append(word)
@@ -372,7 +374,7 @@ def _onbuild(words: Words) -> Instruction:
         raise DockerfileError("Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed")
     if keyword in ("MAINTAINER", "FROM"):
         raise DockerfileError(f"{keyword} isn't allowed as an ONBUILD trigger")
-    expression = _ONBUILD.sub("", words.original)
+    expression = re.sub(_ONBUILD, "", words.original)
     for heredoc in words.heredocs:
         expression += f"\n{heredoc.content}{heredoc.name}"
     return Onbuild(expression=expression, **_shared(words))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from anyarch.errors import DockerfileError
@@ -14,7 +12,6 @@ from .lexer import find_directives
 __all__ = ["RULES", "CheckOptions", "Rule", "file_options", "parse_check_options"]
 
 _URL = "https://docs.docker.com/go/dockerfile/rule/"
-_WORD_STARTS = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -27,7 +24,8 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def _slug(name: str) -> str:
-    return _WORD_STARTS.sub("-", name).lower()
+    name = name.replace("JSON", "Json")
+    return "".join(f"-{char.lower()}" if char.isupper() else char for char in name)[1:]
 
 
 _DESCRIPTIONS = {
@@ -76,13 +74,12 @@ _DESCRIPTIONS = {
 }
 _WITHOUT_PAGE = "InvalidBaseImagePlatform"
 _EXPERIMENTAL = "InvalidDefinitionDescription"
-_SLUGS = {"JSONArgsRecommended": "json-args-recommended"}
 
 RULES = {
     name: Rule(
         name,
         description,
-        "" if name == _WITHOUT_PAGE else f"{_URL}{_SLUGS.get(name) or _slug(name)}/",
+        "" if name == _WITHOUT_PAGE else f"{_URL}{_slug(name)}/",
         name == _EXPERIMENTAL,
     )
     for name, description in _DESCRIPTIONS.items()
