@@ -8,21 +8,24 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
 from anyarch.errors import NetworkError
-from anyarch.http.cancel import STEP_S, Cancel, check, pause
+from anyarch.http.cancel import STEP_S, check, pause
 from anyarch.http.retry import RETRY_STATUSES, RetryPolicy, retry_after_s
 from anyarch.version import __version__
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from http.client import HTTPResponse
+    from urllib.parse import SplitResult
 
+    from anyarch.http.cancel import Cancel
     from anyarch.http.connection import Connection
     from anyarch.http.proxy import Proxy
     from anyarch.http.response import Response

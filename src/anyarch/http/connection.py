@@ -15,12 +15,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anyarch.errors import NetworkError
-from anyarch.http.cancel import STEP_S, Cancel, check
+from anyarch.http.cancel import STEP_S, check
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
+    from anyarch.http.cancel import Cancel
     from anyarch.http.proxy import Proxy
 
 __all__ = ["Connection", "network_error"]

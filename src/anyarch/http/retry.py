@@ -14,6 +14,7 @@ import msgspec
 __all__ = ["IMPATIENT", "RETRY_STATUSES", "RetryPolicy", "retry_after_s"]
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_REFUSAL_BUDGET_S = 1.0  # a name look-up that took longer than this has waited for its own retries
 _RETRY_KINDS = frozenset({"timeout", "reset", "closed", "refused", "dns", "other"})
 
 
@@ -48,7 +49,8 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         if kind and kind not in _RETRY_KINDS:
             return None
         if kind in ("refused", "dns"):
-            return self.refusal_delay_s if failures <= self.refusals else None
+            quick = elapsed_s < _REFUSAL_BUDGET_S
+            return self.refusal_delay_s if quick and failures <= self.refusals else None
         if failures >= self.attempts:
             return None
         if jitter is None:

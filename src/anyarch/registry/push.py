@@ -1,0 +1,322 @@
+"""Uploads (distribution-spec, "Push"): mount, one PUT for the whole blob, pieces where the registry wants
+pieces.
+
+A single PUT after POST is the fastest and what containerd does. Where it does not go through (a proxy that
+limits bodies, a registry that knows PATCH only), the blob goes as PATCH pieces, smaller and smaller. A broken
+connection is followed by the question how much arrived; the rest goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urljoin, urlsplit
+
+from anyarch.errors import DigestMismatch, NetworkError, RegistryError
+from anyarch.http.cancel import pause
+from anyarch.http.client import FileBody
+from anyarch.http.retry import RetryPolicy
+from anyarch.registry.failure import Failure, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.http.cancel import Cancel
+    from anyarch.http.response import Response
+    from anyarch.registry.hosts import Endpoint
+    from anyarch.registry.transport import Transport
+    from anyarch.spec.oci import Blob, Descriptor
+    from anyarch.spec.reference import Reference
+
+__all__ = ["Upload", "has_blob", "put_manifest"]
+
+_ANSWER_TIMEOUT_S = 600.0  # a registry on an object store copies and hashes the whole blob before it answers
+_PIECES = (1 << 62, 64 << 20, 16 << 20, 5 << 20)  # S3 and its kin refuse parts under 5 MiB
+# Answers to a whole-blob PUT after which pieces may still work. 400 and 404 are seen from registries and
+# proxies that do not know the form; 413 says that the body is too large for something on the way.
+_TRY_PIECES = frozenset({400, 404, 405, 411, 413, 415, 416, 501})
+_FINAL_CODES = frozenset({"DIGEST_INVALID", "NAME_INVALID", "NAME_UNKNOWN", "DENIED", "UNAUTHORIZED"})
+_ONE_TRY = RetryPolicy(attempts=1, refusals=2)
+
+
+def has_blob(
+    transport: Transport,
+    endpoint: Endpoint,
+    ref: Reference,
+    digest: str,
+    scopes: Sequence[str],
+    cancel: Cancel | None,
+) -> bool:
+    """HEAD; False on 404."""
+    url = endpoint.url(ref.path, "blobs", digest)
+    response = transport.request(endpoint, "HEAD", url, scopes=scopes, cancel=cancel)
+    if response.status == 404:
+        response.close()
+        return False
+    if response.status != 200:
+        raise Refused(transport.failure(endpoint, response))
+    response.close()
+    return True
+
+
+def put_manifest(
+    transport: Transport,
+    endpoint: Endpoint,
+    ref: Reference,
+    blob: Blob,
+    tag: str | None,
+    cancel: Cancel | None,
+) -> None:
+    """PUT under `tag`, or under the digest."""
+    response = transport.request(
+        endpoint,
+        "PUT",
+        endpoint.url(ref.path, "manifests", tag or blob.digest),
+        scopes=endpoint.push_scopes(ref.path),
+        headers={"Content-Type": blob.media_type},
+        body=blob.raw,
+        cancel=cancel,
+        answer_timeout_s=_ANSWER_TIMEOUT_S,
+    )
+    if not 200 <= response.status < 300:
+        raise Refused(transport.failure(endpoint, response))
+    with response:
+        stored = response.headers.get("Docker-Content-Digest")
+    # Other algorithms than ours are the registry's right; another value of ours is not.
+    if (
+        stored
+        and stored.startswith("sha256:")
+        and blob.digest.startswith("sha256:")
+        and stored != blob.digest
+    ):
+        raise RegistryError(
+            f"{endpoint.label}: it stored {stored} instead of {blob.digest}",
+            hint="the registry altered the manifest",
+        )
+
+
+class Upload:
+    """One blob on its way up."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        endpoint: Endpoint,
+        ref: Reference,
+        descriptor: Descriptor,
+        open_: Callable[[], BinaryIO],
+        on_progress: Callable[[int], None] | None,
+        cancel: Cancel | None,
+    ) -> None:
+        self._transport = transport
+        self._endpoint = endpoint
+        self._ref = ref
+        self._descriptor = descriptor
+        self._open = open_
+        self._on_progress = on_progress
+        self._cancel = cancel
+        self._scopes: tuple[str, ...] = endpoint.push_scopes(ref.path)
+        self._credited = 0  # bytes reported to on_progress
+        self._min_piece = 0
+
+    def run(self, mount_from: str | None) -> bool:
+        """False when nothing had to be sent."""
+        path = self._ref.path
+        digest = self._descriptor.digest
+        if has_blob(self._transport, self._endpoint, self._ref, digest, self._scopes, self._cancel):
+            return False
+        location: str | None = None
+        if mount_from and mount_from != path:
+            location = self._begin(mount_from)
+            if location is None:
+                return False
+        self._send(location)
+        return True
+
+    def _begin(self, mount_from: str | None = None) -> str | None:
+        """The place of a new upload; None when the blob was mounted."""
+        endpoint, path = self._endpoint, self._ref.path
+        url = endpoint.url(path, "blobs", "uploads/")
+        if mount_from:
+            scopes = endpoint.push_scopes(path, mount_from)
+            query = f"mount={self._descriptor.digest}&from={endpoint.prefix}{mount_from}"
+            response = self._transport.request(
+                endpoint, "POST", f"{url}?{query}", scopes=scopes, cancel=self._cancel
+            )
+            if response.status == 201:
+                response.close()
+                return None
+            if response.status != 202:
+                # No right to read the other repository, or a registry that does not mount: then it is sent.
+                response.close()
+                return self._begin()
+        else:
+            response = self._transport.request(
+                endpoint, "POST", url, scopes=self._scopes, cancel=self._cancel
+            )
+            if response.status != 202:
+                raise Refused(self._transport.failure(endpoint, response))
+        with response:
+            minimum = response.headers.get("OCI-Chunk-Min-Length") or ""
+            self._min_piece = int(minimum) if minimum.isdigit() else 0
+            return self._location(response, url)
+
+    def _send(self, location: str | None) -> None:
+        """Whole first, then in pieces; a new upload whenever the old one is lost."""
+        policy = self._transport.http.retry
+        failures = 0
+        first_failure = 0.0
+        form = 0
+        offset = 0  # what the registry has of the upload at `location`
+        while True:
+            try:
+                if location is None:
+                    offset = 0
+                    location = self._begin()
+                    assert location is not None  # only a mount has none
+                if form == 0 and offset == 0:
+                    refusal = self._put_whole(location)
+                else:
+                    offset, location, refusal = self._patch(location, offset, form)
+                if refusal is None:
+                    return
+            except NetworkError as error:
+                now = time.monotonic()
+                if error.kind == "body":
+                    raise DigestMismatch(
+                        f"{self._ref.familiar}: {self._descriptor.digest} is shorter than its "
+                        f"{self._descriptor.size} bytes in the local store",
+                        hint="remove the store's copy with `anyarch prune` and build again",
+                    ) from None
+                had = offset
+                # What arrived is lost when the registry does not say, or has forgotten the upload.
+                offset, location = self._status(location) if location is not None else (0, None)
+                if offset > had or not failures:
+                    failures, first_failure = 0, now
+                failures += 1
+                delay = policy.delay(failures, now - first_failure, kind=error.kind)
+                if delay is None:
+                    raise
+                self._credit(offset)
+                pause(delay, self._cancel)
+            else:
+                # A refusal: pieces, then smaller pieces, then give up.
+                self._credit(offset)
+                form += 1
+                is_final = refusal.status not in _TRY_PIECES or refusal.failure.codes & _FINAL_CODES
+                if form >= len(_PIECES) or is_final:
+                    raise Refused(refusal.failure)
+                if refusal.status != 413:
+                    location = None  # it may be spoilt
+
+    def _put_whole(self, location: str) -> _Refusal | None:
+        response = self._request("PUT", self._with_digest(location), 0, self._descriptor.size)
+        return self._finished(response)
+
+    def _finished(self, response: Response) -> _Refusal | None:
+        status = response.status
+        if not 200 <= status < 300:
+            return _Refusal(status, self._transport.failure(self._endpoint, response))
+        with response:
+            stored = response.headers.get("Docker-Content-Digest") or self._descriptor.digest
+        if stored != self._descriptor.digest and stored.startswith("sha256:"):
+            raise RegistryError(
+                f"{self._endpoint.label}: it stored {stored} instead of {self._descriptor.digest}"
+            )
+        return None
+
+    def _patch(self, location: str, offset: int, form: int) -> tuple[int, str | None, _Refusal | None]:
+        """Send from `offset` in pieces and finish: where it stands, the upload's place, what refused."""
+        size = self._descriptor.size
+        piece = max(_PIECES[max(form, 1) - 1], self._min_piece)
+        while offset < size:
+            count = min(piece, size - offset)
+            response = self._request("PATCH", location, offset, count, is_piece=True)
+            if response.status == 416:
+                response.close()
+                at, place = self._status(location)
+                if at == offset:
+                    return 0, None, _Refusal(416, Failure("other", f"{self._endpoint.label}: 416 for PATCH"))
+                offset, location = at, place or location
+                continue
+            if not 200 <= response.status < 300:
+                refusal = _Refusal(response.status, self._transport.failure(self._endpoint, response))
+                return offset, location, refusal
+            with response:
+                location = self._location(response, location)
+            offset += count
+        response = self._transport.request(
+            self._endpoint,
+            "PUT",
+            self._with_digest(location),
+            scopes=self._scopes,
+            headers={"Content-Type": "application/octet-stream"},
+            cancel=self._cancel,
+            answer_timeout_s=_ANSWER_TIMEOUT_S,
+        )
+        return offset, location, self._finished(response)
+
+    def _request(self, method: str, url: str, offset: int, count: int, *, is_piece: bool = False) -> Response:
+        headers = {"Content-Type": "application/octet-stream"}
+        if is_piece:
+            headers["Content-Range"] = f"{offset}-{offset + count - 1}"
+        return self._transport.request(
+            self._endpoint,
+            method,
+            url,
+            scopes=self._scopes,
+            headers=headers,
+            body=FileBody(self._open, count, offset, self._progress),
+            cancel=self._cancel,
+            retry=_ONE_TRY,
+            answer_timeout_s=_ANSWER_TIMEOUT_S,
+        )
+
+    def _status(self, location: str) -> tuple[int, str | None]:
+        """How many bytes the upload has, and where it goes on; (0, None) when it has to begin anew."""
+        response = self._transport.request(
+            self._endpoint, "GET", location, scopes=self._scopes, cancel=self._cancel
+        )
+        with response:
+            if response.status not in (200, 204):
+                return 0, None
+            first, dash, last = (response.headers.get("Range") or "").removeprefix("bytes=").partition("-")
+            place = self._location(response, location)
+            if not dash or first != "0" or not last.isdigit():
+                return 0, None
+            # `0-0` is what docker-registry says of an upload that has nothing yet (and of one byte).
+            return (int(last) + 1 if int(last) else 0), place
+
+    def _location(self, response: Response, base: str) -> str:
+        found = response.headers.get("Location") or response.headers.get("Docker-Upload-Location")
+        if not found:
+            if response.status in (200, 204):
+                return base
+            raise RegistryError(f"{self._endpoint.label}: it gave no place for an upload")
+        url = urljoin(base, found)
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.netloc == self._endpoint.netloc and base.startswith("https://"):
+            # A registry behind a proxy that ends TLS often names itself with http.
+            url = "https://" + url.removeprefix("http://")
+        return url
+
+    def _with_digest(self, location: str) -> str:
+        return location + ("&" if urlsplit(location).query else "?") + f"digest={self._descriptor.digest}"
+
+    def _progress(self, count: int) -> None:
+        self._credited += count
+        if self._on_progress is not None:
+            self._on_progress(count)
+
+    def _credit(self, offset: int) -> None:
+        """Make the bytes reported agree with what the registry has."""
+        if offset != self._credited:
+            self._progress(offset - self._credited)
+
+
+class _Refusal:
+    __slots__ = ("failure", "status")
+
+    def __init__(self, status: int, failure: Failure) -> None:
+        self.status = status
+        self.failure = failure

@@ -1,0 +1,109 @@
+"""Requests to one endpoint: authorization, the way down from TLS where that is allowed, retries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyarch.errors import NetworkError
+from anyarch.registry.auth import Authorizer
+from anyarch.registry.failure import of_status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anyarch.http.cancel import Cancel
+    from anyarch.http.client import FileBody, HttpClient
+    from anyarch.http.response import Response
+    from anyarch.http.retry import RetryPolicy
+    from anyarch.registry.credentials import Credentials
+    from anyarch.registry.failure import Failure
+    from anyarch.registry.hosts import Endpoint
+
+__all__ = ["Transport"]
+
+_ERROR_LIMIT = 1 << 20
+
+
+class Transport:
+    """Thread-safe. Every method raises `NetworkError`, `RegistryError` (token service) and `Canceled`."""
+
+    def __init__(self, credentials: Credentials, http: HttpClient) -> None:
+        self.http = http
+        self._authorizer = Authorizer(credentials, http)
+        self._downgraded: set[str] = set()
+
+    def request(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        url: str,
+        *,
+        scopes: Sequence[str],
+        headers: Mapping[str, str] | None = None,
+        body: bytes | FileBody | None = None,
+        cancel: Cancel | None = None,
+        retry: RetryPolicy | None = None,
+        answer_timeout_s: float | None = None,
+    ) -> Response:
+        """An answer of whatever status; a 401 only after the endpoint's challenge was answered as well as we
+        can.
+
+        `url` is one of the endpoint's (`Endpoint.url`), or one that it named for an upload.
+        """
+        is_own = _is_within(endpoint, url)
+        if endpoint.netloc in self._downgraded:
+            url = url.replace("https://", "http://", 1) if is_own else url
+        is_renewed = False
+        while True:
+            sent = dict(headers or {})
+            authorization = self._authorizer.header(endpoint, scopes, cancel=cancel) if is_own else None
+            if authorization is not None:
+                sent["Authorization"] = authorization
+            try:
+                response = self.http.request(
+                    method,
+                    url,
+                    headers=sent,
+                    body=body,
+                    tls=endpoint.tls,
+                    cancel=cancel,
+                    retry=retry,
+                    answer_timeout_s=answer_timeout_s,
+                )
+            except NetworkError as error:
+                if error.kind == "not_tls" and endpoint.may_downgrade and url.startswith("https://"):
+                    self._downgraded.add(endpoint.netloc)
+                    url = "http://" + url.removeprefix("https://")
+                    continue
+                raise
+            if response.status != 401 or not is_own or is_renewed:
+                return response
+            challenges = response.headers.get_all("WWW-Authenticate") or []
+            if not self._authorizer.answer(endpoint, challenges, authorization):
+                return response
+            response.close()
+            is_renewed = authorization is not None
+
+    def failure(self, endpoint: Endpoint, response: Response) -> Failure:
+        """What an answer that is no success means. Reads its body and closes it."""
+        with response:
+            raw = b""
+            try:
+                raw = response.read_all(_ERROR_LIMIT)
+            except NetworkError:
+                raw = b""  # the status says enough
+            return of_status(
+                endpoint.label,
+                response.status,
+                response.reason,
+                raw,
+                retry_after=response.headers.get("Retry-After"),
+                login=self._authorizer.hint(endpoint),
+            )
+
+
+def _is_within(endpoint: Endpoint, url: str) -> bool:
+    """Whether `url` is at the endpoint's server; no credential goes elsewhere."""
+    scheme, _, rest = url.partition("://")
+    netloc = rest.partition("/")[0].partition("?")[0]
+    return netloc == endpoint.netloc and (scheme == endpoint.scheme or endpoint.may_downgrade)
