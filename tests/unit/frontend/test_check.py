@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anyarch.errors import DockerfileError
 from anyarch.frontend.dockerfile.check import Checker, StageChecks
@@ -478,3 +480,11 @@ def test_excerpts_show_lines_around(lines, shown):
 
 def test_an_excerpt_of_nowhere_is_empty():
     assert excerpt("D", b"1\n", (7, 7)) == ""
+
+
+@given(st.binary(max_size=200) | st.text("FROMRUN abc=$\\\n\"'#<:/-", max_size=200).map(str.encode))
+def test_any_bytes_can_be_checked(data):
+    for text in (data, b"# check=experimental=all\nFROM scratch AS A\n" + data):
+        result = lint_file(text)
+        assert result.status == int(bool(result.text() or result.error_text()))
+        assert json.loads(result.json())["sources"]
