@@ -8,7 +8,6 @@ the machine's own and do not count, but file capabilities do (engine.md 3.3).
 from __future__ import annotations
 
 import hashlib
-import os
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
@@ -41,7 +40,7 @@ def digest_nodes(
         content = entry.digest
         if entry.kind is Kind.FILE and not content:
             content = digests[node.position][entry.path]
-        batch.append(_record(os.fsencode(path[cut:]), entry, content))
+        batch.append(_record(_raw(path[cut:]), entry, content))
         if len(batch) >= 4096:
             total.update(b"".join(batch))
             batch.clear()
@@ -57,7 +56,7 @@ def _record(name: bytes, entry: Entry, content: bytes) -> bytes:
     if entry.xattrs:
         head += b"".join(
             b" %d:%b=%d:%b" % (len(raw), raw, len(value), value)
-            for raw, value in ((os.fsencode(key), value) for key, value in entry.xattrs if _counts(key))
+            for raw, value in ((_raw(key), value) for key, value in entry.xattrs if _counts(key))
         )
     match kind:
         case Kind.FILE:
@@ -65,10 +64,15 @@ def _record(name: bytes, entry: Entry, content: bytes) -> bytes:
                 raise StoreError(f"{entry.path}: content without a digest")
             return head + b"\0" + content
         case Kind.SYMLINK:
-            return head + b"\0" + os.fsencode(entry.linkname) + b"\0"
+            return head + b"\0" + _raw(entry.linkname) + b"\0"
         case _ if kind in _DEVICES:
             return head + b"\0%d %d\0" % (entry.major, entry.minor)
     return head + b"\0\0"
+
+
+def _raw(text: str) -> bytes:
+    """Entries speak UTF-8 whatever the locale."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _counts(xattr: str) -> bool:

@@ -181,7 +181,9 @@ class NamespacedDirOps:
         self, source: str, target: str, *, overlay: Overlay, parents: Sequence[Entry], expected: str | None
     ) -> UnpackedLayer:
         request = {"op": "unpack", "source": _text(source), "target": _text(target), "overlay": overlay}
-        index, reply = self._call({**request, "expected": expected and str(expected)}, encode_index(list(parents)))
+        index, reply = self._call(
+            {**request, "expected": expected and str(expected)}, encode_index(list(parents))
+        )
         return UnpackedLayer(list(decode_index(index)), Digest(reply["diff_id"]), int(reply["tar_size"]))
 
     def scan(self, directory: str, *, overlay: Overlay) -> list[Entry]:

@@ -21,27 +21,24 @@ if TYPE_CHECKING:
 __all__ = ["hash_files"]
 
 _CHUNK = 1 << 20
+_LARGE = 64 << 10  # bytes; below, opening and the interpreter's lock cost more than threads win
 _WORTH_THREADS = 4 << 20  # bytes
 
 
 def hash_files(entries: Sequence[Entry], open_content: Callable[[Entry], Content]) -> dict[str, bytes]:
-    """sha256 (32 bytes) of the content of each entry, by path. Errors of `open_content` and reading come
-    through."""
+    """sha256 (32 bytes) of the content of each entry, by path. Errors of opening and reading come through."""
+    large = [entry for entry in entries if entry.size >= _LARGE]
     workers = min(4, os.cpu_count() or 1)
-    if workers == 1 or len(entries) < 2 or sum(entry.size for entry in entries) < _WORTH_THREADS:
+    if workers == 1 or len(large) < 2 or sum(entry.size for entry in large) < _WORTH_THREADS:
         return _hash_some(entries, open_content)
     from concurrent.futures import ThreadPoolExecutor
 
-    # Portions of about equal bytes, so that one thread does not end up with all large files.
-    portions: list[list[Entry]] = [[] for _ in range(workers)]
-    loads = [0] * workers
-    for entry in sorted(entries, key=lambda one: -one.size):
-        least = loads.index(min(loads))
-        portions[least].append(entry)
-        loads[least] += entry.size + 4096  # opening costs about as much as reading that
-    digests: dict[str, bytes] = {}
+    # Largest first, so that no thread is left with a big one at the end.
+    large.sort(key=lambda one: -one.size)
     with ThreadPoolExecutor(workers) as pool:
-        for some in pool.map(lambda portion: _hash_some(portion, open_content), portions):
+        portions = pool.map(lambda one: _hash_some((one,), open_content), large)
+        digests = _hash_some([entry for entry in entries if entry.size < _LARGE], open_content)
+        for some in portions:
             digests.update(some)
     return digests
 

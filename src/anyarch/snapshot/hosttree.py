@@ -17,13 +17,13 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import ContextError
 from anyarch.snapshot.index import LayerIndex
 from anyarch.snapshot.slices import FileSlice
+from anyarch.snapshot.statcache import RACY_NS, StatCache, fingerprint
 from anyarch.snapshot.view import MergedTree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn
 
-    from anyarch.snapshot.statcache import StatCache
     from anyarch.snapshot.view import Keep
     from anyarch.store.store import Store
 
@@ -51,11 +51,10 @@ class HostTree(MergedTree):
     def __init__(self, root: str, *, keep: Keep | None = None, store: Store | None = None) -> None:
         super().__init__(1)
         self.root = os.path.abspath(root)
+        self._raw_root = os.fsencode(self.root)
         self._scanned_ns = time.time_ns()
         self._cache: StatCache | None = None
         if store is not None:
-            from anyarch.snapshot.statcache import StatCache
-
             self._cache = StatCache(store, self.root)
         self._cache_lock = threading.Lock()
         self._fingerprints: dict[str, bytes] = {}
@@ -65,16 +64,14 @@ class HostTree(MergedTree):
         return self._tree
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
-        return cast(BinaryIO, HostFile(self.root, entry))
+        return cast(BinaryIO, HostFile(self._raw_root, entry))
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
         from anyarch.snapshot.filehash import hash_files
 
-        computed = hash_files(entries, lambda entry: HostFile(self.root, entry))
+        computed = hash_files(entries, lambda entry: HostFile(self._raw_root, entry))
         self._tree.learn(computed)
         if self._cache is not None:
-            from anyarch.snapshot.statcache import RACY_NS
-
             limit = self._scanned_ns - RACY_NS
             new = {}
             for path, digest in computed.items():
@@ -128,25 +125,27 @@ class HostTree(MergedTree):
                 stack.append(self._listing(path))
         return entries
 
-    def _listing(self, path: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def _listing(self, path: str) -> Iterator[tuple[str, os.DirEntry[bytes]]]:
         try:
-            with os.scandir(f"{self.root}/{path}" if path else self.root) as scan:
-                found = sorted(scan, key=lambda one: one.name)
+            with os.scandir(self._raw_path(path)) as scan:
+                found = [(_text(one.name), one) for one in scan]
         except FileNotFoundError:
             found = []  # gone since its parent was read
         except OSError as error:
             self._refuse(path, error)
+        found.sort(key=_name)
         prefix = f"{path}/" if path else ""
-        return iter([(prefix + one.name, one) for one in found])
+        return iter([(prefix + name, one) for name, one in found])
 
-    def _entry(self, path: str, found: os.DirEntry[str], known: dict[str, bytes]) -> Entry | None:
+    def _raw_path(self, path: str) -> bytes:
+        return b"%b/%b" % (self._raw_root, path.encode("utf-8", "surrogateescape"))
+
+    def _entry(self, path: str, found: os.DirEntry[bytes], known: dict[str, bytes]) -> Entry | None:
         status = found.stat(follow_symlinks=False)
         mode = status.st_mode
         if stat.S_ISREG(mode):
             digest = b""
             if self._cache is not None:
-                from anyarch.snapshot.statcache import fingerprint
-
                 mark = fingerprint(status)
                 record = known.get(path)
                 if record is not None and record.startswith(mark):
@@ -162,7 +161,7 @@ class HostTree(MergedTree):
                 return None  # a socket
             case Kind.SYMLINK:
                 return Entry(
-                    path, kind, 0o777, 0, 0, status.st_mtime_ns, 0, os.readlink(f"{self.root}/{path}")
+                    path, kind, 0o777, 0, 0, status.st_mtime_ns, 0, _text(os.readlink(self._raw_path(path)))
                 )
             case Kind.CHAR_DEVICE | Kind.BLOCK_DEVICE:
                 major, minor = os.major(status.st_rdev), os.minor(status.st_rdev)
@@ -179,8 +178,8 @@ class HostTree(MergedTree):
 class HostFile(FileSlice):
     """Content of one file of a `HostTree`. Every trouble is a `ContextError` that names the file."""
 
-    def __init__(self, root: str, entry: Entry) -> None:
-        super().__init__(f"{root}/{entry.path}", 0, entry.size)
+    def __init__(self, root: bytes, entry: Entry) -> None:
+        super().__init__(b"%b/%b" % (root, entry.path.encode("utf-8", "surrogateescape")), 0, entry.size)
         self._entry = entry
 
     def changed(self) -> ContextError:
@@ -208,6 +207,15 @@ class HostFile(FileSlice):
 
     def _short(self) -> NoReturn:
         raise self.changed()
+
+
+def _name(item: tuple[str, object]) -> str:
+    return item[0]
+
+
+def _text(raw: bytes) -> str:
+    """Entries speak UTF-8 whatever the locale."""
+    return raw.decode("utf-8", "surrogateescape")
 
 
 def _newest(mark: bytes) -> int:

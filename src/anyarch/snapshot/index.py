@@ -7,7 +7,6 @@ read in about 30. Digests of files that become known later are kept in a file of
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -74,19 +73,27 @@ def _escape(entry: Entry) -> Entry:
     """The bytes of the names as Latin-1 text: msgpack's text cannot hold lone surrogates."""
     return msgspec.structs.replace(
         entry,
-        path=os.fsencode(entry.path).decode("latin-1"),
-        linkname=os.fsencode(entry.linkname).decode("latin-1"),
-        xattrs=tuple((os.fsencode(name).decode("latin-1"), value) for name, value in entry.xattrs),
+        path=_to_latin(entry.path),
+        linkname=_to_latin(entry.linkname),
+        xattrs=tuple((_to_latin(name), value) for name, value in entry.xattrs),
     )
 
 
 def _unescape(entry: Entry) -> Entry:
     return msgspec.structs.replace(
         entry,
-        path=os.fsdecode(entry.path.encode("latin-1")),
-        linkname=os.fsdecode(entry.linkname.encode("latin-1")),
-        xattrs=tuple((os.fsdecode(name.encode("latin-1")), value) for name, value in entry.xattrs),
+        path=_from_latin(entry.path),
+        linkname=_from_latin(entry.linkname),
+        xattrs=tuple((_from_latin(name), value) for name, value in entry.xattrs),
     )
+
+
+def _to_latin(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _from_latin(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 class LayerIndex:

@@ -82,6 +82,8 @@ class LayerStore:
         self._forms = FormMaker(store, dirops)
         self._indexes: dict[str, LayerIndex] = {}
         self._indexes_lock = threading.Lock()
+        self._contents: dict[str, tuple[str | None, bytes | None]] = {}
+        self._reads_all = os.geteuid() == 0
 
     # -- birth
 
@@ -270,6 +272,7 @@ class LayerStore:
         self.store.records.drop(layer.id, take_away=take_away)
         with self._indexes_lock:
             self._indexes.pop(layer.id, None)
+            self._contents.pop(layer.id, None)
         self.dirops.remove(os.path.dirname(target))
 
     # -- inside
@@ -292,19 +295,34 @@ class LayerStore:
         return index
 
     def _open_content(self, layer: Layer, entry: Entry) -> FileSlice:
-        row = self.store.records.get(layer.id)
-        directory = self.store.layer_path(layer.id)
-        if "tar" in row.forms and entry.offset >= 0:
-            return FileSlice(f"{directory}/tar", entry.offset, entry.size)
-        form = next((form for form in sorted(row.forms) if form.startswith("dir")), None)
-        if form is not None and _is_readable(f"{directory}/{form}", entry):
-            return FileSlice(f"{directory}/{form}/{entry.path}", 0, entry.size)
+        tar, directory = self._content_of(layer.id)
+        if tar is not None and entry.offset >= 0:
+            return FileSlice(tar, entry.offset, entry.size)
+        if directory is not None:
+            path = b"%b/%b" % (directory, entry.path.encode("utf-8", "surrogateescape"))
+            if self._reads_all or os.access(path, os.R_OK):
+                return FileSlice(path, 0, entry.size)
         # Remote content, or files of other ids that an ordinary user may not read: the tar has them all.
-        index = self._forms.make_tar(layer.id)
-        again = index.get(entry.path)
+        again = self._forms.make_tar(layer.id).get(entry.path)
+        self._contents.pop(layer.id, None)
         if again is None or again.offset < 0:
             raise StoreError(f"{entry.path} is not in layer {layer.id}")
-        return FileSlice(f"{directory}/tar", again.offset, again.size)
+        return FileSlice(f"{self.store.layer_path(layer.id)}/tar", again.offset, again.size)
+
+    def _content_of(self, layer: str) -> tuple[str | None, bytes | None]:
+        """Where contents of a layer are read: its tar, a directory."""
+        found = self._contents.get(layer)
+        if found is None:
+            row = self.store.records.get(layer)
+            path = self.store.layer_path(layer)
+            directory = next((form for form in sorted(row.forms) if form.startswith("dir")), None)
+            found = (
+                f"{path}/tar" if "tar" in row.forms else None,
+                None if directory is None else os.fsencode(f"{path}/{directory}"),
+            )
+            if found != (None, None):
+                self._contents[layer] = found
+        return found
 
     def _keep_digests(self, layer: str, index: LayerIndex) -> None:
         path = f"{self.store.layer_path(layer)}/digests"
@@ -340,7 +358,3 @@ def _read(path: str) -> bytes:
         return b"".join(parts)
     finally:
         os.close(fd)
-
-
-def _is_readable(directory: str, entry: Entry) -> bool:
-    return os.geteuid() == 0 or os.access(f"{directory}/{entry.path}", os.R_OK, follow_symlinks=False)

@@ -20,7 +20,7 @@ class FileSlice(io.RawIOBase):
     followed) and closed at the end of the content. A file that is too short is an error, never a short
     answer."""
 
-    def __init__(self, path: str, offset: int, size: int) -> None:
+    def __init__(self, path: str | bytes, offset: int, size: int) -> None:
         self.path = path
         self.size = size
         self._offset = offset
@@ -77,11 +77,13 @@ class FileSlice(io.RawIOBase):
         try:
             return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
-            raise StoreError(f"cannot read {self.path} in the store: {error.strerror}") from error
+            raise StoreError(
+                f"cannot read {os.fsdecode(self.path)} in the store: {error.strerror}"
+            ) from error
 
     def _short(self) -> NoReturn:
         raise StoreError(
-            f"{self.path} in the store is shorter than recorded",
+            f"{os.fsdecode(self.path)} in the store is shorter than recorded",
             hint=DAMAGED,
         )
 

@@ -55,7 +55,7 @@ class StatCache:
         except struct.error:
             return {}
         end = _HEADER.size + count * _RECORD
-        paths = os.fsdecode(raw[end:]).split("\0") if count else []
+        paths = raw[end:].decode("utf-8", "surrogateescape").split("\0") if count else []
         if magic != _MAGIC or len(paths) != count:
             return {}  # another format, or cut short by a crash
         starts = range(_HEADER.size, end, _RECORD)
@@ -73,6 +73,6 @@ class StatCache:
                 file.write(
                     _HEADER.pack(_MAGIC, len(self.records))
                     + b"".join(self.records.values())
-                    + os.fsencode("\0".join(self.records))
+                    + "\0".join(self.records).encode("utf-8", "surrogateescape")
                 )
             os.rename(unfinished, self._path)

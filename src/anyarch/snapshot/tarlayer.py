@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TarLayer"]
 
+_WHOLE = 1 << 20  # bytes; smaller files are read at once
+
 
 class TarLayer:
     """Context manager; leaving it without `commit` discards what was written. For one thread.
@@ -52,11 +54,12 @@ class TarLayer:
         """Append `entry`; answers it with `offset` and `digest` filled.
 
         A digest that it came with is kept, but for files of a `HostTree`: those are digested again while they
-        are copied, and `ContextError` tells of one that is not what it was. `NoSpace`; `MalformedArchive` when
-        the content is not of the entry's size.
+        are copied, and `ContextError` tells of one that is not what it was. `NoSpace`; `MalformedArchive`
+        when the content is not of the size of the entry.
         """
         if entry.digest and isinstance(content, HostFile):
-            added = self._writer.add(replace(entry, digest=b""), content)
+            data = content.read() if entry.size <= _WHOLE else content
+            added = self._writer.add(replace(entry, digest=b""), data)
             if added.digest != entry.digest:
                 raise content.changed()
         else:

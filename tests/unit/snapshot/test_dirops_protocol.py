@@ -64,8 +64,8 @@ def test_a_child_gives_the_same_as_this_process(run: Any, tmp_path: Path) -> Non
     assert entries == local.scan(str(tmp_path / "upper"), overlay="user")
     tars: list[list[bytes]] = [[], []]
     packed = [
-        ops.pack(str(tmp_path / "upper"), entries, tar.append)
-        for ops, tar in zip((local, remote), tars, strict=True)
+        local.pack(str(tmp_path / "upper"), entries, tars[0].append),
+        remote.pack(str(tmp_path / "upper"), entries, tars[1].append),
     ]
     assert packed[0] == packed[1]
     assert b"".join(tars[0]) == b"".join(tars[1])

@@ -11,12 +11,14 @@ import time
 from typing import TYPE_CHECKING
 
 from anyarch.archive.compression import GZIP
-from anyarch.snapshot.layers import LayerStore, open_layers
+from anyarch.snapshot.layers import open_layers
 from anyarch.snapshot.view import View
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from anyarch.snapshot.layers import LayerStore
 
 _KILLS = 15
 

@@ -29,7 +29,7 @@ from anyarch.errors import (
 )
 from anyarch.snapshot.dirops import LocalDirOps
 from anyarch.snapshot.hosttree import HostTree
-from anyarch.snapshot.layers import Layer, LayerStore, open_layers
+from anyarch.snapshot.layers import open_layers
 from anyarch.snapshot.view import View
 from anyarch.spec.digest import Digest
 from anyarch.spec.media import OCI_LAYER_GZIP
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.snapshot.dirops import Overlay, UnpackedLayer
+    from anyarch.snapshot.layers import Layer, LayerStore
 
 
 class CountingDirOps(LocalDirOps):

@@ -10,13 +10,15 @@ import pytest
 from anyarch.archive.compression import GZIP
 from anyarch.archive.entry import Entry, Kind
 from anyarch.snapshot import recovery
-from anyarch.snapshot.layers import Layer, LayerStore, open_layers
+from anyarch.snapshot.layers import open_layers
 from anyarch.snapshot.snapshot import Snapshot
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from anyarch.snapshot.layers import Layer, LayerStore
 
 
 @pytest.fixture

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BlobNotFound, PathNotFound
 from anyarch.snapshot.index import LayerIndex, sort_key
-from anyarch.snapshot.layers import Layer, LayerStore, open_layers
+from anyarch.snapshot.layers import open_layers
 from anyarch.snapshot.view import MergedTree, View
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from anyarch.snapshot.layers import Layer, LayerStore
 
 
 class FakeTree(MergedTree):
@@ -355,7 +357,8 @@ def layers(tmp_path: Path) -> Iterator[LayerStore]:
 _MOUNT = """
 import json, os, subprocess, sys
 lowers, where, options = sys.argv[1:4]
-subprocess.run(["mount", "-t", "overlay", "-o", f"ro,lowerdir={lowers}{options}", "overlay", where], check=True)
+options = f"ro,lowerdir={lowers}{options}"
+subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", where], check=True)
 found = {}
 for parent, directories, files in os.walk(where):
     for name in directories + files:

@@ -8,7 +8,6 @@ import pytest
 
 from anyarch.snapshot.snapshot import Snapshot
 from anyarch.spec.digest import Digest
-from anyarch.store import cache as cache_module
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ def test_use_is_noted_only_when_it_is_an_hour_out_of_date(
         store.cache.flush()
         after = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
         assert after == before
-    monkeypatch.setattr(cache_module.time, "time", lambda: before[0][0] + 4000)
+    monkeypatch.setattr("anyarch.store.cache.time.time", lambda: before[0][0] + 4000)
     with Store.open(root) as store:
         store.cache.load("c", 0)
         store.cache.get_value("a", "k")
