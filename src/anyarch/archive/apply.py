@@ -119,8 +119,8 @@ class Unpacker:
             entry = self._directories[path]
             try:
                 fd = self._walker.enter(path, follow=False)
-                os.fchmod(fd, entry.mode)
                 self._set_xattrs(fd, entry, lambda name: name == _DEFAULT_ACL)
+                os.fchmod(fd, entry.mode)
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
             except (FileNotFoundError, NotADirectoryError):
                 continue  # a later entry took its place
@@ -175,12 +175,12 @@ class Unpacker:
             file = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
             _write(file, entry, content)
-            # Writing clears set-id bits and capabilities, and so does chown.
+            # Writing clears set-id bits and capabilities, and so does chown. The mode may forbid attributes.
             if self._chown:
                 os.fchown(file, *self._owner(entry))
-            os.fchmod(file, entry.mode)
             if entry.xattrs:
                 self._set_xattrs(file, entry)
+            os.fchmod(file, entry.mode)
             os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
             os.close(file)
@@ -248,10 +248,10 @@ class Unpacker:
         """Attributes of what is no file and no directory, and was just made."""
         if self._chown:
             os.chown(name, *self._owner(entry), dir_fd=fd, follow_symlinks=False)
-        if entry.kind is not Kind.SYMLINK:  # whose mode means nothing
-            os.chmod(name, entry.mode, dir_fd=fd)
         if entry.xattrs:
             self._set_xattrs(b"/proc/self/fd/%d/%b" % (fd, name), entry)
+        if entry.kind is not Kind.SYMLINK:  # whose mode means nothing
+            os.chmod(name, entry.mode, dir_fd=fd)
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
 
     def _dress_directory(self, fd: int, entry: Entry, real: str) -> None:

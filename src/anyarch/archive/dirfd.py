@@ -81,11 +81,13 @@ class RootWalker:
                 break
             todo.pop()
             shared += 1
+        self._last = "\0"  # no path, until we are through
+        if shared < len(self._names) and shared and self._fds[shared - 1] < 0:
+            self._climb(shared)
         while shared and self._fds[shared - 1] < 0:
             shared -= 1
             todo.append(self._names[shared])
         self._cut(shared)
-        self._last = "\0"  # no path, until we are through
         links = 0
         while todo:
             name = todo.pop()
@@ -130,6 +132,28 @@ class RootWalker:
                 self._fds[-2] = -1
         self._last = path
         return self._fds[-1] if self._fds else self.root
+
+    def _climb(self, level: int) -> None:
+        """Open a level that is not kept open by way of `..`, if that is shorter than from above.
+
+        Else the directories of a path 2000 deep, visited one by one, would cost 2 million openat.
+        """
+        steps = len(self._names) - level
+        if steps > level - _KEPT_OPEN:
+            return
+        fd = -1
+        try:
+            for _ in range(steps):
+                upper = os.open(b"..", _OPEN, dir_fd=self._fds[-1] if fd < 0 else fd)
+                if fd >= 0:
+                    os.close(fd)
+                fd = upper
+        except PermissionError:  # its mode was set already, and we are not root: the long way
+            if fd >= 0:
+                os.close(fd)
+            return
+        self._cut(level)
+        self._fds[-1] = fd
 
     def _cut(self, length: int) -> None:
         """Forget all levels from `length` on."""

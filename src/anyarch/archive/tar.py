@@ -220,7 +220,8 @@ class TarWriter:
         if (
             len(name) <= 100
             and not entry.xattrs
-            and not entry.linkname
+            and kind is not _SYMLINK
+            and kind is not _HARDLINK
             and entry.major == entry.minor == 0
             and 0 <= entry.uid <= _MAX_ID
             and 0 <= entry.gid <= _MAX_ID
@@ -282,7 +283,8 @@ class TarWriter:
             raise MalformedArchive(f"device number of {entry.path!r} is out of range")
         for attribute, value in entry.xattrs:
             key = attribute.encode("utf-8", "surrogateescape")
-            if b"=" in key or b"%3D" in key:  # as GNU tar escapes what a PAX keyword cannot hold
+            if b"=" in key or b"%3D" in key or b"%25" in key:
+                # A PAX keyword cannot hold "=". GNU tar's escape, where needed: Go knows none.
                 key = key.replace(b"%", b"%25").replace(b"=", b"%3D")
             records.append((b"SCHILY.xattr." + key, value))
         self._put_numbers(name, numbers, _TYPE[entry.kind], link, device, records)

@@ -218,9 +218,9 @@ def _read_metadata(
         found = _parse_pax(data)
         for target in (records, defaults) if flag == b"g" else (records,):
             for key, value in found.items():
-                if value:
+                if value or key.startswith(_XATTR):
                     target[key] = value
-                else:  # an empty value takes a record back
+                else:  # an empty value takes a record back; an attribute may well be empty
                     target.pop(key, None)
             if sum(map(len, target.values())) > 2 * MAX_PAX_SIZE:
                 raise MalformedArchive("too much metadata in global headers")
@@ -265,7 +265,7 @@ def _xattrs(records: dict[bytes, bytes]) -> tuple[tuple[str, bytes], ...]:
     for key, value in records.items():
         if key.startswith(_XATTR):
             name = key[len(_XATTR) :]
-            if b"%3D" in name:
+            if b"%" in name:
                 name = name.replace(b"%3D", b"=").replace(b"%25", b"%")
             if not name or b"\x00" in name:
                 raise MalformedArchive("an extended attribute without a proper name")
