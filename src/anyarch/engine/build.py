@@ -16,7 +16,6 @@ from anyarch.engine.options import check_output, frontend_attrs, local_inputs
 from anyarch.errors import Canceled, NoSpace, NotSupported, OutputError, error_context
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
-from anyarch.snapshot.layers import open_layers
 from anyarch.solver.solver import Solver
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
@@ -117,12 +116,11 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
     inputs = local_inputs(request)
     root = Path(request.root) if request.root else default_root()
     with Store.open(root) as store:
-        layers = open_layers(store)
         uploads: dict[str, BinaryIO] = {}
         attrs = frontend_attrs(request)
         _prepare_inputs(request, store, attrs, inputs, uploads)
         async with (
-            Worker(store, layers, emit, locals=inputs, uploads=uploads) as worker,
+            Worker(store, emit, locals=inputs, uploads=uploads) as worker,
             Solver(StoredCache(store.cache), emit) as solver,
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
@@ -131,7 +129,7 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
 
             frontend = await build_dockerfile(gateway)
             results = await _solve(solver, worker, frontend)
-            exporter = Exporter(request, store, layers, worker, emit)
+            exporter = Exporter(request, store, worker, emit)
             outcome = await exporter.export(
                 results, multi_platform=frontend.multi_platform, warnings=gateway.warnings
             )

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from anyarch.engine.request import BuildRequest
     from anyarch.exporter.assemble import AssembledImage, PlatformResult
-    from anyarch.snapshot.layers import LayerStore
     from anyarch.solver.events import EventSink
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
@@ -73,12 +72,10 @@ class _Progress:
 
 
 class Exporter:
-    def __init__(
-        self, request: BuildRequest, store: Store, layers: LayerStore, worker: Worker, emit: EventSink
-    ) -> None:
+    def __init__(self, request: BuildRequest, store: Store, worker: Worker, emit: EventSink) -> None:
         self._request = request
         self._store = store
-        self._layers = layers
+        self._layers = worker.layers
         self._worker = worker
         self._emit = emit
         self._assembled: dict[ImageOptions, AssembledImage] = {}

@@ -12,7 +12,6 @@ from anyarch.engine.build import os_errors
 from anyarch.engine.export import stored_image
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
 from anyarch.llb.ops import NetMode
-from anyarch.snapshot.layers import open_layers
 from anyarch.source.layout import import_layout, is_layout
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
@@ -52,11 +51,10 @@ def _ignore(event: Event) -> None:
 
 
 async def _run(request: RunRequest, store: Store, emit: EventSink, cancel: CancelToken | None) -> int:
-    layers = open_layers(store)
-    async with Worker(store, layers, emit) as worker:
+    async with Worker(store, emit) as worker:
         wanted = Platform.parse(request.platform) if request.platform else host_platform()
         image = await asyncio.to_thread(_find, worker, request, wanted)
-        snapshot = SnapshotResult(tuple(_add_layers(layers, image)))
+        snapshot = SnapshotResult(tuple(_add_layers(worker.layers, image)))
         await worker.ensure_local(snapshot)
         with worker.step_directory() as directory:
             plan = await asyncio.to_thread(_plan, worker, request, image, wanted, snapshot, directory)
@@ -66,7 +64,11 @@ async def _run(request: RunRequest, store: Store, emit: EventSink, cancel: Cance
             stdin = 0 if request.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 status = await asyncio.to_thread(
-                    worker.executor().run, plan, on_output=_to_streams, cancel=token, stdio=(stdin, 1, 2)
+                    worker.machine.executor().run,
+                    plan,
+                    on_output=_to_streams,
+                    cancel=token,
+                    stdio=(stdin, 1, 2),
                 )
             finally:
                 if stdin:

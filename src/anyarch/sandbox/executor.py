@@ -125,9 +125,34 @@ class Executor:
         read and removed. `env` is this process's own when None. Raises `SandboxError` with the program's
         error output when it does not end with 0.
         """
+        out = bytearray()
+        code, errors = self.run_command(argv, stdin, out.extend, env=env)
+        if code != 0:
+            tail = errors[-2000:].decode("utf-8", "replace").strip()
+            raise SandboxError(f"{argv[0]} ended with status {code}: {tail}")
+        return bytes(out)
+
+    def run_command(
+        self,
+        argv: Sequence[str],
+        stdin: bytes,
+        on_output: Callable[[bytes], object],
+        *,
+        env: Sequence[str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Like `run_in_userns`, but hand over the output as it comes, and answer exit status and error
+        output.
+        """
         pairs = os.environb.items() if env is None else [_pair(text) for text in env]
         read_end, write_end = os.pipe()
-        out, errors = bytearray(), bytearray()
+        errors = bytearray()
+
+        def on_data(stream: int, data: bytes) -> None:
+            if stream == 1:
+                on_output(data)
+            else:
+                errors.extend(data)
+
         feeder = threading.Thread(target=_feed, args=(write_end, stdin), name="anyarch-stdin")
         try:
             exchange = self._exchange("command", (), read_end, None)
@@ -139,12 +164,9 @@ class Executor:
         feeder.start()
         with exchange:
             exchange.send((tuple(os.fsencode(word) for word in argv), dict(pairs)))
-            code = exchange.finish(lambda stream, data: (out if stream == 1 else errors).extend(data), None)
+            code = exchange.finish(on_data, None)
         feeder.join()
-        if code != 0:
-            tail = bytes(errors[-2000:]).decode("utf-8", "replace").strip()
-            raise SandboxError(f"{argv[0]} ended with status {code}: {tail}")
-        return bytes(out)
+        return code, bytes(errors)
 
     def check_emulators(self, emulators: Sequence[Registration]) -> None:
         """Make the namespace that steps with these emulators run in. Raises `SandboxError` naming what

@@ -23,7 +23,7 @@ from anyarch.spec.reference import Reference
 from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from anyarch.archive.entry import Entry
@@ -49,6 +49,44 @@ __all__ = ["Worker"]
 _PROGRESS_STEP_S = 0.2
 
 
+class Machine:
+    """The sandbox of a build, started when something first needs it, and the layers as this user can make
+    them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._executor: Executor | None = None
+        self.is_root = os.geteuid() == 0
+
+    def executor(self) -> Executor:
+        with self._lock:
+            if self._executor is None:
+                from anyarch.sandbox.executor import Executor
+
+                self._executor = Executor(self._store.work_dir())
+            return self._executor
+
+    def open_layers(self) -> LayerStore:
+        """As an ordinary user, directories of layers belong to the ids of a user namespace and are made
+        there."""
+        from anyarch.snapshot.layers import open_layers
+
+        if self.is_root:
+            return open_layers(self._store)
+        from anyarch.snapshot.dirops import NamespacedDirOps
+
+        def run(argv: Sequence[str], stdin: bytes, on_output: Callable[[bytes], object]) -> tuple[int, bytes]:
+            return self.executor().run_command(argv, stdin, on_output)
+
+        return open_layers(self._store, dirops=NamespacedDirOps(run))
+
+    def close(self) -> None:
+        """End all processes of the sandbox."""
+        if self._executor is not None:
+            self._executor.close()
+
+
 class Worker:
     """Everything an operation may ask for. Use as an async context manager; leaving ends the sandbox's
     processes.
@@ -59,14 +97,14 @@ class Worker:
     def __init__(
         self,
         store: Store,
-        layers: LayerStore,
         emit: EventSink,
         *,
         locals: dict[str, str] | None = None,
         uploads: dict[str, BinaryIO] | None = None,
     ) -> None:
         self.store = store
-        self.layers = layers
+        self.machine = Machine(store)
+        self.layers = self.machine.open_layers()
         self.emit = emit
         self.locals = locals or {}
         self.uploads = uploads or {}
@@ -74,12 +112,10 @@ class Worker:
         self.images = ImageResolver(store.content, lambda: self.registry)
         self.layer_vertices: dict[str, str] = {}
         self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
-        self.is_root = os.geteuid() == 0
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
         self._http: HttpClient | None = None
-        self._executor: Executor | None = None
         self._exec_threads: ThreadPoolExecutor | None = None
         self._host: Host | None = None
         self._routes: dict[Platform, Route] = {}
@@ -99,8 +135,7 @@ class Worker:
             cancel.cancel()
         if self._exec_threads is not None:
             self._exec_threads.shutdown(wait=True)
-        if self._executor is not None:
-            self._executor.close()
+        self.machine.close()
         if self._registry is not None:
             self._registry.close()
 
@@ -280,14 +315,6 @@ class Worker:
             self._exec_threads = ThreadPoolExecutor(max(8, 2 * (os.cpu_count() or 1)), "anyarch-exec")
         return self._exec_threads
 
-    def executor(self) -> Executor:
-        with self._lock:
-            if self._executor is None:
-                from anyarch.sandbox.executor import Executor
-
-                self._executor = Executor(self.store.work_dir())
-            return self._executor
-
     def new_cancel(self) -> CancelToken:
         from anyarch.sandbox.plan import CancelToken
 
@@ -314,7 +341,7 @@ class Worker:
     def set_root_metadata(self, directory: Path, entry: Entry) -> None:
         """The root of a step's tree looks like that of its base, not like a directory just made."""
         directory.chmod(entry.mode)
-        if self.is_root and (entry.uid or entry.gid):
+        if self.machine.is_root and (entry.uid or entry.gid):
             os.chown(directory, entry.uid, entry.gid)
 
     def adopt(self, upper: Path, base: SnapshotResult | None) -> str:
@@ -333,7 +360,7 @@ class Worker:
                 entry.xattrs,
             )
 
-        layer = self.layers.adopt_upper(upper, overlay=self.executor().overlay, unchanged=unchanged)
+        layer = self.layers.adopt_upper(upper, overlay=self.machine.executor().overlay, unchanged=unchanged)
         return layer.id if layer is not None else self.empty_layer()
 
     def empty_layer(self) -> str:
@@ -375,7 +402,7 @@ class Worker:
             with self._lock:
                 if self._host is None:
                     self._host = Host(memo=_Memo(self.store))
-            route = self._routes[platform] = plan(platform, self._host, is_root=self.is_root)
+            route = self._routes[platform] = plan(platform, self._host, is_root=self.machine.is_root)
         return route
 
     def emulator_identity(self, platform: Platform) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Registration = tuple[bytes, bytes, bytes, bytes, bytes]  # name, magic, mask, interpreter, flags
 
 
+_DELIMITERS = b":;,|!^~+@"  # the first character of a registration separates its fields
+
+
 class EmulatorNamespaces:
     """By their registrations. What is opened here stays open as long as the supervisor lives."""
 
@@ -86,7 +89,9 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
         with gate("binfmt_misc"):
             file_system = sys.detached_mount(b"binfmt_misc")
         for name, magic, mask, interpreter, flags in registrations:
-            line = b":%s:M::%s:%s:%s:%s" % (name, _escape(magic), _escape(mask), interpreter, flags)
+            fields = (b"", name, b"M", b"", _escape(magic), _escape(mask), interpreter, flags)
+            mark = next(mark for mark in _DELIMITERS if mark not in name + interpreter)
+            line = bytes([mark]).join(fields)
             with gate("register", name + b" " + interpreter):
                 fd = os.open(b"register", os.O_WRONLY | os.O_CLOEXEC, dir_fd=file_system)
                 os.write(fd, line)

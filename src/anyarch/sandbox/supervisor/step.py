@@ -198,20 +198,37 @@ def _drop_privileges(plan: Plan) -> None:
     if program:
         with gate("seccomp"):
             sys.seccomp_filter(number, program)
+    if uid != 0 and plan["insecure"]:
+        _change_user_with_capabilities(uid)
+        return
     with gate("user", b"%d" % uid):
         os.setresuid(uid, uid, uid)
-    if uid == 0 and not plan["insecure"]:
+    if uid == 0:
         with gate("capabilities"):
-            sys.capset(keep, keep, 0)
+            held = sys.permitted_capabilities() & keep
+            sys.capset(held, held, 0)
+
+
+def _change_user_with_capabilities(uid: int) -> None:
+    """Ambient capabilities pass an execve; those of an ordinary user would be lost."""
+    with gate("user", b"%d" % uid):
+        sys.prctl(sys.PR_SET_KEEPCAPS, 1)
+        os.setresuid(uid, uid, uid)
+    with gate("capabilities"):
+        held = sys.permitted_capabilities()
+        sys.capset(held, held, held)
+        for capability in range(held.bit_length()):
+            if held >> capability & 1:
+                sys.prctl(sys.PR_CAP_AMBIENT, sys.PR_CAP_AMBIENT_RAISE, capability)
 
 
 def _set_groups(groups: tuple[int, ...], gid: int) -> None:
     try:
         os.setgroups(groups)
     except PermissionError:
-        # A namespace with a single id may not set groups at all; without any it has nothing to lose.
-        if groups:
-            raise
+        # A namespace with a single id may not set groups at all. Its one user owns everything there is in it,
+        # so further groups would give it nothing.
+        groups = ()
     os.setresgid(gid, gid, gid)
 
 

@@ -51,13 +51,13 @@ PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
-PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 FSCONFIG_CMD_CREATE = 6
 CLOSE_RANGE_CLOEXEC = 4
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_SPEC_ALLOW = 4
 AT_FDCWD = -100
+_CAPABILITY_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -91,6 +91,7 @@ _pivot_root = _function("pivot_root", c_char_p, c_char_p)
 _prctl = _function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _sethostname = _function("sethostname", c_char_p, c_ulong)
 _capset = _function("capset", c_char_p, c_char_p)
+_capget = _function("capget", c_char_p, c_char_p)
 _signal = _function("signal", c_int, c_void_p)
 # these have one number on all machines (except alpha and mips)
 _open_tree = _numbered(c_int, c_char_p, c_uint)
@@ -151,7 +152,15 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         *(effective & low, permitted & low, inheritable & low),
         *(effective >> high, permitted >> high, inheritable >> high),
     )
-    _check(_capset(struct.pack("=Ii", 0x20080522, 0), data))  # _LINUX_CAPABILITY_VERSION_3, this thread
+    _check(_capset(struct.pack("=Ii", _CAPABILITY_VERSION, 0), data))
+
+
+def permitted_capabilities() -> int:
+    """Those that this thread has, as a bit mask."""
+    data = ctypes.create_string_buffer(24)
+    _check(_capget(struct.pack("=Ii", _CAPABILITY_VERSION, 0), data))
+    low, high = struct.unpack("=4xI8xI4x", data.raw)
+    return int(low | high << 32)
 
 
 def open_tree(dir_fd: int, path: bytes, flags: int) -> int:

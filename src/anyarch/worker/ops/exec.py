@@ -171,7 +171,7 @@ class ExecOperation:
                 tail.add(data)
                 worker.emit(LogEvent(self._vertex, stream, data, time.time()))
 
-            status = worker.executor().run(request, on_output=on_output, cancel=cancel)
+            status = worker.machine.executor().run(request, on_output=on_output, cancel=cancel)
             accepted = op.meta.valid_exit_codes or (0,)
             if status not in accepted:
                 raise ExecFailed(
