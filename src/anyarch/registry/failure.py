@@ -37,13 +37,16 @@ class Refused(Exception):
 def server_message(raw: bytes) -> tuple[str, frozenset[str]]:
     """Text and codes of a registry's error document (distribution-spec, "Error Codes"), or a short plain
     answer."""
+    document: Any
     try:
-        document: Any = msgspec.json.decode(raw)
+        document = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        text = raw.decode(errors="replace").strip()
-        return "" if text.startswith("<") or len(text) > _LIMIT else " ".join(text.split()), frozenset()
+        plain = raw.decode(errors="replace").strip()
+        return "" if plain.startswith("<") or len(plain) > _LIMIT else " ".join(plain.split()), frozenset()
     parts = []
     codes = set()
+    error: Any
+    text: Any
     if isinstance(document, dict):
         errors = document.get("errors")
         for error in errors if isinstance(errors, list) else [document]:
