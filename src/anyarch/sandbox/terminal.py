@@ -50,7 +50,7 @@ class Relay:
     def __enter__(self) -> Relay:
         if self._source is not None and os.isatty(self._source):
             self._saved = termios.tcgetattr(self._source)
-            tty.setraw(self._source)
+            tty.setraw(self._source, termios.TCSADRAIN)  # keep what was typed ahead
         self.resize()
         return self
 

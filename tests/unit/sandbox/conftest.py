@@ -144,6 +144,12 @@ def root_steps(tmp_path: Path, busybox_layer: Path) -> Iterator[Steps]:
     yield from _steps(tmp_path, busybox_layer, privileged=True)
 
 
+@pytest.fixture
+def user_steps(tmp_path: Path, busybox_layer: Path) -> Iterator[Steps]:
+    """Steps in the user namespace of an ordinary user."""
+    yield from _steps(tmp_path, busybox_layer, privileged=False)
+
+
 @pytest.fixture(params=["root", "user"])
 def steps(request: pytest.FixtureRequest, tmp_path: Path, busybox_layer: Path) -> Iterator[Steps]:
     """Steps as root and in the user namespace of an ordinary user (with one id)."""
