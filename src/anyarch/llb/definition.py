@@ -30,6 +30,9 @@ class SourceInfo(msgspec.Struct, frozen=True):
     data: bytes = b""
     language: str = ""
 
+    def __repr__(self) -> str:
+        return f"SourceInfo({self.filename!r}, {len(self.data)} bytes)"
+
 
 class SourceMap(msgspec.Struct, frozen=True):
     """Where ops come from: the files, and for an op's digest its places in them."""
@@ -47,6 +50,10 @@ class Definition(msgspec.Struct, frozen=True, dict=True):
     ops: tuple[bytes, ...] = ()
     metadata: dict[str, OpMetadata] = {}
     source: SourceMap = SourceMap()
+
+    def __repr__(self) -> str:
+        # Short, as asyncio writes the result of a task out whenever it looks at a signal handler.
+        return f"Definition({len(self.ops)} ops)"
 
     @cached_property
     def digests(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import posixpath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from anyarch.errors import UsageError
 from anyarch.llb.ops import (
@@ -24,7 +25,6 @@ from anyarch.llb.ops import (
     ActionSymlink,
     CacheOpt,
     CacheSharing,
-    CDIDevice,
     Chown,
     DiffOp,
     ExecOp,
@@ -38,7 +38,6 @@ from anyarch.llb.ops import (
     MountType,
     NetMode,
     OpMetadata,
-    ProxyEnv,
     SecretEnv,
     SecretOpt,
     SecurityMode,
@@ -54,6 +53,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anyarch.llb.definition import Definition
+    from anyarch.llb.ops import (
+        CDIDevice,
+        ProxyEnv,
+    )
 
 __all__ = [
     "Constraints",
@@ -185,86 +188,64 @@ class CopySource(msgspec.Struct, frozen=True):
 Action = CopySource | ActionMkfile | ActionMkdir | ActionRm | ActionSymlink
 
 
-class State:
+class State(msgspec.Struct, frozen=True, eq=False):
     """A filesystem and the circumstances of the next step; see the module."""
 
-    __slots__ = (
-        "cgroup_parent",
-        "dir",
-        "env",
-        "extra_hosts",
-        "hostname",
-        "network",
-        "output",
-        "platform",
-        "security",
-        "ulimits",
-        "user",
-        "valid_exit_codes",
-    )
-
-    def __init__(self, output: Output | None = None, platform: Platform | None = None) -> None:
-        self.output = output
-        self.platform = platform
-        self.env = _NO_ENV
-        self.dir = "/"
-        self.user = ""
-        self.hostname = ""
-        self.network = NetMode.UNSET
-        self.security = SecurityMode.SANDBOX
-        self.extra_hosts: tuple[HostIP, ...] = ()
-        self.ulimits: tuple[Ulimit, ...] = ()
-        self.cgroup_parent = ""
-        self.valid_exit_codes: tuple[int, ...] = ()
-
-    def _with(self, **changes: Any) -> State:
-        state = State.__new__(State)
-        for name in State.__slots__:
-            setattr(state, name, changes[name] if name in changes else getattr(self, name))
-        return state
+    output: Output | None = None
+    platform: Platform | None = None
+    env: Env = _NO_ENV
+    dir: str = "/"
+    user: str = ""
+    hostname: str = ""
+    network: NetMode = NetMode.UNSET
+    security: SecurityMode = SecurityMode.SANDBOX
+    extra_hosts: tuple[HostIP, ...] = ()
+    ulimits: tuple[Ulimit, ...] = ()
+    cgroup_parent: str = ""
+    valid_exit_codes: tuple[int, ...] = ()
 
     def with_output(self, output: Output | None) -> State:
         """The same circumstances on another filesystem."""
-        return self._with(output=output)
+        return replace(self, output=output)
 
     def add_env(self, name: str, value: str) -> State:
-        return self._with(env=self.env.set(name, value))
+        return replace(self, env=self.env.set(name, value))
 
     def set_env(self, env: Env) -> State:
-        return self._with(env=env)
+        return replace(self, env=env)
 
     def set_dir(self, path: str) -> State:
         """Change directory; a relative path starts at the present one."""
-        return self._with(
-            dir=path if path.startswith("/") else posixpath.normpath(posixpath.join(self.dir, path))
+        return replace(
+            self, dir=path if path.startswith("/") else posixpath.normpath(posixpath.join(self.dir, path))
         )
 
     def set_user(self, user: str) -> State:
-        return self._with(user=user)
+        return replace(self, user=user)
 
     def set_hostname(self, hostname: str) -> State:
-        return self._with(hostname=hostname)
+        return replace(self, hostname=hostname)
 
     def set_platform(self, platform: Platform) -> State:
-        return self._with(platform=_normal(platform))
+        return replace(self, platform=_normal(platform))
 
     def set_network(self, mode: NetMode) -> State:
-        return self._with(network=mode)
+        return replace(self, network=mode)
 
     def set_security(self, mode: SecurityMode) -> State:
-        return self._with(security=mode)
+        return replace(self, security=mode)
 
     def add_host(self, host: str, ip: str) -> State:
-        return self._with(extra_hosts=(*self.extra_hosts, HostIP(host, ip)))
+        return replace(self, extra_hosts=(*self.extra_hosts, HostIP(host, ip)))
 
     def add_ulimit(self, name: str, soft: int, hard: int) -> State:
-        return self._with(ulimits=(*self.ulimits, Ulimit(name, soft, hard)))
+        return replace(self, ulimits=(*self.ulimits, Ulimit(name, soft, hard)))
 
     def set_cgroup_parent(self, path: str) -> State:
-        return self._with(cgroup_parent=path)
+        return replace(self, cgroup_parent=path)
 
     def set_valid_exit_codes(self, *codes: int) -> State:
-        return self._with(valid_exit_codes=codes)
+        return replace(self, valid_exit_codes=codes)
 
     def run(
         self,
@@ -396,8 +377,8 @@ class Executed:
         index = self._outputs.get(target)
         if index is not None:
             base = mount.state or State()
-            return base._with(
-                output=Output(self.vertex, index), platform=normal_or_none(self.vertex.platform)
+            return replace(
+                base, output=Output(self.vertex, index), platform=normal_or_none(self.vertex.platform)
             )
         if mount.readonly and not mount.cache_id and not mount.tmpfs:
             return mount.state or State()
@@ -438,7 +419,7 @@ def _bind(
     match item:
         case CopySource():
             src = posixpath.normpath(posixpath.join(item.state.dir, item.action.src or "."))
-            return msgspec.structs.replace(
+            return replace(
                 item.action,
                 src=_one_root(src),
                 dest=_clean(directory, item.action.dest, keep_slash=True),
@@ -446,11 +427,11 @@ def _bind(
             )
         case ActionMkfile() | ActionMkdir():
             path = _clean(directory, item.path)
-            return msgspec.structs.replace(item, path=path, owner=_bind_owner(item.owner, base))
+            return replace(item, path=path, owner=_bind_owner(item.owner, base))
         case ActionRm():
-            return msgspec.structs.replace(item, path=_clean(directory, item.path))
+            return replace(item, path=_clean(directory, item.path))
         case ActionSymlink():
-            return msgspec.structs.replace(item, owner=_bind_owner(item.owner, base))
+            return replace(item, owner=_bind_owner(item.owner, base))
 
 
 def _one_root(path: str) -> str:

@@ -159,6 +159,9 @@ class Conversion:
             if stage.named is not None or stage.parsed is None:
                 continue
             for instruction in stage.parsed.instructions:
+                if not _takes_files(instruction):
+                    stage.commands.append(Command(instruction))
+                    continue
                 with error_context(source=self.scope.range(instruction.lines)):
                     self._add_command(stage, self._command(instruction))
         self._refuse_cycles()
@@ -550,6 +553,13 @@ class Conversion:
         if not self.scope.is_implicit_target:
             image.force_platform(self.scope.target)
         return Converted(work.state, image.finish(), work.base_config)
+
+
+def _takes_files(instruction: ins.Instruction) -> bool:
+    """True if other stages may be named in it."""
+    if isinstance(instruction, ins.Copy):
+        return bool(instruction.from_)
+    return isinstance(instruction, ins.Run) and bool(instruction.mounts)
 
 
 def _reference(stage: Stage) -> Reference:
