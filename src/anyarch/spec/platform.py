@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os as _os
 import re
-from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -130,6 +129,8 @@ class Platform(msgspec.Struct, frozen=True, order=True):
         version = ""
         features: tuple[str, ...] = ()
         if match[2]:
+            from urllib.parse import unquote  # some milliseconds that only Windows platforms are worth
+
             version_text, *feature_texts = match[2].split("+")
             version, features = unquote(version_text), tuple(sorted(unquote(f) for f in feature_texts))
         if len(parts) == 1:
@@ -173,6 +174,8 @@ class Platform(msgspec.Struct, frozen=True, order=True):
         """With OS version and features, as `TARGETPLATFORM` has it."""
         os = self.os
         if self.os_version or self.os_features:
+            from urllib.parse import quote
+
             inner = "+".join(
                 [quote(self.os_version, safe=""), *(quote(f, safe="") for f in self.os_features)]
             )

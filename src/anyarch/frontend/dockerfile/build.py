@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _EPOCH = "SOURCE_DATE_EPOCH"
-_BUILT_IN = re.compile(
-    r"(?:dockerfile\.v0|(?:docker\.io/)?docker/dockerfile(?:-upstream)?(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?)\Z"
+_BUILT_IN = (
+    r"dockerfile\.v0|(?:docker\.io/)?docker/dockerfile(?:-upstream)?(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?"
 )
 
 
@@ -83,11 +83,11 @@ def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:
     argument = options.build_args.get("BUILDKIT_SYNTAX")
     if argument is not None:
         reference = argument.strip().partition(" ")[0]
-        if not _BUILT_IN.match(reference):
+        if not re.fullmatch(_BUILT_IN, reference):
             raise NotSupported(f"the frontend {reference} (BUILDKIT_SYNTAX) is not supported yet", hint=hint)
         return
     syntax = detect_syntax(info.data)
-    if syntax is not None and not _BUILT_IN.match(syntax.reference):
+    if syntax is not None and not re.fullmatch(_BUILT_IN, syntax.reference):
         place = SourceRange(info.filename, syntax.line, syntax.line, data=info.data)
         error = NotSupported(f"the frontend {syntax.reference} is not supported yet", hint=hint)
         error.source = place

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["copy"]
 
 _INTERNAL = Constraints.named("[internal] preparing inline document")
-_OCTAL = re.compile(r"[0-7]+\Z")
-_SYMBOLIC = re.compile(r"[augo]*(?:[-+=][rwxXstugo]*)+(?:,[augo]*(?:[-+=][rwxXstugo]*)+)*\Z")
+_SYMBOLIC = r"[augo]*(?:[-+=][rwxXstugo]*)+(?:,[augo]*(?:[-+=][rwxXstugo]*)+)*"
 
 
 class _Texts(msgspec.Struct, frozen=True):
@@ -154,13 +153,13 @@ def _mode(text: str) -> tuple[int, str]:
     """`--chmod` as a number, or as symbolic text with a number that says nothing."""
     if not text:
         return -1, ""
-    if _OCTAL.match(text) and int(text, 8) <= 0o7777:
+    if not text.strip("01234567") and int(text, 8) <= 0o7777:
         return int(text, 8), ""
     if text[0].isdigit():
         raise DockerfileError(
             f"invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
         )
-    if not _SYMBOLIC.match(text):
+    if not re.fullmatch(_SYMBOLIC, text):
         raise DockerfileError(
             f"invalid chmod parameter: '{text}': invalid syntax",
             hint="octal (644, 0755) or symbolic (u=rwX,go=rX) as chmod takes it",
