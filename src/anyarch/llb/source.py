@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from anyarch.errors import UsageError
 from anyarch.llb.ops import OpMetadata, SourceOp
 from anyarch.llb.state import Constraints, State, normal_or_none
 from anyarch.llb.vertex import Output, Vertex
-from anyarch.spec.platform import Platform, host_platform
+from anyarch.spec.platform import host_platform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anyarch.llb.definition import Definition
+    from anyarch.spec.platform import Platform
 
 __all__ = ["from_definition", "git", "http", "image", "local", "oci_layout"]
 
@@ -127,7 +129,12 @@ def local(
 
 def _json_list(items: Sequence[str]) -> str:
     """As Go's encoding/json writes a list of strings, which escapes characters that matter in HTML."""
-    text = json.dumps(list(items), ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = msgspec.json.encode(list(items)).decode()
+    except UnicodeEncodeError:  # names that are not UTF-8
+        import json
+
+        text = json.dumps(list(items), ensure_ascii=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         if char in text:
             text = text.replace(char, f"\\u{ord(char):04x}")
