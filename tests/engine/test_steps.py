@@ -172,7 +172,7 @@ def test_work_that_was_finished_before_a_failure_stays_cached(build: Builder) ->
 
 def test_killed_by_a_signal_is_128_and_the_signal(build: Builder) -> None:
     with pytest.raises(ExecFailed, match="exit code: 137") as caught:
-        build("FROM busybox\nRUN kill -9 $$\n")
+        build("FROM busybox\nRUN sh -c 'kill -9 $$'; exit $?\n")
     assert caught.value.hint is not None
 
 

@@ -20,7 +20,7 @@ def build(
     """Build to the end. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
     import asyncio
 
-    from anyarch.engine.build import build_async
+    from anyarch.engine.solve import build_async
 
     return asyncio.run(build_async(request, on_event, cancel))
 

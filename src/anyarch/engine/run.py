@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyarch.engine.build import os_errors
+from anyarch.engine.solve import os_errors
 from anyarch.engine.export import stored_image
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
 from anyarch.llb.ops import NetMode

@@ -13,7 +13,7 @@ import asyncio
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from anyarch.engine.build import BuildStats, build_async
+from anyarch.engine.solve import BuildStats, build_async
 from anyarch.engine.request import BuildRequest, Output
 from anyarch.spec.oci import ImageConfig, Index, Manifest, decode
 

@@ -72,7 +72,7 @@ class UserDatabase:
                 f"unable to find user {name}: no matching entries in passwd file",
                 hint=f"add the user in a RUN step before (such as RUN adduser -D {name}), or use a number",
             )
-        groups: tuple[int, ...] = ()
+        groups: set[int] = set()
         if colon and group:
             number = self.gid_of(group)
             if number is None:
@@ -82,8 +82,9 @@ class UserDatabase:
             gid = number
         elif login:
             members = (r for r in self._group if login in r[3].split(","))
-            groups = tuple(sorted({n for r in members if (n := _number(r[2])) is not None}))
-        return Identity(uid, gid, groups, home)
+            groups = {n for r in members if (n := _number(r[2])) is not None}
+        # The primary group is among them: a step could otherwise drop it (CVE-2022-36109).
+        return Identity(uid, gid, (gid, *sorted(groups - {gid})), home)
 
 
 def _read(tree: TreeView | None, path: str) -> bytes:
