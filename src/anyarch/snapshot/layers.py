@@ -137,9 +137,12 @@ class LayerStore:
                 move_tree(upper, f"{directory}/{form}")
                 os.rename(index, f"{directory}/index")
 
-        self.store.records.publish(
-            layer, {"index": len(raw), form: size}, place=place, size=size, description=description
-        )
+        try:
+            self.store.records.publish(
+                layer, {"index": len(raw), form: size}, place=place, size=size, description=description
+            )
+        finally:
+            Path(index).unlink(missing_ok=True)
         return self.get(layer)
 
     # -- what there is

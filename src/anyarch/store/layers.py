@@ -47,6 +47,8 @@ class LayerRecords:
 
     def __init__(self, meta: Metadata) -> None:
         self._meta = meta
+        self.has_orphans = False
+        """Whether files were renamed into place whose rows could not be written (a full disk)."""
 
     def find(self, layer: str) -> LayerRow | None:
         rows = self._meta.query(
@@ -108,25 +110,32 @@ class LayerRecords:
         with `replace`) while no other process publishes. `size`, `diff_id`, `description` are for a layer
         that is new."""
         now = time.time()
-        with self._meta.transaction() as database:
-            there = {
-                row[0] for row in database.execute("SELECT form FROM layer_forms WHERE layer = ?", (layer,))
-            }
-            new = [form for form in forms if replace or form not in there]
-            if new:
-                place(new)
-            database.execute(
-                "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
-                (layer, diff_id, size, description, now, now),
-            )
-            if diff_id is not None:
+        placed = False
+        try:
+            with self._meta.transaction() as database:
+                there = {
+                    row[0]
+                    for row in database.execute("SELECT form FROM layer_forms WHERE layer = ?", (layer,))
+                }
+                new = [form for form in forms if replace or form not in there]
+                if new:
+                    placed = True
+                    place(new)
                 database.execute(
-                    "UPDATE layers SET diff_id = ? WHERE id = ? AND diff_id IS NULL", (diff_id, layer)
+                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+                    (layer, diff_id, size, description, now, now),
                 )
-            database.executemany(
-                "INSERT OR REPLACE INTO layer_forms VALUES (?, ?, ?, ?)",
-                [(layer, form, forms[form], now) for form in new],
-            )
+                if diff_id is not None:
+                    database.execute(
+                        "UPDATE layers SET diff_id = ? WHERE id = ? AND diff_id IS NULL", (diff_id, layer)
+                    )
+                database.executemany(
+                    "INSERT OR REPLACE INTO layer_forms VALUES (?, ?, ?, ?)",
+                    [(layer, form, forms[form], now) for form in new],
+                )
+        except BaseException:
+            self.has_orphans = self.has_orphans or placed
+            raise
 
     def set_diff_id(self, layer: str, diff_id: str) -> None:
         with self._meta.transaction() as database:

@@ -122,7 +122,8 @@ class Store:
                     for name in self._unfinished()
                     if owner_of(os.path.basename(name)) == self._liveness.token
                 ]
-                self._liveness.close(cleared=not mine)
+                # With the lock file left behind, the next open looks for what we could not finish.
+                self._liveness.close(cleared=not mine and not self.records.has_orphans)
 
     def __enter__(self) -> Store:
         return self

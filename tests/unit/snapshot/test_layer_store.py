@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from anyarch.snapshot.layers import Layer, LayerStore
 
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="attributes trusted.* belong to root")
+
+
 class CountingDirOps(LocalDirOps):
     """Counts what is done, to see that it is done once."""
 
@@ -362,7 +365,7 @@ def test_the_result_of_a_step_becomes_a_layer(layers: LayerStore, tmp_path: Path
     (upper / "etc/conf").write_bytes(b"hello")
     (upper / "etc/conf").chmod(0o640)
     os.link(upper / "etc/conf", upper / "etc/hard")
-    os.mknod(upper / "removed", stat.S_IFCHR, 0)
+    os.mknod(upper / "removed", stat.S_IFCHR, 0)  # which any user may
     layer = layers.adopt_upper(upper, overlay="trusted", description="RUN x")
     assert layer is not None
     assert layer.id.startswith("x-")
@@ -406,6 +409,8 @@ def test_a_step_that_changed_nothing_is_no_layer(layers: LayerStore, tmp_path: P
     upper.rename(tmp_path / "elsewhere")
 
 
+@pytest.mark.root
+@needs_root
 def test_directories_that_were_only_copied_up_are_left_out(layers: LayerStore, tmp_path: Path) -> None:
     upper = _upper(tmp_path)
     for path in ("same/deep", "changed", "holds/deep/er", "opaque"):
@@ -432,6 +437,8 @@ def test_the_root_has_an_entry_only_when_it_changed(layers: LayerStore, tmp_path
     assert [entry.path for entry in layers.index(layer)] == ["", "f"]
 
 
+@pytest.mark.root
+@needs_root
 def test_an_opaque_directory_is_remade_for_the_other_kind_of_mount(
     layers: LayerStore, tmp_path: Path
 ) -> None:

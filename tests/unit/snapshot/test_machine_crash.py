@@ -31,7 +31,7 @@ def layers(tmp_path: Path) -> Iterator[LayerStore]:
 
 def _written(layers: LayerStore) -> Layer:
     with layers.new_tar() as tar:
-        tar.add(Entry("a", Kind.FILE, size=5), b"hello")
+        tar.add(Entry("a", Kind.FILE, 0o644, size=5), b"hello")
         return tar.commit()
 
 
