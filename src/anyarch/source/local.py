@@ -15,7 +15,7 @@ from anyarch.spec.glob import has_wildcards, match
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from anyarch.frontend.dockerfile.ignore import PatternMatcher
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.store.store import Store
 
 __all__ = ["follow_paths", "scan"]

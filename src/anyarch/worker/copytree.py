@@ -21,9 +21,9 @@ from anyarch.worker.draft import clean, join, parent_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from anyarch.frontend.dockerfile.ignore import PatternMatcher
     from anyarch.llb.ops import ActionCopy
     from anyarch.snapshot.view import Keep, Node, TreeView
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.worker.draft import Content, Draft
 
 __all__ = ["Copier", "Owner", "selector", "source_paths"]

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from anyarch.archive.entry import Entry
     from anyarch.emulation import Host, Route
-    from anyarch.frontend.dockerfile.ignore import PatternMatcher
     from anyarch.http.client import HttpClient
     from anyarch.llb.ops import ActionCopy, HostIP
     from anyarch.registry.client import Registry
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.events import EventSink
     from anyarch.spec.oci import Descriptor
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
     from anyarch.store.store import Store
     from anyarch.worker.copytree import Owner
@@ -275,7 +275,7 @@ class Worker:
         """A matcher for .dockerignore-style patterns; compiled once."""
         matcher = self._patterns.get(patterns)
         if matcher is None:
-            from anyarch.frontend.dockerfile.ignore import PatternMatcher
+            from anyarch.spec.pattern import PatternMatcher
 
             matcher = self._patterns[patterns] = PatternMatcher(patterns)
         return matcher

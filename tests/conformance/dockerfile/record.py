@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import dockerfile
 import e2b_dockerfile_utils as e2b
+
+import dockerfile
 
 HERE = Path(__file__).parent
 VARIABLES = {"X": "x1", "E": "", "P": "/foo/bar/o.txt", "S": "a b"}

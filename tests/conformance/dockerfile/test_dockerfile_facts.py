@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 from anyarch.errors import DockerfileError
 from anyarch.frontend.dockerfile.expand import expand, expand_words
-from anyarch.frontend.dockerfile.ignore import PatternMatcher, parse_ignore
+from anyarch.frontend.dockerfile.ignore import parse_ignore
 from anyarch.frontend.dockerfile.lexer import Source
 from anyarch.frontend.dockerfile.make import KEYWORDS
 from anyarch.frontend.dockerfile.parser import read_words
 from anyarch.frontend.dockerfile.words import quoted_words, word_list
+from anyarch.spec.pattern import PatternMatcher
 
 HERE = Path(__file__).parent
 VARIABLES = {"X": "x1", "E": "", "P": "/foo/bar/o.txt", "S": "a b"}

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyarch.errors import DockerfileError
-from anyarch.frontend.dockerfile.ignore import PatternMatcher, clean_path, parse_ignore
+from anyarch.frontend.dockerfile.ignore import parse_ignore
+from anyarch.spec.pattern import PatternMatcher, clean_path
 
 if TYPE_CHECKING:
-    from anyarch.frontend.dockerfile.ignore import MatchState
+    from anyarch.spec.pattern import MatchState
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, PathNotFound
-from anyarch.frontend.dockerfile.ignore import PatternMatcher
 from anyarch.llb.ops import ActionCopy
+from anyarch.spec.pattern import PatternMatcher
 from anyarch.worker.copytree import Copier, source_paths
 from anyarch.worker.draft import Draft
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import AnyarchError, DockerfileError
+from anyarch.spec.pattern import clean_path
 
 from .expand import expand, expand_words
 from .gotext import closest, quote
-from .ignore import clean_path
 from .instructions import (
     Add,
     Arg,
@@ -40,9 +40,9 @@ from .rules import RULES, file_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
 
-    from .ignore import PatternMatcher
     from .instructions import (
         Dockerfile,
         Instruction,

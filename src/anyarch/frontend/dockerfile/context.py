@@ -17,8 +17,9 @@ from anyarch.llb.definition import SourceInfo
 from anyarch.llb.ops import ActionCopy
 from anyarch.llb.source import http, local
 from anyarch.llb.state import Constraints, CopySource, State
+from anyarch.spec.pattern import PatternMatcher
 
-from .ignore import PatternMatcher, parse_ignore
+from .ignore import parse_ignore
 from .named import load_named
 from .remote import is_git, is_http
 
@@ -60,6 +61,7 @@ class Loader:
         self.options = options
         self._ignore_data: bytes | None = None
         self._ignore_name = _IGNORE_FILE
+        self.dockerfile_vertex = ""  # the digest of what brought the Dockerfile, for warnings about it
         self._asked: dict[object, asyncio.Future[Any]] = {}
 
     async def _once(self, key: object, make: Callable[[], Awaitable[T]]) -> T:
@@ -133,7 +135,9 @@ class Loader:
                 differ="none",
                 constraints=_internal(f"load build definition from {filename}"),
             )
-        ref = await self.gateway.solve(state.marshal())
+        definition = state.marshal()
+        self.dockerfile_vertex = definition.digests[-2]
+        ref = await self.gateway.solve(definition)
         try:
             data = await ref.read_file(filename)
         except PathNotFound:

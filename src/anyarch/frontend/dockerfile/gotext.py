@@ -7,6 +7,7 @@ Only what the frontend needs; each function says how it differs from Python's ne
 from __future__ import annotations
 
 from anyarch.errors import DockerfileError
+from anyarch.spec.text import BLANKS
 
 __all__ = [
     "BLANKS",
@@ -21,13 +22,6 @@ __all__ = [
     "ram_bytes",
     "split_blanks",
 ]
-
-BLANKS = (
-    "\t\n\v\f\r \x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-)
-"""What `unicode.IsSpace` calls a space. Python's `str.isspace` knows four control characters more
-(0x1c-0x1f).
-"""
 
 WORD_BLANKS = "\t\v\f\r "
 """What separates words of lists (FROM, COPY, EXPOSE …): no line feed, no wide blanks."""

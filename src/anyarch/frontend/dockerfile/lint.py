@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anyarch.errors import DockerfileError
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
 
-    from .ignore import PatternMatcher
     from .instructions import Dockerfile
     from .rules import CheckOptions
 
