@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from anyarch.llb.definition import SourceInfo
     from anyarch.llb.state import State
+    from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
 
-    from .ignore import PatternMatcher
+    from .check import Checker, StageChecks
     from .image import Image
     from .named import NamedContext
     from .options import Options
@@ -32,6 +33,7 @@ class Scope:
 
     __slots__ = (
         "build_args",
+        "checker",
         "context",
         "epoch",
         "escape",
@@ -55,7 +57,7 @@ class Scope:
         context: State,
         info: SourceInfo,
         epoch: int | None,
-        ignore: PatternMatcher | None = None,
+        checker: Checker | None = None,
     ) -> None:
         self.options = options
         self.target = target
@@ -66,7 +68,8 @@ class Scope:
         self.context = context
         self.info = info
         self.epoch = epoch
-        self.ignore = ignore
+        self.checker = checker  # of the first platform only: the others would say the same
+        self.ignore: PatternMatcher | None = None  # set before instructions are converted
 
     def expand(self, word: str, env: Mapping[str, str]) -> str:
         """Raises `DockerfileError`."""
@@ -138,6 +141,7 @@ class Stage:
     __slots__ = (
         "base",
         "base_name",
+        "checks",
         "commands",
         "deps",
         "is_dispatched",
@@ -183,6 +187,7 @@ class Stage:
         self.is_resolved = False
         self.is_dispatched = False
         self.work: Work | None = None
+        self.checks: StageChecks | None = None
 
     def done(self) -> Work:
         """The work of a stage that has been converted."""
