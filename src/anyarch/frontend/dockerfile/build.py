@@ -12,20 +12,26 @@ from anyarch.errors import NotSupported, SourceRange, error_context
 from anyarch.frontend.gateway import FrontendResult
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
+from anyarch.solver.events import WarningEvent
 from anyarch.spec.oci import encode
+from anyarch.spec.pattern import PatternMatcher
 from anyarch.spec.platform import Platform
 
+from .check import Checker
 from .context import Loader
 from .convert import Conversion, Shared, at_once, global_args
 from .lexer import detect_syntax
+from .lint import predefined_args
 from .options import parse_options
 from .parser import parse
+from .rules import file_options
 from .stage import Scope
 
 if TYPE_CHECKING:
     from anyarch.frontend.gateway import Gateway
     from anyarch.llb.definition import Definition, SourceInfo
 
+    from .check import LintWarning
     from .convert import Converted
     from .instructions import Dockerfile
     from .options import Options
@@ -52,21 +58,54 @@ async def build(gateway: Gateway) -> FrontendResult:
     info = await loader.dockerfile()
     _refuse_foreign_syntax(options, info)
     dockerfile = parse(info.data, info.filename)
+    checker = Checker(
+        dockerfile,
+        file_options(info.data, options.check),
+        sink=lambda warning: gateway.warn(_event(loader.dockerfile_vertex, info, warning)),
+    )
     context, shared = Deferred(), Shared()
-    conversions = []
+    conversions: list[Conversion] = []
     for platform in options.platforms or (None,):
         with error_context(platform=str(platform) if platform else None):
             scope = _scope(options, dockerfile, info, platform, build_opts.build_platform, State(context))
+            if not conversions:
+                _check_file(scope, checker, build_opts.build_platform)
             conversion = Conversion(dockerfile, scope, loader, shared)
             conversion.plan()
             conversions.append(conversion)
     await at_once([_resolve(conversion) for conversion in conversions])
+    patterns = await loader.ignore_patterns()
+    conversions[0].scope.ignore = PatternMatcher(patterns) if patterns else None
     for conversion in conversions:
         with error_context(platform=str(conversion.scope.target)):
             conversion.dispatch()
+    failed = checker.error()
+    if failed is not None:
+        raise failed
     context.resolve((await loader.main_state(shared.paths)).output)
     shared.settle()
     return _result(options, [(item, item.finish()) for item in conversions])
+
+
+def _check_file(scope: Scope, checker: Checker, build: Platform) -> None:
+    """The checks that need no stage; those of stages follow as `scope` is converted."""
+    scope.checker = checker
+    checker.check_file()
+    predefined = predefined_args(build, scope.target, checker.dockerfile.stages[-1].name)
+    own = {name: scope.build_args.get(name, value) for name, value in predefined.items()}
+    checker.check_froms(scope.global_args, own)
+
+
+def _event(vertex: str, info: SourceInfo, warning: LintWarning) -> WarningEvent:
+    return WarningEvent(
+        vertex,
+        warning.short,
+        (warning.description,),
+        warning.url,
+        filename=info.filename,
+        source=info.data,
+        lines=(warning.lines,),
+    )
 
 
 async def _resolve(conversion: Conversion) -> None:

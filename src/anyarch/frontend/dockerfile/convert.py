@@ -38,11 +38,13 @@ from anyarch.spec.reference import Reference
 
 from . import instructions as ins
 from . import steps
+from .check import StageChecks
 from .context import wanted_paths
 from .copy import copy
 from .expand import expand
 from .gotext import closest, did_you_mean
 from .image import Image, default_path
+from .lint import predefined_args
 from .named import find_named
 from .naming import step_name
 from .parser import parse_onbuild
@@ -101,19 +103,7 @@ def global_args(
 
     `stage` is the name of the target stage. Raises `DockerfileError`.
     """
-    predefined = {
-        "BUILDPLATFORM": str(build),
-        "BUILDOS": build.os,
-        "BUILDOSVERSION": build.os_version,
-        "BUILDARCH": build.architecture,
-        "BUILDVARIANT": build.variant,
-        "TARGETPLATFORM": target.format_all(),
-        "TARGETOS": target.os,
-        "TARGETOSVERSION": target.os_version,
-        "TARGETARCH": target.architecture,
-        "TARGETVARIANT": target.variant,
-        "TARGETSTAGE": stage or "default",
-    }
+    predefined = predefined_args(build, target, stage)
     args = {name: build_args.get(name, value) for name, value in predefined.items()}
     for arg in dockerfile.global_args:
         for item in arg.args:
@@ -369,6 +359,9 @@ class Conversion:
         if stage.platform is None and self.scope.is_implicit_target:
             platform = self._implied_platform(image, platform)
         stage.platform = platform
+        actual = image.platform()
+        if self.scope.checker is not None and stage.parsed is not None and actual is not None:
+            self.scope.checker.base_platform(stage.parsed, stage.base_name, expected=platform, actual=actual)
         if resolved.reference != str(reference):
             reference = Reference.parse(resolved.reference)
         if resolved.digest:
@@ -451,10 +444,29 @@ class Conversion:
             stage.work = known
             return
         work = self.shared.works[key] = stage.work = self._begin(stage)
+        scope = self.scope
+        checks = stage.checks = self._checks(stage, work)
         for command in stage.commands:
             work.is_onbuild = command.is_onbuild
-            with error_context(source=self.scope.range(command.instruction.lines)):
+            instruction = command.instruction
+            with error_context(source=scope.range(instruction.lines)):
+                if checks is not None:
+                    checks.check(
+                        instruction,
+                        work.state.env.values,
+                        declared=work.build_args,
+                        build_args=scope.build_args,
+                        global_args=scope.global_args,
+                        ignore=scope.ignore,
+                    )
                 self._dispatch(stage, work, command)
+
+    def _checks(self, stage: Stage, work: Work) -> StageChecks | None:
+        if self.scope.checker is None:
+            return None
+        base = stage.base.checks if stage.base is not None else None
+        os = stage.platform.os if stage.platform is not None else "linux"
+        return StageChecks(self.scope.checker, base, has_shell=bool(work.image.shell), os=os)
 
     def _key(self, stage: Stage) -> object:
         """Equal for stages of two platforms that come out the same."""
