@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anyarch.errors import SourceRange
     from anyarch.progress.trace import Failure
 
-__all__ = ["EXIT_CANCELED", "EXIT_INTERNAL", "excerpt", "leaves", "report"]
+__all__ = ["EXIT_CANCELED", "EXIT_INTERNAL", "broken_pipe", "excerpt", "leaves", "report"]
 
 EXIT_CANCELED = 130
 EXIT_INTERNAL = 70
@@ -89,6 +89,14 @@ def _report(
         name = f"anyarch {first.command.name}".strip()
         stream.write(f"\nUsage:  anyarch {first.command.usage}\n\nRun '{name} --help' for more information\n")
     return first.exit_code
+
+
+def broken_pipe(error: BaseException) -> BrokenPipeError | None:
+    """The closed pipe of whom our output was for, if `error` is that or was made of it."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, BrokenPipeError):
+            return candidate
+    return None
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -109,7 +109,10 @@ def frame(
     elapsed = now - trace.first if trace.first is not None else 0.0
     state = ""
     if is_final:
-        state = " FINISHED" if done == total and not any(step.error for step in trace.started) else " FAILED"
+        # Steps that were announced and turned out not to be needed stay open; that is no failure.
+        state = " FINISHED"
+        if any(step.error or step.is_running for step in trace.started):
+            state = " FAILED" if trace.failures() else " CANCELED"
     rows = [Row(f"[+] Building {elapsed:.1f}s ({done}/{total}){state}")]
     # One row for the header, one for the cursor.
     budget = max(height - 2, 3)

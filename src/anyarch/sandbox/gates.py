@@ -106,7 +106,7 @@ def _exec_refusal(path: str, code: int, why: str, head: bytes) -> SandboxError:
         if interpreter:
             hint = f"{path} is there, but {interpreter}, which is to run it, is not"
     elif code == errno.ENOENT and "/" not in path:
-        return SandboxError(f"exec {path}: executable file not found in $PATH")
+        return _with_status(SandboxError(f"exec {path}: executable file not found in $PATH"), code)
     elif code == errno.ENOEXEC:
         name = machine_name(head)
         if name:
@@ -115,7 +115,13 @@ def _exec_refusal(path: str, code: int, why: str, head: bytes) -> SandboxError:
             hint = "it is a damaged program file"
         elif head[:2] != b"#!":
             hint = "a script needs a first line that names its interpreter, such as #!/bin/sh"
-    return SandboxError(f"exec {path}: {why}", hint=hint)
+    return _with_status(SandboxError(f"exec {path}: {why}", hint=hint), code)
+
+
+def _with_status(error: SandboxError, code: int) -> SandboxError:
+    """The exit status that shells and `docker run` have for a program that is missing or cannot be run."""
+    error.exit_code = 127 if code == errno.ENOENT else 126
+    return error
 
 
 def _script_interpreter(head: bytes) -> str:

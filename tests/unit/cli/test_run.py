@@ -6,6 +6,7 @@ import types
 import pytest
 
 from anyarch import errors
+from anyarch.cli.dispatch import dispatch
 from anyarch.engine.request import RunRequest, Volume
 from anyarch.solver.events import VertexEvent
 
@@ -92,6 +93,24 @@ def test_what_keeps_the_program_from_starting_is_125(cli, engine, argv, message)
     answer = cli("run", *argv)
     assert (answer.status, engine.requests) == (125, [])
     assert message in answer.err
+
+
+def test_an_archive_in_the_current_directory_is_a_path_and_any_other_file_is_not(cli, engine, context):
+    (context / "app.tar").touch()
+    (context / "busybox").touch()
+    (context / "layout").mkdir()
+    (context / "layout" / "oci-layout").touch()
+    for name in ("app.tar", "busybox", "layout", "other.tar"):
+        cli("run", name)
+    assert [r.image for r in engine.requests] == ["./app.tar", "busybox", "./layout", "other.tar"]
+
+
+def test_a_reader_of_the_program_that_goes_away_is_no_error_of_ours(cli, engine):
+    error = errors.OutputError("Broken pipe")
+    error.__cause__ = BrokenPipeError()
+    engine.error = error
+    with pytest.raises(BrokenPipeError):
+        dispatch(["run", "busybox"])
 
 
 def test_a_terminal_is_not_given_when_the_input_is_none(cli, engine, monkeypatch):

@@ -37,6 +37,10 @@ def test_the_header_counts_and_each_step_has_a_row():
 
 def test_the_last_picture_says_how_it_ended():
     assert texts(traced(ended("a", "A", 0, 1)), is_final=True)[0].endswith("(1/1) FINISHED")
+    unneeded = traced(ended("a", "A", 0, 1), VertexEvent("b", "B"))
+    assert texts(unneeded, is_final=True)[0].endswith("(1/2) FINISHED")
+    stopped = traced(ended("a", "A", 0, 1, error="context canceled"))
+    assert texts(stopped, is_final=True)[0].endswith("CANCELED")
     failed = texts(traced(ended("a", "A", 0, 1, error="boom")), is_final=True)
     assert failed[0].endswith("FAILED")
     assert failed[1] == " => ERROR A"

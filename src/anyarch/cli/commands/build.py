@@ -184,7 +184,7 @@ def run(parsed: Parsed) -> int:
 
 def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool) -> int:
     from anyarch.cli.dispatch import stderr
-    from anyarch.cli.errors import report
+    from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, broken_pipe, report
     from anyarch.cli.results import write_results
     from anyarch.cli.signals import stopping
     from anyarch.engine.request import CancelToken
@@ -196,14 +196,15 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
         with stopping(cancel, notice=mode == "plain"), display:
             result = _solve(request, display, cancel)
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
-    except BrokenPipeError:
-        raise
     except BaseException as error:
         display.close()
+        pipe = broken_pipe(error)
+        if pipe is not None:
+            raise pipe from None
         # The log of a failed step is part of the picture that tty and plain have drawn; rawjson has told it
         # all.
         failures = () if mode == "rawjson" else display.trace.failures()
-        return report(
+        status = report(
             error,
             stderr(),
             prefix=SOLVING,
@@ -212,6 +213,8 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
             failures=failures,
             canceled=cancel.is_set(),
         )
+        # What `run` would answer for a program that is missing (127) is a failed build like any other here.
+        return status if status in (EXIT_CANCELED, EXIT_INTERNAL) else 1
     return 0
 
 

@@ -79,7 +79,7 @@ COMMAND = Command(
 def run(parsed: Parsed) -> int:
     """The program's exit status; 125 when it could not be started, 126 and 127 as `docker run` has them."""
     from anyarch.cli.dispatch import stderr
-    from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, report
+    from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, broken_pipe, report
     from anyarch.cli.signals import stopping
     from anyarch.engine.request import CancelToken
 
@@ -91,9 +91,10 @@ def run(parsed: Parsed) -> int:
         with stopping(cancel, notice=False):
             status = engine.run_image(request, on_event=_Notices(), cancel=cancel)
         return EXIT_CANCELED if cancel.is_set() else status
-    except BrokenPipeError:
-        raise
     except BaseException as error:
+        pipe = broken_pipe(error)
+        if pipe is not None:
+            raise pipe from None
         status = report(error, stderr(), debug=parsed.debug, command="run", canceled=cancel.is_set())
         return status if status in (126, 127, EXIT_CANCELED, EXIT_INTERNAL) else OWN_FAILURE
 
@@ -106,6 +107,8 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
     image, *command = parsed.args
     if not image:
         raise UsageError("invalid reference format: no image given")
+    if "/" not in image and _is_layout_here(image):
+        image = f"./{image}"
     platform = parsed.text("platform") or environment.get("DOCKER_DEFAULT_PLATFORM")
     if platform:
         names, _ = grammar.platforms([platform])
@@ -152,6 +155,13 @@ def _volume(text: str) -> Volume:
     if options not in ("", "ro", "rw"):
         raise UsageError(f"invalid volume {text!r}: unknown option {options!r}", hint="it is ro or rw")
     return Volume(source, dest, readonly=options == "ro")
+
+
+def _is_layout_here(name: str) -> bool:
+    """Whether a name without a slash is meant as a path: an archive, or a directory that is an OCI layout."""
+    return (name.endswith(".tar") and os.path.isfile(name)) or os.path.isfile(
+        os.path.join(name, "oci-layout")
+    )
 
 
 def _stdin_is_terminal() -> bool:
