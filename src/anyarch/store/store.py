@@ -110,20 +110,15 @@ class Store:
         return verify(self)
 
     def close(self) -> None:
-        """Write what is pending and let go of the store. Idempotent."""
+        """Write what is pending, remove what we left unfinished and let go of the store. Idempotent."""
         try:
             self.cache.flush()
         finally:
             try:
                 self.meta.close()
             finally:
-                mine = [
-                    name
-                    for name in self._unfinished()
-                    if owner_of(os.path.basename(name)) == self._liveness.token
-                ]
                 # With the lock file left behind, the next open looks for what we could not finish.
-                self._liveness.close(cleared=not mine and not self.records.has_orphans)
+                self._liveness.close(cleared=self._clear_own() and not self.records.has_orphans)
 
     def __enter__(self) -> Store:
         return self
@@ -152,6 +147,17 @@ class Store:
                 for place in ("ingest", "work")
                 for name in os.listdir(self.root / place)
             ]
+
+    def _clear_own(self) -> bool:
+        """Remove what bears our token; False when something of it stays for the next `open`."""
+        cleared = True
+        for path in self._unfinished():
+            if owner_of(os.path.basename(path)) == self._liveness.token:
+                try:
+                    remove_tree(path)
+                except OSError:
+                    cleared = False  # it belongs to other ids, or a thread of ours still writes there
+        return cleared
 
     def _clear_leftovers(self, remove: Callable[[str], None]) -> None:
         unfinished = self._unfinished()

@@ -103,8 +103,9 @@ def test_a_directory_with_a_file_cut_short_is_dropped(
 
 def test_what_could_not_be_removed_at_open_is_removed_with_more_rights(tmp_path: Path) -> None:
     root = tmp_path / "store"
-    with Store.open(root) as store:
-        store.work_dir()
+    with Store.open(root):
+        pass
+    (root / "work" / "1-dead.0").mkdir()
 
     def refuse(path: str) -> None:
         raise PermissionError(path)

@@ -86,14 +86,14 @@ def test_what_a_live_process_does_is_left_alone(tmp_path: Path) -> None:
         work.rmdir()
 
 
-def test_work_that_was_not_removed_is_left_to_the_next_open(tmp_path: Path) -> None:
+def test_closing_removes_what_was_left_unfinished(tmp_path: Path) -> None:
     root = tmp_path / "store"
     with Store.open(root) as store:
-        store.work_dir()
-    assert len(_names(root, "locks")) == 1
-    with Store.open(root):
-        assert _names(root, "work") == []
-    assert _names(root, "locks") == []
+        (store.work_dir() / "file").write_bytes(b"x")
+        writer = store.content.writer()
+        writer.write(b"half")
+    assert [_names(root, place) for place in ("work", "ingest", "locks")] == [[], [], []]
+    writer.discard()
 
 
 def test_what_cannot_be_removed_is_kept_for_later(tmp_path: Path) -> None:
