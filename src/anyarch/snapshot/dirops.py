@@ -21,10 +21,10 @@ import msgspec
 
 from anyarch import errors
 from anyarch.archive.entry import Entry
-from anyarch.errors import AnyarchError, DigestMismatch, StoreError
+from anyarch.errors import AnyarchError, DigestMismatch, NoSpace, StoreError
 from anyarch.snapshot.index import decode_index, encode_index
 from anyarch.spec.digest import Digest
-from anyarch.store.failure import disk_errors, storage_error
+from anyarch.store.failure import disk_errors, no_space, storage_error
 from anyarch.store.tree import remove_tree
 
 if TYPE_CHECKING:
@@ -92,9 +92,13 @@ class LocalDirOps:
 
         attributes = {entry.path: entry for entry in parents}
         entries: list[Entry] = []
-        with disk_errors(target):
-            os.mkdir(target, 0o755)
-            with open(source, "rb", buffering=0) as raw, open_decompressed(raw) as plain:
+        try:
+            with (
+                disk_errors(target),
+                open(source, "rb", buffering=0) as raw,
+                open_decompressed(raw) as plain,
+            ):
+                os.mkdir(target, 0o755)
                 reader = DigestingReader(plain)
                 apply_tar(
                     reader,
@@ -105,6 +109,8 @@ class LocalDirOps:
                     on_entry=entries.append,
                 )
                 diff_id = reader.finish(expected, source)
+        except NoSpace as error:
+            raise no_space(target) from error  # it names the entry only
         return UnpackedLayer(fold(entries), diff_id, reader.size)
 
     def scan(self, directory: str, *, overlay: Overlay) -> list[Entry]:
