@@ -153,7 +153,9 @@ class PlainRenderer:
                 self._text.append("\n")
             self._is_first = False
             self._text.append(f"#{number} {step.name}\n")
-        self._text += [f"#{number} {line}\n" for line in pending.lines]
+        if pending.lines:
+            prefix = f"#{number} "
+            self._text += (prefix, f"\n{prefix}".join(pending.lines), "\n")
         del self._waiting[step.digest]
         self._floor = None if pending.is_done else step
 

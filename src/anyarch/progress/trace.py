@@ -142,15 +142,16 @@ class Trace:
         if not step.partial:
             return []
         partial, step.partial = step.partial, b""
-        return self._keep(step, [_line(step, partial, now)])
+        return self._keep(step, _lines(step, partial, now))
 
     def _log(self, step: Step, event: LogEvent) -> list[str]:
-        *whole, rest = (step.partial + event.data).split(b"\n")
-        if len(rest) > _LONGEST_LINE:
-            whole.append(rest)
-            rest = b""
-        step.partial = rest
-        return self._keep(step, [_line(step, text, event.timestamp) for text in whole])
+        data = step.partial + event.data if step.partial else event.data
+        end = data.rfind(b"\n")
+        if end < 0 and len(data) < _LONGEST_LINE:
+            step.partial = data
+            return []
+        step.partial = data[end + 1 :] if end >= 0 else b""
+        return self._keep(step, _lines(step, data[:end] if end >= 0 else data, event.timestamp))
 
     def _keep(self, step: Step, lines: list[str]) -> list[str]:
         kept = self._kept_lines
@@ -158,13 +159,16 @@ class Trace:
         return lines
 
 
-def _line(step: Step, text: bytes, now: float) -> str:
-    # Of a line that a program has rewritten with carriage returns (a progress bar) the last state is what
-    # counts.
-    text = text.rstrip(b"\r")
-    text = text[text.rfind(b"\r") + 1 :]
-    offset = now - step.started if step.started is not None else 0.0
-    return f"{format_offset(offset)} {text.decode('utf-8', 'replace')}"
+def _lines(step: Step, data: bytes, now: float) -> list[str]:
+    """The lines of `data`, all at once: a step may print millions."""
+    text = data.decode("utf-8", "replace")
+    lines = text.split("\n")
+    if "\r" in text:
+        # Of a line that a program has rewritten with carriage returns (a progress bar) the last state is
+        # what counts.
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in lines]
+    offset = format_offset(now - step.started if step.started is not None else 0.0)
+    return [f"{offset} {line}" for line in lines]
 
 
 def clean_name(text: str) -> str:
