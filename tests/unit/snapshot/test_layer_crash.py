@@ -131,3 +131,94 @@ def test_a_store_survives_being_killed_at_random_moments(tmp_path: Path) -> None
             assert layers.directory(layers.get(layer)).is_dir()
             assert store.content.has(layers.blob(layers.get(layer), GZIP).digest)
         assert store.verify() == []
+
+
+# One process that forks a child for each instant: the child counts calls into C from the store's modules and
+# kills itself at one of them. The instants are all before and after a rename or link, and some of the others.
+_EXACT = """
+import os, random, signal, sys
+from pathlib import Path
+from anyarch.archive.compression import GZIP, UNCOMPRESSED
+from anyarch.archive.entry import Entry, Kind
+from anyarch.archive import apply, fold, pipeline, tar, tree  # so that children import nothing
+from anyarch.snapshot import contenthash, filehash, recovery, tarlayer, view
+from anyarch.snapshot.layers import open_layers
+from anyarch.snapshot.snapshot import Snapshot
+from anyarch.store import check
+from anyarch.store.store import Store
+import sqlite3
+
+base = Path(sys.argv[1])
+os.fsync = lambda fd: None  # a kill takes nothing from the page cache
+
+def cycle(root):
+    with Store.open(root) as store:
+        layers = open_layers(store)
+        with layers.new_tar() as out:
+            out.add(Entry("d", Kind.DIRECTORY, 0o755))
+            out.add(Entry("d/f", Kind.FILE, 0o644, size=5), b"hello")
+            layer = out.commit()
+        layers.directory(layer)
+        upper = store.work_dir() / "upper"
+        upper.mkdir()
+        (upper / "g").write_bytes(b"x")
+        born = layers.adopt_upper(upper, overlay="trusted")
+        layers.dispose(upper.parent)
+        layers.file_digests(born, layers.index(born))
+        layers.blob(born, GZIP)
+        layers.blob(layer, UNCOMPRESSED)
+        pulled = layers.add_blob(layers.blob(layer, GZIP), layer.id, fetch_from="x")
+        store.cache.save("c", [Snapshot((layer.id, born.id))])
+
+def count(root, stop_at):
+    calls = []
+    def profile(frame, event, arg):
+        if event == "c_call" and ("/anyarch/store/" in frame.f_code.co_filename
+                                  or "/anyarch/snapshot/" in frame.f_code.co_filename):
+            calls.append(arg.__name__)
+            if len(calls) - 1 == stop_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(profile)
+    try:
+        cycle(root)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+calls = count(base / "dry", -1)
+moves = [number for number, name in enumerate(calls) if name in ("rename", "link")]
+assert len(moves) > 8, moves
+others = random.Random(1).sample(range(len(calls)), 15)
+instants = sorted({*moves, *(number + 1 for number in moves), *others})
+for instant in instants:
+    root = base / str(instant)
+    child = os.fork()
+    if child == 0:
+        count(root, instant)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL), (instant, status)
+    with Store.open(root) as store:
+        assert store.verify() == [], (instant, calls[instant], store.verify())
+        forms = {
+            (layer.name.replace("sha256-", "sha256:"), form.name)
+            for layer in (root / "layers").iterdir()
+            for form in layer.iterdir()
+            if form.name not in ("lock", "digests")
+        }
+        assert forms == store.records.all_forms(), (instant, calls[instant])
+        assert os.listdir(root / "ingest") == os.listdir(root / "work") == [], (instant, calls[instant])
+    cycle(root)
+    with Store.open(root) as store:
+        assert store.verify() == [], (instant, calls[instant])
+        assert store.cache.load("c", 0) is not None
+    assert os.listdir(root / "locks") == [], (instant, calls[instant])
+print(len(instants))
+"""
+
+
+def test_a_store_survives_being_killed_at_each_rename(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _EXACT, str(tmp_path)], check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert int(done.stdout) > 25
