@@ -264,6 +264,15 @@ def test_named_directories_for_several_platforms_and_none_for_one(
         assert archive.getnames() == ["amd64"]
 
 
+def test_copies_of_different_files_are_told_apart_when_they_are_cached(scratch_build: Builder) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nCOPY file-$TARGETARCH /file\n"
+    files = {"file-amd64": "1", "file-arm64": "2"}
+    for _ in range(2):
+        image = scratch_build(text, platform=TWO, files=files)
+        assert [image.read_text("/file", platform) for platform in image.platforms] == ["1", "2"]
+    assert image.executed == []
+
+
 def test_a_context_from_an_archive_on_standard_input(scratch_build: Builder) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:xz") as archive:

@@ -145,7 +145,7 @@ class Solver:
                 self._finish(state, self._clock(), error=str(error))
                 raise
         input_keys = await asyncio.gather(*(self.key(edge) for edge in vertex.inputs))
-        fast = _hash("definition", cache_map.digest, input_keys)
+        fast = _hash("definition", cache_map.definition or cache_map.digest, input_keys)
         if cache_map.is_source:
             return fast
         if vertex.ignore_cache:

@@ -59,12 +59,16 @@ class FileOperation:
         self._op = op
         self._inputs = inputs
         self._content_keys: dict[int, str] = {}
-        self._digest = hashlib.sha256(_encode([_VERSION, _neutral(op)])).hexdigest()
+        neutral = _encode([_VERSION, _neutral(op)])
+        sources = [step.action.src for step in op.actions if isinstance(step.action, ActionCopy)]
+        self._digest = hashlib.sha256(neutral).hexdigest()
+        self._definition = hashlib.sha256(neutral + _encode(sources)).hexdigest()
 
     # keys -----------------------------------------------------------------------------------------
 
     async def cache_map(self) -> CacheMap:
-        return CacheMap(self._digest, tuple(self._content_key(n) for n in range(self._inputs)))
+        content = tuple(self._content_key(n) for n in range(self._inputs))
+        return CacheMap(self._digest, content, definition=self._definition)
 
     def _content_key(self, position: int) -> ContentKey | None:
         """The content of an input stands for it where every use is as the source of a copy."""
