@@ -60,11 +60,12 @@ class Vertex:
 class CacheMap(msgspec.Struct, frozen=True):
     """How a vertex is known again.
 
-    `digest` is the operation without its inputs; `definition` the same with what an input's content stands for
-    in `digest` (which of its files are used), empty where there is no difference. `content` has one item an input: None where the input's own
-    key stands for it, else the function that reads from the input's content what the operation uses of it.
-    `is_source` marks a vertex without inputs whose result is cheap to make again from what is already known
-    (a local directory, a resolved image): its result is never saved.
+    `digest` is the operation without its inputs; `definition` the same with what an input's content stands
+    for in `digest` (which of its files are used), empty where there is no difference. `content` has one
+    item an input: None where the input's own key stands for it, else the function that reads from the
+    input's content what the operation uses of it. `is_source` marks a vertex without inputs whose result is
+    cheap to make again from what is already known (a local directory, a resolved image): its result is
+    never saved.
     """
 
     digest: str
