@@ -44,7 +44,7 @@ def write_results(parsed: Parsed, result: BuildResult, trace: Trace, mode: str, 
 
         wants_warnings = os.environ.get("BUILDX_METADATA_WARNINGS", "") in ("1", "true")
         values = metadata(result, trace.warnings if wants_warnings else ())
-        text = msgspec.json.format(msgspec.json.encode(values, order="sorted"), indent=2)
+        text = msgspec.json.format(msgspec.json.encode(values, order="sorted", enc_hook=str), indent=2)
         write_file(metadata_file, text, what="metadata file")
     if mode in ("plain", "tty"):
         stderr().write(warnings_text(trace.warnings, expand=parsed.debug) + summary(result))

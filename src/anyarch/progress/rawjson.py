@@ -25,7 +25,7 @@ class RawJSONRenderer:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._encode = msgspec.json.Encoder().encode
+        self._encode = msgspec.json.Encoder(enc_hook=str).encode  # a Digest is a str with methods
 
     def update(self, trace: Trace, updates: Sequence[tuple[Event, list[str]]], now: float) -> None:
         lines = [self._encode(as_json_values(event)).decode() for event, _ in updates]

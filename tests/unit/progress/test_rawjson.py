@@ -8,6 +8,7 @@ import pytest
 from anyarch.progress.rawjson import RawJSONRenderer, as_json_values, rfc3339
 from anyarch.progress.trace import Trace
 from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
+from anyarch.spec.digest import Digest
 from tests.unit.progress.events import T0, begun, said
 
 
@@ -63,3 +64,11 @@ def test_a_warning_carries_its_lines():
 )
 def test_times_are_rfc_3339_in_utc(seconds, text):
     assert rfc3339(seconds) == text
+
+
+def test_digests_of_the_engine_are_written_as_texts():
+    digest = Digest.of(b"v")
+    stream = io.StringIO()
+    RawJSONRenderer(stream).update(Trace(), [(begun(digest, "A"), []), (said(digest, b"x", 1), [])], T0)
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert first["vertexes"][0]["digest"] == second["logs"][0]["vertex"] == str(digest)

@@ -195,6 +195,9 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
     try:
         with stopping(cancel, notice=mode == "plain"), display:
             result = _solve(request, display, cancel)
+        if display.failure is not None and not isinstance(display.failure, OSError):
+            what = f"{type(display.failure).__name__}: {display.failure}"
+            print(f"WARNING: the progress display broke off ({what}); the build is complete", file=stderr())
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
     except BaseException as error:
         display.close()
