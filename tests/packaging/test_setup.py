@@ -5,26 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from anyarch.testing.ordinary_user import NOBODY, as_ordinary_user
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A directory with the set-up files alone, which anybody may write to."""
-    shutil.copytree(PROJECT / "tools", tmp_path / "checkout/tools")
-    shutil.copy(PROJECT / "pyproject.toml", tmp_path / "checkout")
-    for path in (*tmp_path.parents[:2], tmp_path):
-        if path.stat().st_uid == os.geteuid():
-            path.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(tmp_path / "checkout", NOBODY, NOBODY)
-    return tmp_path / "checkout"
+def checkout() -> Iterator[Path]:
+    """A directory with the set-up files alone, in the reach of every user and owned by `nobody`."""
+    with tempfile.TemporaryDirectory(prefix="anyarch-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        shutil.copytree(PROJECT / "tools", directory / "tools")
+        shutil.copy(PROJECT / "pyproject.toml", directory)
+        if os.geteuid() == 0:
+            os.chown(directory, NOBODY, NOBODY)
+        yield directory
 
 
 def test_package_list_names_a_purpose_and_a_reason_for_each() -> None:
