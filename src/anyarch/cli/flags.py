@@ -3,7 +3,7 @@
 The rules are those of Docker's tools (Go's pflag), since the same command lines have to mean the same here:
 `--flag value`, `--flag=value`, switches that take `=false`, clusters of short flags (`-qt name`), values
 that begin with a dash, flags after arguments unless the command says otherwise. argparse gets several of
-these wrong and costs a cached build 10 ms more, so it is only made from these tables (`cli.argparsers`)
+these wrong and costs a cached build 6 ms more, so it is only made from these tables (`cli.argparsers`)
 where another tool wants one: completion.
 """
 
