@@ -78,6 +78,7 @@ class FakeGateway:
         build_platforms: tuple[Platform, ...] = (AMD64,),
     ) -> None:
         data = dockerfile.encode() if isinstance(dockerfile, str) else dockerfile
+        self.data = data
         self.build_opts = BuildOpts(dict(opts or {}), SESSION, build_platforms)
         self.files = {"local://dockerfile": {"Dockerfile": data}, **(files or {})}
         self.images = (
