@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()
     except BrokenPipeError:
         return _stdout_went_away()
+    except KeyboardInterrupt:  # before anything had begun
+        return 130
     return status
 
 

@@ -3,7 +3,7 @@
 `frame` decides which rows are shown, as a pure function of the trace and the size of the terminal;
 `TTYRenderer` writes them over the previous ones. Running steps come first when the rows do not suffice, so
 eight platforms stay readable in 24 rows. Of rich only the widths of characters are used: its console costs
-40 ms of start-up, its live display loses its place when the terminal is made narrower. The cursor is hidden
+24 ms of start-up, its live display loses its place when the terminal is made narrower. The cursor is hidden
 only inside one write, so whatever ends the process leaves the terminal as it was.
 """
 

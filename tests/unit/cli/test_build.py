@@ -439,6 +439,16 @@ def test_a_failing_step_is_shown_with_its_output_its_line_and_what_next(cli, eng
     assert quiet.startswith("------\n > [linux/arm64 3/3] RUN false:\n0.500 oh no\n------\nDockerfile:4\n")
 
 
+def test_a_display_that_breaks_is_mentioned_and_the_build_goes_on(cli, engine, monkeypatch):
+    from anyarch.progress.plain import PlainRenderer
+
+    monkeypatch.setattr(PlainRenderer, "update", lambda *_: 1 / 0)
+    engine.events = [VertexEvent("a", "A", started=1.0)]
+    answer = cli("build", "-t", "app", ".")
+    assert answer.status == 0
+    assert "WARNING: the progress display failed (ZeroDivisionError: division by zero)" in answer.err
+
+
 def test_a_build_that_was_canceled_ends_with_130(cli, engine):
     engine.error = errors.Canceled("context canceled")
     answer = cli("build", "-t", "app", ".")

@@ -198,6 +198,7 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
         if display.failure is not None and not isinstance(display.failure, OSError):
             what = f"{type(display.failure).__name__}: {display.failure}"
             print(f"WARNING: the progress display broke off ({what}); the build is complete", file=stderr())
+        _tell_display_failure(display)
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
     except BaseException as error:
         display.close()
@@ -219,6 +220,18 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
         # What `run` would answer for a program that is missing (127) is a failed build like any other here.
         return status if status in (EXIT_CANCELED, EXIT_INTERNAL) else 1
     return 0
+
+
+def _tell_display_failure(display: Display) -> None:
+    """A display that broke is no reason to fail, but to say why nothing was shown; a closed stream needs no
+    word."""
+    failure = display.failure
+    if failure is not None and not isinstance(failure, (OSError, ValueError)):
+        from anyarch.cli.dispatch import stderr
+
+        stderr().write(
+            f"WARNING: the progress display failed ({type(failure).__name__}: {failure}); please report it\n"
+        )
 
 
 def _solve(request: BuildRequest, display: Display, cancel: CancelToken) -> BuildResult:
