@@ -157,7 +157,7 @@ class HttpClient:
                 assert problem is not None
                 raise problem
             if response is not None:
-                response.close()
+                response.discard()
             if self._on_retry is not None:
                 self._on_retry(f"{reason}; trying again in {delay:.1f} s")
             pause(delay, cancel)
@@ -181,7 +181,7 @@ class HttpClient:
             location = response.headers.get("Location")
             if not location or not _is_redirect(response.status, method):
                 return response
-            response.close()
+            response.discard()
             following = urljoin(url, location)
             if _origin(following) != _origin(url):
                 sent = {k: v for k, v in sent.items() if k.lower() not in ("authorization", "cookie")}

@@ -262,7 +262,8 @@ class Connection:
 
 def _dial(host: str, port: int, deadline: float, patience: _Patience, cancel: Cancel | None) -> _PlainSocket:
     """Connect to the first address of `host` that answers. Raises the last address's OSError."""
-    # As bytes: a str makes Python load its IDNA codec, which takes longer than the whole exchange with a near server.
+    # As bytes: a str makes Python load its IDNA codec, which takes longer than the whole exchange with a near
+    # server.
     name = host.encode("ascii") if host.isascii() else host
     addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     last: OSError = OSError(errno.EHOSTUNREACH, "no address")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Response"]
 
-_DRAIN = 1 << 16
+_SHORT = 1 << 16
 
 
 class Response:
@@ -24,15 +24,17 @@ class Response:
     Reading raises `NetworkError` and `Canceled`.
     """
 
-    __slots__ = ("_finish", "_label", "_raw", "headers", "reason", "status", "url")
+    __slots__ = ("_finish", "_is_broken", "_label", "_raw", "headers", "reason", "status", "url")
 
     def __init__(self, raw: HTTPResponse, url: str, label: str, finish: Callable[[bool], None]) -> None:
+        """`finish` is called once, with whether the connection can be used again."""
         self.status: int = raw.status
         self.reason: str = raw.reason
         self.headers: HTTPMessage = raw.headers
         self.url = url
         self._raw = raw
         self._label = label
+        self._is_broken = False
         self._finish: Callable[[bool], None] | None = finish
 
     @property
@@ -43,12 +45,14 @@ class Response:
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """Fill `buffer` as far as the body goes; 0 at its end. Raises when the body is cut short."""
         expected = self._raw.length
+        self._is_broken = True
         try:
             count = self._raw.readinto(buffer)
         except (OSError, HTTPException, ValueError) as error:
             raise network_error(error, self._label) from None
         if count == 0 and expected and len(buffer):
             raise network_error(IncompleteRead(b""), self._label)
+        self._is_broken = False
         return count
 
     def read(self, size: int) -> bytes:
@@ -70,22 +74,25 @@ class Response:
             raise NetworkError(f"{self._label}: the answer is longer than {limit} bytes", kind="protocol")
         return b"".join(parts)
 
+    def discard(self) -> None:
+        """Close, but first read a body that is short, so that the connection can be used again."""
+        try:
+            if self._raw.length is not None and self._raw.length <= _SHORT:
+                self.read(self._raw.length)
+        except NetworkError:
+            self._is_broken = True
+        finally:
+            self.close()
+
     def close(self) -> None:
-        """Give the connection back, or close it when too much of the body is unread."""
+        """Give the connection back when the whole body was read, else close it."""
         finish, self._finish = self._finish, None
         if finish is None:
             return
-        reusable = False
-        try:
-            if not self._raw.will_close:
-                if not self._raw.isclosed() and (self._raw.length or 0) <= _DRAIN:
-                    self._raw.read(_DRAIN)
-                reusable = self._raw.isclosed()
-        except (OSError, HTTPException, ValueError):
-            reusable = False
-        finally:
-            self._raw.close()
-            finish(reusable)
+        is_read = self._raw.isclosed() or (self._raw.length == 0 and not self._raw.chunked)
+        reusable = is_read and not self._is_broken and not self._raw.will_close
+        self._raw.close()
+        finish(reusable)
 
     def __enter__(self) -> Response:
         return self

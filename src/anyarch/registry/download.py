@@ -187,7 +187,7 @@ class Download:
                 raise DigestMismatch(
                     f"{self._ref.familiar}: digest mismatch: {self._descriptor.digest} was asked for, "
                     f"{found} came",
-                    hint="the registry, a mirror or a proxy on the way altered it; try again or push it again",
+                    hint="the registry, a mirror or a proxy altered it; try again, or push it again",
                 )
 
 

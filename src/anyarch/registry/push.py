@@ -51,11 +51,11 @@ def has_blob(
     url = endpoint.url(ref.path, "blobs", digest)
     response = transport.request(endpoint, "HEAD", url, scopes=scopes, cancel=cancel)
     if response.status == 404:
-        response.close()
+        response.discard()
         return False
     if response.status != 200:
         raise Refused(transport.failure(endpoint, response))
-    response.close()
+    response.discard()
     return True
 
 
@@ -144,11 +144,11 @@ class Upload:
                 endpoint, "POST", f"{url}?{query}", scopes=scopes, cancel=self._cancel
             )
             if response.status == 201:
-                response.close()
+                response.discard()
                 return None
             if response.status != 202:
                 # No right to read the other repository, or a registry that does not mount: then it is sent.
-                response.close()
+                response.discard()
                 return self._begin()
         else:
             response = self._transport.request(
@@ -233,7 +233,7 @@ class Upload:
             count = min(piece, size - offset)
             response = self._request("PATCH", location, offset, count, is_piece=True)
             if response.status == 416:
-                response.close()
+                response.discard()
                 at, place = self._status(location)
                 if at == offset:
                     return 0, None, _Refusal(416, Failure("other", f"{self._endpoint.label}: 416 for PATCH"))

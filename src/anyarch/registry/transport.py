@@ -81,7 +81,7 @@ class Transport:
             challenges = response.headers.get_all("WWW-Authenticate") or []
             if not self._authorizer.answer(endpoint, challenges, authorization):
                 return response
-            response.close()
+            response.discard()
             is_renewed = authorization is not None
 
     def failure(self, endpoint: Endpoint, response: Response) -> Failure:
