@@ -9,10 +9,12 @@ from anyarch.errors import ContextError, NotSupported, UsageError
 from anyarch.exporter.assemble import Annotations
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
+from anyarch.worker.session import Lent, LentSecret, LentSsh
 
 if TYPE_CHECKING:
     from anyarch.archive.compression import Compression
     from anyarch.engine.request import BuildRequest, Output
+    from anyarch.store.store import Store
 
 __all__ = [
     "annotations_of",
@@ -138,6 +140,42 @@ def local_inputs(request: BuildRequest) -> dict[str, str]:
     if request.dockerfile is not None:
         inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
     return inputs
+
+
+def lent_things(request: BuildRequest) -> Lent:
+    """Secrets, agents and entitlements of a request. `--network=host` asks for its own entitlement."""
+    allow = set(request.allow)
+    if request.network == "host":
+        allow.add("network.host")
+    return Lent(
+        secrets={item.id: LentSecret(item.source, item.env) for item in request.secrets},
+        ssh={item.id: LentSsh(item.paths) for item in request.ssh},
+        entitlements=allow,
+    )
+
+
+def named_contexts(
+    request: BuildRequest, store: Store, attrs: dict[str, str], inputs: dict[str, str]
+) -> None:
+    """`--build-context`: directories become local inputs, layouts are brought into the store, the rest is the
+    frontend's. Raises `ContextError`."""
+    for name, value in request.build_contexts.items():
+        key = f"context:{name}"
+        if value.startswith("oci-layout://"):
+            from anyarch.source.layout import import_layout
+
+            descriptor = import_layout(store.content, value.removeprefix("oci-layout://"))
+            attrs[key] = f"oci-layout://{name}@{descriptor.digest}"
+        elif "://" in value or value.startswith(("git@", "target:", "input:")):
+            attrs[key] = value
+        elif os.path.isdir(value):
+            inputs[name] = os.path.abspath(value)
+            attrs[key] = f"local:{name}"
+        else:
+            raise ContextError(
+                f"failed to get build context {name}: stat {value}: no such directory",
+                hint="a named context is a directory, docker-image://…, oci-layout://…, or an http(s) URL",
+            )
 
 
 def image_names(request: BuildRequest, output: Output) -> list[Reference]:

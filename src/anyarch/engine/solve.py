@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
 from anyarch.engine.gateway import EngineGateway
-from anyarch.engine.options import check_output, frontend_attrs, local_inputs
+from anyarch.engine.options import check_output, frontend_attrs, lent_things, local_inputs, named_contexts
 from anyarch.errors import Canceled, NoSpace, NotSupported, OutputError, error_context
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
@@ -92,12 +92,8 @@ def _check(request: BuildRequest) -> None:
     for tag in request.tags:
         Reference.parse(tag)
     later = {
-        "--secret": request.secrets,
-        "--ssh": request.ssh,
         "--cache-from": request.cache_from,
         "--cache-to": request.cache_to,
-        "--build-context": request.build_contexts,
-        "--allow": request.allow,
     }
     for name, value in later.items():
         if value:
@@ -113,14 +109,17 @@ def _check(request: BuildRequest) -> None:
 
 async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
     _check(request)
+    lent = lent_things(request)
+    lent.check()
     inputs = local_inputs(request)
     root = Path(request.root) if request.root else default_root()
     with Store.open(root) as store:
         uploads: dict[str, BinaryIO] = {}
         attrs = frontend_attrs(request)
         _prepare_inputs(request, store, attrs, inputs, uploads)
+        named_contexts(request, store, attrs, inputs)
         async with (
-            Worker(store, emit, locals=inputs, uploads=uploads) as worker,
+            Worker(store, emit, locals=inputs, uploads=uploads, lent=lent) as worker,
             Solver(StoredCache(store.cache), emit) as solver,
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))

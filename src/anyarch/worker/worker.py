@@ -21,6 +21,7 @@ from anyarch.spec.digest import Digest
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
 from anyarch.worker.result import LocalResult, SnapshotResult, view_of
+from anyarch.worker.session import Lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -101,6 +102,7 @@ class Worker:
         *,
         locals: dict[str, str] | None = None,
         uploads: dict[str, BinaryIO] | None = None,
+        lent: Lent | None = None,
     ) -> None:
         self.store = store
         self.machine = Machine(store)
@@ -108,6 +110,7 @@ class Worker:
         self.emit = emit
         self.locals = locals or {}
         self.uploads = uploads or {}
+        self.lent = lent or Lent()
         self.platform = host_platform()
         self.images = ImageResolver(store.content, lambda: self.registry)
         self.layer_vertices: dict[str, str] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.emulation import Route
-    from anyarch.llb.ops import CacheOpt, ExecOp, Mount
+    from anyarch.llb.ops import CacheOpt, ExecOp, Mount, SSHOpt
     from anyarch.sandbox.plan import CancelToken, ExecRequest, RootFS
     from anyarch.sandbox.plan import Mount as SandboxMount
     from anyarch.snapshot.view import TreeView
@@ -67,17 +68,11 @@ class ExecOperation:
         if self._op.cdi_devices:
             raise NotSupported("RUN --device is not supported yet")
         if self._op.security is SecurityMode.INSECURE:
-            raise NotSupported(
-                "security.insecure is not allowed",
-                hint="RUN --security=insecure is not offered by this release",
-            )
+            self._worker.lent.require("security.insecure")
+        if self._op.network is NetMode.HOST:
+            self._worker.lent.require("network.host")
         if not any(mount.dest == "/" for mount in self._op.mounts):
             raise BuildError("exec operation without a root mount")
-        for mount in self._op.mounts:
-            if mount.mount_type in (MountType.SECRET, MountType.SSH):
-                raise NotSupported(f"RUN --mount=type={mount.mount_type.name.lower()} is not supported yet")
-            if mount.dest != "/" and mount.output >= 0 and mount.mount_type is not MountType.BIND:
-                raise BuildError(f"mount at {mount.dest} cannot have an output")
 
     # keys -----------------------------------------------------------------------------------------
 
@@ -214,8 +209,11 @@ class ExecOperation:
         for number, mount in enumerate(op.mounts):
             if mount is root_mount:
                 continue
-            extra.append(self._extra(number, mount, mounts, inputs))
+            made = self._extra(number, mount, mounts, inputs)
+            if made is not None:
+                extra.append(made)
         worker = self._worker
+        env += self._secret_env()
         return ExecRequest(
             argv=meta.args,
             env=tuple(env),
@@ -227,16 +225,23 @@ class ExecOperation:
             mounts=(*worker.network_files(op.network, meta.extra_hosts, meta.hostname), *extra),
             hostname=meta.hostname or "buildkitsandbox",
             network="none" if op.network is NetMode.NONE else "host",
+            insecure=op.security is SecurityMode.INSECURE,
             ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
             emulators=route.emulators,
         )
 
-    def _extra(self, number: int, mount: Mount, mounts: _MountPlan, inputs: Sequence[Result]) -> SandboxMount:
+    def _extra(
+        self, number: int, mount: Mount, mounts: _MountPlan, inputs: Sequence[Result]
+    ) -> SandboxMount | None:
         from anyarch.sandbox.plan import Bind, OverlayMount, Tmpfs
 
         match mount.mount_type:
             case MountType.TMPFS:
                 return Tmpfs(mount.dest, size=mount.tmpfs_opt.size if mount.tmpfs_opt else 0, mode=0o1777)
+            case MountType.SECRET:
+                return self._secret(mount)
+            case MountType.SSH:
+                return self._agent(mount, mounts)
             case MountType.CACHE:
                 assert mount.cache_opt is not None
                 if mount.input >= 0:
@@ -247,10 +252,49 @@ class ExecOperation:
                 rootfs = mounts.rootfs(number, self._input_of(mount, inputs), readonly=mount.readonly)
                 return OverlayMount(rootfs, mount.dest, selector=clean(mount.selector))
 
+    def _secret_env(self) -> list[str]:
+        env = []
+        for item in self._op.secret_env:
+            value = self._worker.lent.secret(item.id)
+            if value is not None:
+                env.append(f"{item.name}={os.fsdecode(value)}")
+            elif not item.optional:
+                raise _missing_secret(item.id)
+        return env
+
+    def _secret(self, mount: Mount) -> SandboxMount | None:
+        from anyarch.sandbox.plan import FileMount
+
+        options = mount.secret_opt
+        assert options is not None
+        value = self._worker.lent.secret(options.id)
+        if value is None:
+            if options.optional:
+                return None
+            raise _missing_secret(options.id)
+        return FileMount(mount.dest, value, options.mode, options.uid, options.gid)
+
+    def _agent(self, mount: Mount, mounts: _MountPlan) -> SandboxMount | None:
+        from anyarch.sandbox.plan import Bind
+
+        options = mount.ssh_opt
+        assert options is not None
+        name = options.id or "default"
+        paths = self._worker.lent.ssh_paths(name)
+        if paths is None:
+            if options.optional:
+                return None
+            raise BuildError(
+                f"unset ssh forward key {name}",
+                hint=f"lend the build an agent: --ssh {name}, or --ssh {name}=KEYFILE",
+            )
+        return Bind(mounts.agent(paths, options), mount.dest)
+
     def _outputs(self, mounts: _MountPlan, inputs: Sequence[Result]) -> Sequence[Result]:
         outputs: dict[int, Result] = {}
         for number, mount in enumerate(self._op.mounts):
-            if mount.output < 0:
+            # Only trees have outputs; of secrets and the like the field means nothing.
+            if mount.output < 0 or mount.mount_type is not MountType.BIND:
                 continue
             base = self._input_of(mount, inputs)
             position = 0 if mount.dest == "/" else number
@@ -284,6 +328,7 @@ class _MountPlan:
         self._stack = stack
         self._directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
+        self._agents = 0
 
     def rootfs(
         self, number: int, base: SnapshotResult | None, *, readonly: bool, root_entry: Entry | None = None
@@ -307,6 +352,21 @@ class _MountPlan:
 
         return self._stack.enter_context(cache_mount(self._worker.store.root, options))
 
+    def agent(self, paths: Sequence[str], options: SSHOpt) -> str:
+        from anyarch.worker.ssh import agent_socket
+
+        self._agents += 1
+        return self._stack.enter_context(
+            agent_socket(
+                paths,
+                self._directory,
+                name=f"ssh{self._agents}",
+                uid=options.uid,
+                gid=options.gid,
+                mode=options.mode or 0o600,
+            )
+        )
+
     def upper(self, number: int) -> Path | None:
         return self._uppers.get(number)
 
@@ -320,6 +380,12 @@ class _Tail:
 
     def add(self, data: bytes) -> None:
         self.data = (self.data + data)[-self._limit :]
+
+
+def _missing_secret(name: str) -> BuildError:
+    return BuildError(
+        f"secret {name}: not found", hint=f"lend it to the build: --secret id={name},src=FILE or env=VARIABLE"
+    )
 
 
 def _root_entry(tree: TreeView | None) -> Entry:

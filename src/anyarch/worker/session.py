@@ -1,0 +1,120 @@
+"""What the client lends to a build: secrets, agents, entitlements. Values are read when a step asks for
+them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.errors import BuildError, NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Lent", "LentSecret", "LentSsh"]
+
+_MAX_SECRET = 500 << 10
+_ENTITLEMENTS = frozenset({"network.host", "security.insecure"})
+_KNOWN = "known are network.host and security.insecure"
+
+
+class LentSecret(msgspec.Struct, frozen=True):
+    """A secret: the content of file `source`, or of the environment variable `env`. With neither, the
+    variable named
+    like the secret if there is one, else the file."""
+
+    source: str | None = None
+    env: str | None = None
+
+
+class LentSsh(msgspec.Struct, frozen=True):
+    """An agent: a socket or private key files; nothing is `$SSH_AUTH_SOCK`."""
+
+    paths: tuple[str, ...] = ()
+
+
+class Lent:
+    """All that is lent to one build."""
+
+    def __init__(
+        self,
+        *,
+        secrets: Mapping[str, LentSecret] | None = None,
+        ssh: Mapping[str, LentSsh] | None = None,
+        entitlements: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._secrets = dict(secrets or {})
+        self._ssh = dict(ssh or {})
+        self._env = os.environ if env is None else env
+        self.entitlements = frozenset(entitlements)
+        unknown = sorted(self.entitlements - _ENTITLEMENTS)
+        if unknown:
+            if unknown[0].startswith("device"):
+                raise NotSupported(f"--allow {unknown[0]} is not supported yet")
+            raise UsageError(f"unknown entitlement {unknown[0]}", hint=_KNOWN)
+
+    def require(self, entitlement: str) -> None:
+        """Raises `BuildError` unless the user allowed it."""
+        if entitlement not in self.entitlements:
+            raise BuildError(
+                f"{entitlement} is not allowed",
+                hint=f"if you trust this build, run it with --allow {entitlement}",
+            )
+
+    def check(self) -> None:
+        """Raises `UsageError` for a secret file that cannot be read, before any work."""
+        for name in self._secrets:
+            self.secret(name)
+        for name in self._ssh:
+            self.ssh_paths(name)
+
+    def secret(self, name: str) -> bytes | None:
+        """The value, None when no such secret was lent (or its variable is not set)."""
+        lent = self._secrets.get(name)
+        if lent is None:
+            return None
+        if lent.env is not None or (lent.source is None and name in self._env):
+            value = self._env.get(lent.env if lent.env is not None else name)
+            return None if value is None else os.fsencode(value)
+        path = Path(lent.source if lent.source is not None else name)
+        try:
+            size = path.stat().st_size
+            if size > _MAX_SECRET:
+                raise UsageError(
+                    f"secret {name} is too big: {size} bytes", hint="at most 500 KiB are allowed"
+                )
+            return path.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"could not read secret {name}: {path}: {error.strerror}", hint="check --secret id=…,src=FILE"
+            ) from None
+
+    def ssh_paths(self, name: str) -> tuple[str, ...] | None:
+        """A socket, or key files; None when no such agent was lent. Raises `UsageError`."""
+        lent = self._ssh.get(name)
+        if lent is None:
+            return None
+        paths = lent.paths
+        if not paths:
+            socket = self._env.get("SSH_AUTH_SOCK")
+            if not socket:
+                raise UsageError(
+                    f"--ssh {name}: no agent: SSH_AUTH_SOCK is not set",
+                    hint="start ssh-agent, or give a key file",
+                )
+            paths = (socket,)
+        sockets = []
+        for path in paths:
+            try:
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    sockets.append(path)
+            except OSError as error:
+                raise UsageError(f"--ssh {name}: {path}: {error.strerror}") from None
+        if sockets and len(paths) > 1:
+            raise UsageError(f"--ssh {name}: a socket cannot be combined with others: {sockets[0]}")
+        return tuple(paths)
