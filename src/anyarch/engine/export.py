@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -284,6 +283,8 @@ def _created(image: AssembledImage) -> str | None:
 
 def _to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], object]], None]) -> None:
     """Write an archive to a file, complete or not at all, or to standard output."""
+    from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
+
     if output.dest is None:
         raise UsageError(f"output type={output.type} needs dest")
     if output.dest == "-":
@@ -293,17 +294,12 @@ def _to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], obj
     path = Path(output.dest)
     if path.is_dir():
         raise OutputError(f"destination file {output.dest} is a directory")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as out:
+        if path.parent.is_dir():
+            clear_leftovers(path.parent)
+        with whole_file(path) as out:
             write(out.write)
-        temporary.replace(path)
-    except FileNotFoundError as error:
-        raise OutputError(
-            f"cannot write {output.dest}: its directory does not exist",
-            hint=f"make it first: mkdir -p {path.parent}",
-        ) from error
-    except (PermissionError, NotADirectoryError) as error:
-        raise OutputError(f"cannot write {output.dest}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise  # of a pipe that dest names: whoever reads it has had enough
+    except OSError as error:
+        raise output_error(error, path) from error

@@ -11,6 +11,7 @@ import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import OutputError
+from anyarch.exporter.whole_file import output_error
 from anyarch.snapshot.view import TreeView
 from anyarch.spec.platform import Platform
 
@@ -118,6 +119,4 @@ def write_directory(
             if split and epoch is not None:
                 os.utime(target, (epoch, epoch))
     except OSError as error:
-        raise OutputError(
-            f"cannot write the output: {error.filename or directory}: {error.strerror}"
-        ) from None
+        raise output_error(error, directory) from None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import OutputError
+from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Descriptor, encode
 
@@ -119,6 +118,8 @@ def write_layout_directory(
     try:
         blobs = directory / "blobs" / "sha256"
         blobs.mkdir(parents=True, exist_ok=True)
+        for place in (directory, blobs):
+            clear_leftovers(place)
         for digest in _digests(image):
             target = directory / _blob_path(digest)
             if target.exists() and target.stat().st_size == content.size(Digest(digest)):
@@ -130,7 +131,7 @@ def write_layout_directory(
                 raw = _merged_index(directory / name, raw)
             _write(directory / name, raw)
     except OSError as error:
-        raise OutputError(f"cannot write the image layout: {error.filename}: {error.strerror}") from None
+        raise output_error(error, directory) from None
 
 
 def _merged_index(path: Path, raw: bytes) -> bytes:
@@ -159,15 +160,9 @@ def _replaced(item: dict[str, object], new: list[dict[str, object]]) -> bool:
 
 
 def _write(path: Path, data: bytes | BinaryIO) -> None:
-    """Complete or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as out:
-            if isinstance(data, bytes):
-                out.write(data)
-            else:
-                while chunk := data.read(1 << 20):
-                    out.write(chunk)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as out:
+        if isinstance(data, bytes):
+            out.write(data)
+        else:
+            while chunk := data.read(1 << 20):
+                out.write(chunk)
