@@ -65,6 +65,7 @@ def test_graph_and_config_equal_buildkits(name: str) -> None:
         assert json.loads(result.configs[platform or result.platforms[0][0]]) == config
     solved = {tuple(digest[7:23] for digest in definition.digests) for definition in gateway.solved}
     assert solved == {tuple(digests) for digests in case["internal"]}
+    assert sorted(warning.short for warning in gateway.warnings) == case["warnings"]
     assert result.multi_platform == ("" not in case["refs"])
 
 
