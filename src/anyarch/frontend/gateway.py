@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from anyarch.llb.definition import Definition
 from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
-    from anyarch.llb.definition import Definition
     from anyarch.solver.events import WarningEvent
 
 __all__ = [

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from anyarch.errors import UsageError
+from anyarch.llb.ops import OpMetadata
 from anyarch.llb.wire import marshal_definition, op_digest, unmarshal_definition, unmarshal_op
 
 if TYPE_CHECKING:
-    from anyarch.llb.ops import Input, Op, OpMetadata
+    from anyarch.llb.ops import Input, Op
 
 __all__ = ["Definition", "Location", "SourceInfo", "SourceMap"]
 

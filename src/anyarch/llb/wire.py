@@ -19,21 +19,13 @@ from anyarch.llb.ops import (
     ActionRm,
     ActionSymlink,
     BuildOp,
-    Chown,
     DiffOp,
     ExecOp,
-    FileAction,
     FileOp,
-    Input,
     LinuxResources,
     MergeOp,
-    Meta,
-    Mount,
-    Op,
     OpMetadata,
-    SecretOpt,
     SourceOp,
-    SSHOpt,
     UserByName,
 )
 from anyarch.llb.protobuf import (
@@ -57,6 +49,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from anyarch.llb.definition import Definition, Location
+    from anyarch.llb.ops import (
+        Chown,
+        FileAction,
+        Input,
+        Meta,
+        Mount,
+        Op,
+        SecretOpt,
+        SSHOpt,
+    )
     from anyarch.spec.platform import Platform
 
 __all__ = [
