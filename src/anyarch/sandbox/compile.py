@@ -27,7 +27,8 @@ Op = tuple[object, ...]
 # The kernel stacks at most 500 lower directories; one is ours, with the mountpoints.
 MAX_LAYERS = 499
 
-_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x00020000, 0x04000000, 0x08000000, 0x40000000
+_CLONE_NEWNS, _CLONE_NEWCGROUP, _CLONE_NEWUTS = 0x00020000, 0x02000000, 0x04000000
+_CLONE_NEWIPC, _CLONE_NEWNET = 0x08000000, 0x40000000
 
 # chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service net_raw sys_chroot mknod
 # audit_write setfcap (linux/capability.h)
@@ -134,6 +135,8 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str) -> Plan:
         operations += [("readonly", _relative(path)) for path in _READONLY]
         operations += [("mask", _relative(path)) for path in _MASKED]
     namespaces = _CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWUTS
+    if not request.insecure:
+        namespaces |= _CLONE_NEWCGROUP  # /proc/self/cgroup does not tell the host's names
     if request.network == "none":
         namespaces |= _CLONE_NEWNET
     program = b"" if request.insecure else filter_for(machine)

@@ -18,6 +18,10 @@ _MOUNTPOINT_HINTS = {
     errno.ENOTDIR: "a file lies where a directory is needed, or the reverse",
     errno.ELOOP: "the image has a link there",
 }
+_IDS_HINT = (
+    "give your user further ids in /etc/subuid and /etc/subgid and install newuidmap (apt-get install uidmap), "
+    "or build as root"
+)
 _TEXT = {
     errno.ENOENT: "no such file or directory",
     errno.EACCES: "permission denied",
@@ -80,9 +84,10 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
         case "user" | "groups" if code in (errno.EINVAL, errno.EPERM):
             return SandboxError(
                 f"{'user' if gate == 'user' else 'group'} {what} does not exist in this user namespace",
-                hint="give your user further ids in /etc/subuid and /etc/subgid and install newuidmap "
-                "(apt-get install uidmap), or build as root",
+                hint=_IDS_HINT,
             )
+        case "file" if code == errno.EINVAL:
+            return SandboxError(f"the owner of /{what} does not exist in this user namespace", hint=_IDS_HINT)
         case "limit":
             return SandboxError(f"resource limit {what} cannot be set: {why}")
         case "fork":

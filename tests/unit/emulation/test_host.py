@@ -80,7 +80,8 @@ def handler_text(
     arch: str, interpreter: str = "/usr/bin/qemu", flags: str = "F", state: str = "enabled"
 ) -> str:
     magic, mask = magic_and_mask(arch)
-    return f"{state}\ninterpreter {interpreter}\nflags: {flags}\noffset 0\nmagic {magic.hex()}\nmask {mask.hex()}\n"
+    head = f"{state}\ninterpreter {interpreter}\nflags: {flags}\noffset 0\n"
+    return head + f"magic {magic.hex()}\nmask {mask.hex()}\n"
 
 
 @pytest.fixture

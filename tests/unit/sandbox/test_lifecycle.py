@@ -70,7 +70,10 @@ def _children(pid: int) -> list[tuple[int, str]]:
 
 
 def _is_launcher(pid: int) -> bool:
-    return b"supervisor.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return b"supervisor.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it has ended
 
 
 @pytest.mark.parametrize("kind", [CancelToken, threading.Event])
@@ -181,6 +184,46 @@ def test_killed_parent_leaves_no_process_and_no_mount(kind: str, tmp_path: Path,
     assert wait_until_gone(processes) == set()
     assert mounts_below(tmp_path) == []
     (tmp_path / "state").rmdir()  # it was a mountpoint to the step only
+
+
+_SHARING_PARENT = """
+import os, subprocess, sys
+from pathlib import Path
+from anyarch.sandbox.executor import Executor
+from anyarch.sandbox.plan import Bind, ExecRequest, RootFS
+base, directory, kind = sys.argv[1:4]
+seen = []
+def on_output(stream, data):
+    seen.append(data.decode())
+    leaked = [line for line in open("/proc/self/mountinfo") if directory in line]
+    assert len(leaked) == mounted, leaked
+with Executor(directory + "/state", privileged=kind == "root") as executor:
+    mounted = 0
+    request = ExecRequest(("/bin/sh", "-c", "echo x"), RootFS((base,)), env=("PATH=/bin",))
+    executor.run(request, on_output=on_output)
+    later = Path(directory, "later")
+    later.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", later], check=True)
+    mounted = 1
+    (later / "file").write_text("later")
+    cat = ExecRequest(("/bin/cat", "/m/file"), RootFS((base,)), mounts=(Bind(str(later), "/m"),))
+    executor.run(cat, on_output=on_output)
+    subprocess.run(["umount", later], check=True)
+print(*seen, sep="", end="")
+"""
+
+
+@pytest.mark.parametrize("kind", ["root", "user"])
+def test_mounts_pass_from_the_host_to_steps_but_not_back(
+    kind: str, tmp_path: Path, busybox_layer: Path
+) -> None:
+    """Where the host shares its mounts, as with systemd."""
+    arguments = [sys.executable, "-c", _SHARING_PARENT, str(busybox_layer), str(tmp_path), kind]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "shared", *arguments], capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "x\nlater", "")
 
 
 def test_supervisor_loads_little_and_nothing_of_ours() -> None:

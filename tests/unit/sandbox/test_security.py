@@ -140,6 +140,12 @@ def test_hosts_mounts_and_files_are_out_of_reach(steps: Steps) -> None:
     assert steps.sh("ls /proc/1/root /proc/self/cwd/.. ; cd /; cd ..; ls").count("bin") == 3
 
 
+def test_names_of_the_hosts_cgroups_are_not_seen(steps: Steps) -> None:
+    lines = steps.sh("cat /proc/self/cgroup").splitlines()
+
+    assert {line.rpartition(":")[2] for line in lines} <= {"/"}
+
+
 def test_insecure_step_may_mount_and_use_devices(steps: Steps) -> None:
     out = steps.sh(
         "mount -t tmpfs none /tmp; touch /tmp/x; umount /tmp; ls /dev; grep CapEff /proc/self/status",

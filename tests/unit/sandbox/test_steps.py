@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,6 +135,19 @@ def test_steps_run_at_the_same_time(steps: Steps) -> None:
 
 
 # what it leaves
+
+
+def test_what_is_mounted_on_the_host_later_can_be_used(root_steps: Steps) -> None:
+    """The supervisor has a mount namespace of its own, and may live long."""
+    root_steps.sh("true")
+    place = root_steps.layer("later")
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(place)], check=True)
+    try:
+        (place / "file").write_text("x")
+        assert root_steps.sh("cat /m/file", mounts=(Bind(str(place), "/m"),)) == "x"
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert mounts_below(place) == []
 
 
 def test_only_what_the_step_wrote_is_in_the_upper_directory(steps: Steps) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from . import syscalls as sys
+from . import syscalls as kernel
 from .report import Refused, gate
 
 
@@ -21,15 +21,18 @@ def become_supervisor(mode: str, uid_args: list[str], gid_args: list[str]) -> st
     ids = "all"
     if mode == "user":
         ids = _enter_user_namespace(uid_args, gid_args)
+        with gate("propagation"):
+            # A user namespace may mount only in a mount namespace that it owns. What is mounted and unmounted
+            # on the host later is so here as well, as far as the host shares it.
+            kernel.unshare(kernel.CLONE_NEWNS)
+            kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_SLAVE)
     with gate("unshare"):
-        sys.unshare(sys.CLONE_NEWNS | sys.CLONE_NEWPID)
-    with gate("propagation"):
-        sys.mount(b"none", b"/", None, sys.MS_REC | sys.MS_PRIVATE)
+        kernel.unshare(kernel.CLONE_NEWPID)
     os.chdir("/")
     with gate("fork"):
         pid = os.fork()
     if pid:
-        sys.close_range(0)
+        kernel.close_range(0)
         _, status = os.waitpid(pid, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     _reset_oom_score()
@@ -52,7 +55,7 @@ def _enter_user_namespace(uid_args: list[str], gid_args: list[str]) -> str:
             os.write(mapped[1], b"y" if done else b"n")
             os._exit(0)
     with gate("unshare user"):
-        sys.unshare(sys.CLONE_NEWUSER)
+        kernel.unshare(kernel.CLONE_NEWUSER)
     ranges = False
     if helper:
         os.write(unshared[1], b"x")

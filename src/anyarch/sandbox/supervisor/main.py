@@ -15,7 +15,7 @@ import os
 import select
 import struct
 
-from . import syscalls as sys
+from . import syscalls as kernel
 from .launch import become_supervisor
 from .namespaces import EmulatorNamespaces
 from .report import Refused, send_frame
@@ -106,13 +106,13 @@ class Supervisor:
 
     def _fork_step(self, control: _socket.socket, stdio: tuple[int, int, int], emulator_ns: int) -> int:
         # The next child is the first process of a new pid namespace; children after it are not.
-        sys.unshare(sys.CLONE_NEWPID)
+        kernel.unshare(kernel.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
                 run_step(control, stdio, self.state_dir, emulator_ns)
         finally:
-            sys.setns(self.own_pid_ns, sys.CLONE_NEWPID)
+            kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid
 
     def _fork_command(self, control: _socket.socket, stdio: tuple[int, int, int]) -> int:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from . import syscalls as sys
+from . import syscalls as kernel
 from .report import Refused, gate
 
 TYPE_CHECKING = False
@@ -29,8 +29,10 @@ _DEVICE_LINKS = (
     (b"core", b"/proc/kcore"),
     (b"ptmx", b"pts/ptmx"),
 )
-_UNWRITABLE = sys.MOUNT_ATTR_RDONLY | sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV | sys.MOUNT_ATTR_NOEXEC
-_PROC_FLAGS = sys.MS_NOSUID | sys.MS_NODEV | sys.MS_NOEXEC
+_UNWRITABLE = (
+    kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
+)
+_PROC_FLAGS = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 _MAX_LINKS = 40
 
 
@@ -49,7 +51,7 @@ class Tree:
         for position, op in enumerate(operations):
             self._open_source(position, op)
         with gate("base", self.base):
-            sys.mount(b"tmpfs", self.base, b"tmpfs", sys.MS_NOSUID | sys.MS_NODEV, b"mode=755")
+            kernel.mount(b"tmpfs", self.base, b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755")
             for name in (b"/root", b"/skel", b"/empty", b"/file", b"/tree"):
                 os.mkdir(self.base + name, 0o755)
         for position, op in enumerate(operations):
@@ -83,7 +85,7 @@ class Tree:
             source, selector = op[2], op[3]
             with gate("source", source):
                 fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
-                self._sources[position] = sys.open_in_root(fd, selector, os.O_PATH) if selector else fd
+                self._sources[position] = kernel.open_in_root(fd, selector, os.O_PATH) if selector else fd
         elif op[0] in ("root", "tree"):
             lowers, upper, work = op[1], op[2], op[3]
             fds = []
@@ -106,7 +108,7 @@ class Tree:
         root = os.open(place, os.O_PATH | os.O_CLOEXEC)
         selector = op[7]
         with gate("source", selector):
-            self._sources[position] = sys.open_in_root(root, selector, os.O_PATH) if selector else root
+            self._sources[position] = kernel.open_in_root(root, selector, os.O_PATH) if selector else root
 
     def _write_file(self, position: int, op: Op) -> None:
         _, _, data, mode, uid, gid, _ = op
@@ -141,7 +143,7 @@ class Tree:
             real = [(_real_path(self.root_fd, dest), kind) for dest, kind in missing]
             os.close(self.root_fd)
             with gate("overlay"):
-                sys.umount2(place, 0)
+                kernel.umount2(place, 0)
                 _forget_volatile(self._layers[0][2])
             for dest, is_directory in real:
                 self._add_mountpoint(dest, is_directory)
@@ -164,18 +166,18 @@ class Tree:
         if upper >= 0:
             options += b",upperdir=%d,workdir=%d" % (upper, work)
         options += b"," + self.overlay_options
-        flags = (sys.MS_RDONLY if readonly else 0) | (sys.MS_NODEV if nodev else 0)
+        flags = (kernel.MS_RDONLY if readonly else 0) | (kernel.MS_NODEV if nodev else 0)
         with gate("overlay", options):
             os.chdir(b"/proc/self/fd")
             try:
                 # volatile: no sync of the whole file system when it is unmounted; since Linux 5.10
-                sys.mount(
+                kernel.mount(
                     b"overlay", place, b"overlay", flags, options + (b",volatile" if upper >= 0 else b"")
                 )
             except OSError as error:
                 if error.errno != errno.EINVAL or upper < 0:
                     raise
-                sys.mount(b"overlay", place, b"overlay", flags, options)
+                kernel.mount(b"overlay", place, b"overlay", flags, options)
             finally:
                 os.chdir(b"/")
         for fd in opened:
@@ -194,7 +196,7 @@ class Tree:
 
     def _exists(self, dest: bytes) -> bool:
         try:
-            os.close(sys.open_in_root(self.root_fd, dest, os.O_PATH))
+            os.close(kernel.open_in_root(self.root_fd, dest, os.O_PATH))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -206,11 +208,11 @@ class Tree:
     def _target(self, dest: bytes, *, is_directory: bool = True) -> int:
         with gate("mountpoint", dest):
             try:
-                return sys.open_in_root(self.root_fd, dest, os.O_PATH)
+                return kernel.open_in_root(self.root_fd, dest, os.O_PATH)
             except FileNotFoundError:
                 # it lies in another mount: make it there, as other runtimes do
                 self._make_in_mount(_real_path(self.root_fd, dest), is_directory)
-                return sys.open_in_root(self.root_fd, dest, os.O_PATH)
+                return kernel.open_in_root(self.root_fd, dest, os.O_PATH)
 
     def _make_in_mount(self, dest: bytes, is_directory: bool) -> None:
         parent = os.dup(self.root_fd)
@@ -225,7 +227,7 @@ class Tree:
                 )
             os.close(parent)
             done = done + b"/" + name if done else name
-            parent = sys.open_in_root(self.root_fd, done, os.O_PATH)
+            parent = kernel.open_in_root(self.root_fd, done, os.O_PATH)
         os.close(parent)
 
     def _attach(self, position: int, op: Op) -> None:
@@ -233,35 +235,39 @@ class Tree:
         dest = _destination(op)
         match op[0]:
             case "bind":
-                attributes = (sys.MOUNT_ATTR_RDONLY if op[4] else 0) | (sys.MOUNT_ATTR_NODEV if op[5] else 0)
+                attributes = (kernel.MOUNT_ATTR_RDONLY if op[4] else 0) | (
+                    kernel.MOUNT_ATTR_NODEV if op[5] else 0
+                )
             case "file":
-                attributes = sys.MOUNT_ATTR_NOSUID | sys.MOUNT_ATTR_NODEV
-                attributes |= 0 if op[3] & 0o111 else sys.MOUNT_ATTR_NOEXEC
-                attributes |= sys.MOUNT_ATTR_RDONLY if op[6] else 0
+                attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+                attributes |= 0 if op[3] & 0o111 else kernel.MOUNT_ATTR_NOEXEC
+                attributes |= kernel.MOUNT_ATTR_RDONLY if op[6] else 0
             case _:
                 attributes = 0  # those of its overlay
         target = self._target(dest, is_directory=self._is_directory(position))
         with gate("bind", dest):
-            clone = sys.open_tree(source, b"", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH | sys.AT_RECURSIVE)
+            clone = kernel.open_tree(
+                source, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+            )
             if attributes:
-                sys.mount_setattr(clone, attributes, recursive=True)
-            sys.move_mount(clone, target)
+                kernel.mount_setattr(clone, attributes, recursive=True)
+            kernel.move_mount(clone, target)
         os.close(clone)
         os.close(target)
 
     def _mount_on(self, dest: bytes, kind: bytes, flags: int, data: bytes | None = None) -> None:
         with gate("mountpoint", dest):
-            target = sys.open_in_root(self.root_fd, dest, os.O_PATH | os.O_DIRECTORY, links=False)
+            target = kernel.open_in_root(self.root_fd, dest, os.O_PATH | os.O_DIRECTORY, links=False)
         self._mount_at(target, dest, kind, flags, data)
 
     def _mount_at(self, target: int, dest: bytes, kind: bytes, flags: int, data: bytes | None) -> None:
         with gate("mount " + kind.decode(), dest):
-            sys.mount(kind, b"/proc/self/fd/%d" % target, kind, flags, data)
+            kernel.mount(kind, b"/proc/self/fd/%d" % target, kind, flags, data)
         os.close(target)
 
     def _mount_tmpfs(self, dest: bytes, *, size: int, mode: int, nodev: bool) -> None:
         options = b"mode=%o" % mode + (b",size=%d" % size if size else b"")
-        flags = sys.MS_NOSUID | (sys.MS_NODEV if nodev else 0)
+        flags = kernel.MS_NOSUID | (kernel.MS_NODEV if nodev else 0)
         self._mount_at(self._target(dest), dest, b"tmpfs", flags, options)
 
     def _mount_proc(self, dest: bytes) -> None:
@@ -269,7 +275,7 @@ class Tree:
 
     def _mount_sys(self, dest: bytes, *, writable: bool) -> None:
         try:
-            self._mount_on(dest, b"sysfs", _PROC_FLAGS | (0 if writable else sys.MS_RDONLY))
+            self._mount_on(dest, b"sysfs", _PROC_FLAGS | (0 if writable else kernel.MS_RDONLY))
         except Refused as refused:
             if refused.code != errno.EPERM:
                 raise
@@ -284,15 +290,15 @@ class Tree:
     def _clone_host(self, source: bytes, dest: bytes, attributes: int) -> None:
         target = self._target(dest)
         with gate("bind", source):
-            clone = sys.open_tree(sys.AT_FDCWD, source, sys.OPEN_TREE_CLONE | sys.AT_RECURSIVE)
+            clone = kernel.open_tree(kernel.AT_FDCWD, source, kernel.OPEN_TREE_CLONE | kernel.AT_RECURSIVE)
             if attributes:
-                sys.mount_setattr(clone, attributes, recursive=True)
-            sys.move_mount(clone, target)
+                kernel.mount_setattr(clone, attributes, recursive=True)
+            kernel.move_mount(clone, target)
         os.close(clone)
         os.close(target)
 
     def _mount_dev(self, dest: bytes, *, shm_size: int, all_devices: bool) -> None:
-        flags = sys.MS_NOSUID | (0 if all_devices else sys.MS_NODEV)
+        flags = kernel.MS_NOSUID | (0 if all_devices else kernel.MS_NODEV)
         self._mount_on(dest, b"tmpfs", flags, b"mode=755,size=65536k")
         dev = self._target(dest)
         path = b"/proc/self/fd/%d/" % dev
@@ -306,24 +312,26 @@ class Tree:
             if all_devices:
                 _add_all_devices(dev)
             options = b"newinstance,ptmxmode=0666,mode=0620"
-            quiet = sys.MS_NOSUID | sys.MS_NOEXEC
+            quiet = kernel.MS_NOSUID | kernel.MS_NOEXEC
             try:
-                sys.mount(b"devpts", path + b"pts", b"devpts", quiet, options + b",gid=5")
+                kernel.mount(b"devpts", path + b"pts", b"devpts", quiet, options + b",gid=5")
             except OSError as error:
                 if error.errno != errno.EINVAL:  # the group tty has no number in this user namespace
                     raise
-                sys.mount(b"devpts", path + b"pts", b"devpts", quiet, options)
-            sys.mount(b"shm", path + b"shm", b"tmpfs", _PROC_FLAGS, b"mode=1777,size=%d" % shm_size)
-            sys.mount(b"mqueue", path + b"mqueue", b"mqueue", _PROC_FLAGS)
+                kernel.mount(b"devpts", path + b"pts", b"devpts", quiet, options)
+            kernel.mount(b"shm", path + b"shm", b"tmpfs", _PROC_FLAGS, b"mode=1777,size=%d" % shm_size)
+            kernel.mount(b"mqueue", path + b"mqueue", b"mqueue", _PROC_FLAGS)
         os.close(dev)
 
     def _make_readonly(self, path: bytes) -> None:
         fd = self._find(path)
         if fd is not None:
             with gate("readonly", path):
-                clone = sys.open_tree(fd, b"", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH | sys.AT_RECURSIVE)
-                sys.mount_setattr(clone, _UNWRITABLE, recursive=True)
-                sys.move_mount(clone, fd)
+                clone = kernel.open_tree(
+                    fd, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+                )
+                kernel.mount_setattr(clone, _UNWRITABLE, recursive=True)
+                kernel.move_mount(clone, fd)
             os.close(clone)
             os.close(fd)
 
@@ -332,18 +340,18 @@ class Tree:
         if fd is not None:
             with gate("mask", path):
                 if stat.S_ISDIR(os.fstat(fd).st_mode):
-                    clone = sys.open_tree(empty, b"", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH)
-                    sys.mount_setattr(clone, _UNWRITABLE)
+                    clone = kernel.open_tree(empty, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+                    kernel.mount_setattr(clone, _UNWRITABLE)
                 else:
-                    clone = sys.open_tree(sys.AT_FDCWD, b"/dev/null", sys.OPEN_TREE_CLONE)
-                sys.move_mount(clone, fd)
+                    clone = kernel.open_tree(kernel.AT_FDCWD, b"/dev/null", kernel.OPEN_TREE_CLONE)
+                kernel.move_mount(clone, fd)
             os.close(clone)
             os.close(fd)
 
     def _find(self, path: bytes) -> int | None:
         with gate("find", path):
             try:
-                return sys.open_in_root(self.root_fd, path, os.O_PATH)
+                return kernel.open_in_root(self.root_fd, path, os.O_PATH)
             except FileNotFoundError:
                 return None
 
@@ -427,8 +435,8 @@ def _real_path(root_fd: int, path: bytes) -> bytes:
 
 def _bind_device(name: bytes, dev: int) -> None:
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666, dir_fd=dev))
-    clone = sys.open_tree(sys.AT_FDCWD, b"/dev/" + name, sys.OPEN_TREE_CLONE)
-    sys.move_mount(clone, dev, name)
+    clone = kernel.open_tree(kernel.AT_FDCWD, b"/dev/" + name, kernel.OPEN_TREE_CLONE)
+    kernel.move_mount(clone, dev, name)
     os.close(clone)
 
 

@@ -11,7 +11,7 @@ import _socket
 import os
 import struct
 
-from . import syscalls as sys
+from . import syscalls as kernel
 from .report import Refused, gate, receive_frame, send_frame
 
 TYPE_CHECKING = False
@@ -82,12 +82,12 @@ def _expect(sock: _socket.socket) -> None:
 def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> None:
     try:
         with gate("emulator namespace"):
-            sys.unshare(sys.CLONE_NEWUSER | sys.CLONE_NEWNS)
+            kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
         send_frame(sock, "unshared")
         send_frame(sock, os.readlink("/proc/self"))
         receive_frame(sock)
         with gate("binfmt_misc"):
-            file_system = sys.detached_mount(b"binfmt_misc")
+            file_system = kernel.detached_mount(b"binfmt_misc")
         for name, magic, mask, interpreter, flags in registrations:
             fields = (b"", name, b"M", b"", _escape(magic), _escape(mask), interpreter, flags)
             mark = next(mark for mark in _DELIMITERS if mark not in name + interpreter)

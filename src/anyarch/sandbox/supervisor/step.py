@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 
-from . import syscalls as sys
+from . import syscalls as kernel
 from .mounts import Tree
 from .report import Refused, gate, receive_frame, send_frame
 
@@ -50,7 +50,7 @@ def run_command(control: socket, stdio: tuple[int, int, int]) -> None:
             os.setsid()
             _set_stdio(stdio)
             _restore_signals()
-            sys.close_range_on_exec(3)
+            kernel.close_range_on_exec(3)
             _execute(argv, env)
     except Refused as refused:
         _report(control, refused)
@@ -70,11 +70,12 @@ def _run(
     if plan["rlimits"]:
         import resource  # noqa: F401 - once the root has changed nothing can be imported
     with gate("unshare"):
-        sys.unshare(plan["namespaces"])
-    if plan["namespaces"] & sys.CLONE_NEWNET:
+        kernel.unshare(plan["namespaces"])
+        kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)  # before anything is mounted
+    if plan["namespaces"] & kernel.CLONE_NEWNET:
         _loopback_up()
     with gate("hostname"):
-        sys.sethostname(plan["hostname"])
+        kernel.sethostname(plan["hostname"])
     tree = Tree(state_dir, plan["overlay_options"])
     tree.build(plan["operations"])
     if plan["tty"]:
@@ -88,13 +89,13 @@ def _run(
     _change_directory(plan["cwd"])
     if emulator_ns >= 0:
         with gate("emulator namespace"):
-            sys.setns(emulator_ns, sys.CLONE_NEWUSER)
+            kernel.setns(emulator_ns, kernel.CLONE_NEWUSER)
             if plan["insecure"]:  # a mount namespace that the user namespace owns, so the step may mount
-                sys.unshare(sys.CLONE_NEWNS)
+                kernel.unshare(kernel.CLONE_NEWNS)
     for limit in plan["rlimits"]:
         _set_limit(*limit)
     _restore_signals()
-    sys.close_range_on_exec(3)
+    kernel.close_range_on_exec(3)
     _drop_privileges(plan)
     _execute(plan["argv"], plan["env"])
 
@@ -114,8 +115,8 @@ def _loopback_up() -> None:
 def _enter_root(root_fd: int) -> None:
     with gate("pivot_root"):
         os.fchdir(root_fd)
-        sys.pivot_root(b".", b".")
-        sys.umount2(b".", sys.MNT_DETACH)
+        kernel.pivot_root(b".", b".")
+        kernel.umount2(b".", kernel.MNT_DETACH)
         os.chdir(b"/")
 
 
@@ -126,13 +127,13 @@ def _open_terminal(root_fd: int, control: socket) -> tuple[int, int, int]:
     import struct
 
     with gate("terminal"):
-        master = sys.open_in_root(root_fd, b"dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        master = kernel.open_in_root(root_fd, b"dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
         fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
         peer = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
-        console = sys.open_in_root(root_fd, b"dev", os.O_PATH)
+        console = kernel.open_in_root(root_fd, b"dev", os.O_PATH)
         os.close(os.open(b"console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=console))
-        clone = sys.open_tree(peer, b"", sys.OPEN_TREE_CLONE | sys.AT_EMPTY_PATH)
-        sys.move_mount(clone, console, b"console")
+        clone = kernel.open_tree(peer, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+        kernel.move_mount(clone, console, b"console")
         os.close(clone)
         os.close(console)
         send_frame(control, ("terminal",))
@@ -176,8 +177,8 @@ def _set_limit(number: int, soft: int, hard: int) -> None:
 
 def _restore_signals() -> None:
     # the interpreter ignores these, and an ignored signal stays so over execve
-    sys.default_signal(_SIGPIPE)
-    sys.default_signal(_SIGXFSZ)
+    kernel.default_signal(_SIGPIPE)
+    kernel.default_signal(_SIGXFSZ)
 
 
 def _drop_privileges(plan: Plan) -> None:
@@ -186,7 +187,7 @@ def _drop_privileges(plan: Plan) -> None:
         for capability in range(_LAST_CAPABILITY + 1):
             if not keep >> capability & 1:
                 try:
-                    sys.prctl(sys.PR_CAPBSET_DROP, capability)
+                    kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
                 except OSError as error:
                     if error.errno == errno.EINVAL:  # beyond the last one this kernel knows
                         break
@@ -197,7 +198,7 @@ def _drop_privileges(plan: Plan) -> None:
     number, program = plan["seccomp"]
     if program:
         with gate("seccomp"):
-            sys.seccomp_filter(number, program)
+            kernel.seccomp_filter(number, program)
     if uid != 0 and plan["insecure"]:
         _change_user_with_capabilities(uid)
         return
@@ -205,21 +206,21 @@ def _drop_privileges(plan: Plan) -> None:
         os.setresuid(uid, uid, uid)
     if uid == 0:
         with gate("capabilities"):
-            held = sys.permitted_capabilities() & keep
-            sys.capset(held, held, 0)
+            held = kernel.permitted_capabilities() & keep
+            kernel.capset(held, held, 0)
 
 
 def _change_user_with_capabilities(uid: int) -> None:
     """Ambient capabilities pass an execve; those of an ordinary user would be lost."""
     with gate("user", b"%d" % uid):
-        sys.prctl(sys.PR_SET_KEEPCAPS, 1)
+        kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
         os.setresuid(uid, uid, uid)
     with gate("capabilities"):
-        held = sys.permitted_capabilities()
-        sys.capset(held, held, held)
+        held = kernel.permitted_capabilities()
+        kernel.capset(held, held, held)
         for capability in range(held.bit_length()):
             if held >> capability & 1:
-                sys.prctl(sys.PR_CAP_AMBIENT, sys.PR_CAP_AMBIENT_RAISE, capability)
+                kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_RAISE, capability)
 
 
 def _set_groups(groups: tuple[int, ...], gid: int) -> None:
