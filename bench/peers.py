@@ -149,7 +149,13 @@ def host_emulation() -> Iterator[None]:
                 either = b"\xfe\xff" if data == 1 else b"\xff\xfe"  # executables and shared objects
                 mask = b"\xff" * 7 + b"\0" + b"\xff" * 8 + either + b"\xff\xff"
                 name = f"anyarch-bench-{arch}"
-                text = [f":{name}:M::", _hex(magic), ":", _hex(mask), f":/usr/bin/qemu-{arch}-static:F"]
+                text = [
+                    f":{name}:M::",
+                    _hex(magic),
+                    ":",
+                    _hex(mask),
+                    f":/usr/bin/qemu-{arch}-static:OCPF",
+                ]  # P: qemu is told argv[0]
                 (directory / "register").write_text("".join(text))
                 ours.append(name)
         yield
