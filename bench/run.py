@@ -179,7 +179,7 @@ def report(results: list[Result], peer: str) -> str:
         "",
         f"Made by `make bench`: anyarch {__version__} (CPython {platform.python_version()}) and {peer},",
         "alternating in one run, medians of fresh processes.",
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release()}.",
+        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}.",
         "",
         "| workload | anyarch | peer | ratio | target | met |",
         "|---|---|---|---|---|---|",
