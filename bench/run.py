@@ -18,10 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from anyarch.testing.debian_registry import DebianRegistry
-
 from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
 from anyarch.testing.debian_images import busybox_context
+from anyarch.testing.debian_registry import DebianRegistry
 from anyarch.version import __version__
 from layers import make_files
 from peers import PLATFORMS, Anyarch, Buildah, CommandFailed, host_emulation, run
@@ -174,12 +173,13 @@ def one_layer(directory: Path) -> list[Result]:
 
 
 def report(results: list[Result], peer: str) -> str:
+    kernel = platform.release().partition("-")[0]
     lines = [
         "# Benchmarks",
         "",
         f"Made by `make bench`: anyarch {__version__} (CPython {platform.python_version()}) and {peer},",
         "alternating in one run, medians of fresh processes.",
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {platform.release().partition('-')[0]}.",
+        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {kernel}.",
         "",
         "| workload | anyarch | peer | ratio | target | met |",
         "|---|---|---|---|---|---|",
