@@ -9,6 +9,7 @@ import msgspec
 
 from anyarch.errors import RegistryError
 from anyarch.registry.failure import Refused
+from anyarch.spec.codec import json_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def list_tags(
             raw = response.read_all(_PAGE_LIMIT)
             link = response.headers.get("Link") or ""
         try:
-            found.update(msgspec.json.decode(raw, type=_Tags).tags or ())
+            found.update(json_decoder(_Tags).decode(raw).tags or ())
         except (msgspec.DecodeError, msgspec.ValidationError):
             raise RegistryError(f"{endpoint.label}: its list of tags is not understood") from None
         target = link.partition("<")[2].partition(">")[0]

@@ -16,6 +16,7 @@ import msgspec
 
 from anyarch.errors import NetworkError, RegistryError, Unauthorized
 from anyarch.http.proxy import is_loopback
+from anyarch.spec.codec import json_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -220,7 +221,7 @@ class Authorizer:
         if status != 200:
             raise RegistryError(f"{endpoint.label}: no token from {realm}: {status} {reason}")
         try:
-            return msgspec.json.decode(raw, type=_TokenAnswer)
+            return json_decoder(_TokenAnswer).decode(raw)
         except (msgspec.DecodeError, msgspec.ValidationError):
             raise RegistryError(
                 f"{endpoint.label}: no token from {realm}: the answer is not understood"

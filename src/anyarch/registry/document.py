@@ -6,6 +6,7 @@ import msgspec
 
 from anyarch.errors import UnsupportedMedia
 from anyarch.spec import media
+from anyarch.spec.codec import json_decoder
 
 __all__ = ["media_type_of"]
 
@@ -27,7 +28,7 @@ def media_type_of(raw: bytes, announced: str = "", *, name: str = "manifest") ->
     both as an index and as a manifest (CVE-2021-41190).
     """
     try:
-        head = msgspec.json.decode(raw, type=_Head)
+        head = json_decoder(_Head).decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         raise UnsupportedMedia(f"{name}: neither an image manifest nor an index") from None
     has_manifests = head.manifests is not msgspec.UNSET

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from anyarch.errors import UnsupportedMedia
+from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
 
 __all__ = [
@@ -168,7 +169,6 @@ def _plain(value: object) -> str:
 
 
 _encoder = msgspec.json.Encoder(order="deterministic", enc_hook=_plain)
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
 def encode(value: msgspec.Struct) -> bytes:
@@ -179,11 +179,7 @@ def encode(value: msgspec.Struct) -> bytes:
 def decode(kind: type[_T], raw: bytes) -> _T:
     """Parse a document; unknown fields are ignored. Raises `UnsupportedMedia` on text that is not of that
     form."""
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
     try:
-        result: _T = decoder.decode(raw)
+        return json_decoder(kind).decode(raw)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise UnsupportedMedia(f"malformed {kind.__name__.lower()} document: {error}") from None
-    return result

@@ -14,6 +14,7 @@ import msgspec
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, DigestMismatch
 from anyarch.solver.events import StatusEvent
+from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def _download(worker: Worker, url: str, vertex: str) -> _Known:
 
     key = hashlib.sha256(url.encode()).hexdigest()
     raw = worker.store.cache.get_value("http", key)
-    known = msgspec.msgpack.decode(raw, type=_Known) if raw is not None else None
+    known = msgpack_decoder(_Known).decode(raw) if raw is not None else None
     headers = {}
     if known is not None and worker.store.content.has(Digest(known.digest)):
         if known.etag:
