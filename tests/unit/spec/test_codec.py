@@ -36,5 +36,6 @@ def test_the_first_decoders_can_be_asked_for_by_several_threads() -> None:
 
 def test_nobody_makes_typed_decoders_on_the_side() -> None:
     typed = re.compile(r"msgspec\.(json|msgpack)\.decode\([^)]*\btype\s*=\s*_?[A-Z]|msgspec\.convert\(")
-    found = [str(path) for path in SOURCES.rglob("*.py") if typed.search(path.read_text())]
+    files = (path for path in SOURCES.rglob("*.py") if path.name != "codec.py")
+    found = [str(path) for path in files if typed.search(path.read_text())]
     assert found == []
