@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.engine.request import Output
-from anyarch.errors import BuildError, DockerfileError, NotSupported, PathNotFound
+from anyarch.errors import BuildError, DockerfileError, PathNotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -290,7 +290,7 @@ def test_a_context_from_an_archive_on_standard_input(scratch_build: Builder) -> 
         ("FROM scratch\nCOPY missing /\n", PathNotFound, '"/missing": not found', 2),
         ("FROM scratch\nRUNN x\n", DockerfileError, "unknown instruction", 2),
         ("FROM scratch\nCOPY --from=nothere /a /b\n", Exception, "nothere", 2),
-        ("FROM scratch\nRUN --security=insecure true\n", NotSupported, "security.insecure", 2),
+        ("FROM scratch\nRUN --security=insecure true\n", BuildError, "security.insecure", 2),
     ],
 )
 def test_errors_name_the_line(

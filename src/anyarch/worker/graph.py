@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from anyarch.errors import BuildError, NotSupported, SourceRange
+from anyarch.errors import BuildError, NotSupported, SourceRange, error_context
 from anyarch.llb.ops import BuildOp, DiffOp, ExecOp, FileOp, MergeOp, OpMetadata, SourceOp
 from anyarch.llb.wire import unmarshal_op
 from anyarch.solver.vertex import Edge, Vertex
@@ -44,11 +44,9 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
                 )
         metadata = definition.metadata.get(digest, _NO_METADATA)
         source = _source_of(definition, digest)
-        try:
+        platform = str(op.platform) if op.platform is not None else None
+        with error_context(vertex=digest, source=source, platform=platform):
             operation = _operation(worker, op, digest)
-        except NotSupported as error:
-            error.source = error.source or source
-            raise
         solver.add(
             Vertex(
                 digest,
@@ -57,7 +55,7 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
                 inputs=[Edge(item.digest, item.index) for item in op.inputs],
                 ignore_cache=metadata.ignore_cache,
                 source=source,
-                platform=str(op.platform) if op.platform is not None else None,
+                platform=platform,
             )
         )
     if last is None:
