@@ -225,7 +225,8 @@ class HttpClient:
                     connection.close()
                     # The server may have closed a kept connection just as we used it again: not a failure of
                     # its own.
-                    if not (was_used and error.kind in ("closed", "reset")):
+                    # (A streamed body is another matter: a part of it may have arrived.)
+                    if not (was_used and error.kind in ("closed", "reset")) or isinstance(body, FileBody):
                         raise
         except BaseException:
             if connection is not None:

@@ -326,6 +326,9 @@ class Registry:
             if type(error) is not RegistryError and error.message.startswith(str(ref)):
                 raise
             failure = of_error(endpoint.label, error)
+        if action == "pushed" and failure.kind == "missing":
+            hint = "the repository may have to be created first, or a part of the image was removed meanwhile"
+            failure = Failure("other", failure.reason, hint, failure.codes)
         raise summary(what or str(ref), action, [failure])
 
     def _expect(self, endpoint: Endpoint, response: Response, status: int) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from anyarch.errors import DigestMismatch, NetworkError, RegistryError
 from anyarch.http.cancel import pause
 from anyarch.http.client import FileBody
-from anyarch.http.retry import RetryPolicy
+from anyarch.http.retry import RETRY_STATUSES, RetryPolicy, retry_after_s
 from anyarch.registry.failure import Failure, Refused
 
 if TYPE_CHECKING:
@@ -166,9 +166,12 @@ class Upload:
         policy = self._transport.http.retry
         failures = 0
         first_failure = 0.0
-        form = 0
+        form = 0  # 0: whole; n: pieces of _PIECES[n - 1]
         offset = 0  # what the registry has of the upload at `location`
         while True:
+            trouble: Exception
+            kind = ""
+            after_s: float | None = None
             try:
                 if location is None:
                     offset = 0
@@ -181,33 +184,39 @@ class Upload:
                 if refusal is None:
                     return
             except NetworkError as error:
-                now = time.monotonic()
                 if error.kind == "body":
                     raise DigestMismatch(
                         f"{self._ref.familiar}: {self._descriptor.digest} is shorter than its "
                         f"{self._descriptor.size} bytes in the local store",
                         hint="remove the store's copy with `anyarch prune` and build again",
                     ) from None
-                had = offset
-                # What arrived is lost when the registry does not say, or has forgotten the upload.
-                offset, location = self._status(location) if location is not None else (0, None)
-                if offset > had or not failures:
-                    failures, first_failure = 0, now
-                failures += 1
-                delay = policy.delay(failures, now - first_failure, kind=error.kind)
-                if delay is None:
-                    raise
-                self._credit(offset)
-                pause(delay, self._cancel)
+                trouble, kind = error, error.kind
             else:
-                # A refusal: pieces, then smaller pieces, then give up.
-                self._credit(offset)
-                form += 1
-                is_final = refusal.status not in _TRY_PIECES or refusal.failure.codes & _FINAL_CODES
-                if form >= len(_PIECES) or is_final:
-                    raise Refused(refusal.failure)
-                if refusal.status != 413:
-                    location = None  # it may be spoilt
+                trouble = Refused(refusal.failure)
+                if refusal.status not in RETRY_STATUSES:
+                    # Pieces, then smaller pieces, then give up.
+                    form += 1
+                    is_final = refusal.status not in _TRY_PIECES or refusal.failure.codes & _FINAL_CODES
+                    if form > len(_PIECES) or is_final:
+                        raise trouble
+                    if refusal.status != 413:
+                        location = None  # it may be spoilt
+                        offset = 0
+                    self._credit(offset)
+                    continue
+                after_s = refusal.after_s
+            had = offset
+            # What arrived is lost when the registry does not say, or has forgotten the upload.
+            offset, location = self._status(location) if location is not None else (0, None)
+            self._credit(offset)
+            now = time.monotonic()
+            if offset > had or not failures:
+                failures, first_failure = 0, now
+            failures += 1
+            delay = policy.delay(failures, now - first_failure, kind=kind, after_s=after_s)
+            if delay is None:
+                raise trouble
+            pause(delay, self._cancel)
 
     def _put_whole(self, location: str) -> _Refusal | None:
         response = self._request("PUT", self._with_digest(location), 0, self._descriptor.size)
@@ -216,7 +225,7 @@ class Upload:
     def _finished(self, response: Response) -> _Refusal | None:
         status = response.status
         if not 200 <= status < 300:
-            return _Refusal(status, self._transport.failure(self._endpoint, response))
+            return self._refusal(response)
         with response:
             stored = response.headers.get("Docker-Content-Digest") or self._descriptor.digest
         if stored != self._descriptor.digest and stored.startswith("sha256:"):
@@ -224,6 +233,10 @@ class Upload:
                 f"{self._endpoint.label}: it stored {stored} instead of {self._descriptor.digest}"
             )
         return None
+
+    def _refusal(self, response: Response) -> _Refusal:
+        after_s = retry_after_s(response.headers.get("Retry-After"), time.time())
+        return _Refusal(response.status, self._transport.failure(self._endpoint, response), after_s)
 
     def _patch(self, location: str, offset: int, form: int) -> tuple[int, str | None, _Refusal | None]:
         """Send from `offset` in pieces and finish: where it stands, the upload's place, what refused."""
@@ -240,8 +253,7 @@ class Upload:
                 offset, location = at, place or location
                 continue
             if not 200 <= response.status < 300:
-                refusal = _Refusal(response.status, self._transport.failure(self._endpoint, response))
-                return offset, location, refusal
+                return offset, location, self._refusal(response)
             with response:
                 location = self._location(response, location)
             offset += count
@@ -315,8 +327,9 @@ class Upload:
 
 
 class _Refusal:
-    __slots__ = ("failure", "status")
+    __slots__ = ("after_s", "failure", "status")
 
-    def __init__(self, status: int, failure: Failure) -> None:
+    def __init__(self, status: int, failure: Failure, after_s: float | None = None) -> None:
         self.status = status
         self.failure = failure
+        self.after_s = after_s
