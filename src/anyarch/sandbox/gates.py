@@ -19,7 +19,7 @@ _MOUNTPOINT_HINTS = {
     errno.ELOOP: "the image has a link there",
 }
 _IDS_HINT = (
-    "give your user further ids in /etc/subuid and /etc/subgid and install newuidmap (apt-get install uidmap), "
+    "give your user further ids in /etc/subuid and /etc/subgid and install newuidmap (package uidmap) "
     "or build as root"
 )
 _TEXT = {

@@ -33,6 +33,17 @@ def descendants(pid: int) -> dict[int, str]:
     return found
 
 
+def at_least(count: int, pid: int) -> set[tuple[int, str]]:
+    """The identities of all processes below `pid`, once there are so many of them."""
+    found: set[tuple[int, str]] = set()
+    for _ in range(1000):
+        found = {identity(process) for process in descendants(pid)}
+        if len(found) >= count:
+            break
+        time.sleep(0.01)
+    return found
+
+
 def identity(pid: int) -> tuple[int, str]:
     """Tells a process from a later one with the same number."""
     try:

@@ -16,7 +16,7 @@ from anyarch.errors import Canceled, SandboxError
 from anyarch.sandbox.executor import Executor
 from anyarch.sandbox.plan import CancelToken, RootFS
 
-from .processes import descendants, identity, mounts_below, wait_until_gone
+from .processes import at_least, descendants, identity, mounts_below, wait_until_gone
 
 if TYPE_CHECKING:
     from .conftest import Steps
@@ -63,6 +63,15 @@ def running(steps: Steps) -> set[tuple[int, str]]:
     return {identity(pid) for pid in descendants(supervisor)}
 
 
+def all_running(steps: Steps) -> set[tuple[int, str]]:
+    """Once shell and sleepers have all started."""
+    (launcher,) = [pid for pid, _ in _children(os.getpid()) if _is_launcher(pid)]
+    (supervisor,) = [pid for pid, _ in _children(launcher)]
+    found = at_least(4, supervisor)
+    assert len(found) >= 4
+    return found
+
+
 def _children(pid: int) -> list[tuple[int, str]]:
     own = descendants(pid)
     below = {grandchild for child in own for grandchild in descendants(child)}
@@ -82,8 +91,7 @@ def test_cancelled_step_ends_with_all_its_processes(
 ) -> None:
     cancel = kind()
     background = Background(steps, cancel=cancel)
-    processes = running(steps)
-    assert len(processes) >= 4
+    processes = all_running(steps)
 
     if isinstance(cancel, CancelToken):
         cancel.cancel()
@@ -131,7 +139,7 @@ def test_no_zombies_are_left_by_steps(steps: Steps) -> None:
 
 def test_closing_ends_running_steps(steps: Steps) -> None:
     background = Background(steps)
-    processes = running(steps)
+    processes = all_running(steps)
 
     steps.executor.close()
 
@@ -143,7 +151,7 @@ def test_closing_ends_running_steps(steps: Steps) -> None:
 
 def test_killed_supervisor_takes_its_steps_along_and_is_replaced(steps: Steps) -> None:
     background = Background(steps)
-    processes = running(steps)
+    processes = all_running(steps)
     (launcher,) = [pid for pid, _ in _children(os.getpid()) if _is_launcher(pid)]
     (supervisor,) = [pid for pid, _ in _children(launcher)]
 
@@ -176,11 +184,11 @@ def test_killed_parent_leaves_no_process_and_no_mount(kind: str, tmp_path: Path,
     with subprocess.Popen([sys.executable, "-c", _PARENT, *arguments], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
-        processes = {identity(pid) for pid in descendants(parent.pid)}
-        assert len(processes) >= 6
+        processes = at_least(6, parent.pid)  # launcher, supervisor and four sleepers (one was the shell)
 
         parent.kill()
 
+    assert len(processes) >= 6
     assert wait_until_gone(processes) == set()
     assert mounts_below(tmp_path) == []
     (tmp_path / "state").rmdir()  # it was a mountpoint to the step only
