@@ -159,10 +159,10 @@ class Unpacker:
             case Kind.HARDLINK:
                 self._put_hardlink(fd, raw, entry)
             case Kind.SYMLINK:
-                _replacing(fd, raw, lambda: os.symlink(encode(entry.linkname), raw, dir_fd=fd))
+                self._replacing(fd, raw, lambda: os.symlink(encode(entry.linkname), raw, dir_fd=fd))
                 self._dress(fd, raw, entry)
             case Kind.FIFO:
-                _replacing(fd, raw, lambda: os.mkfifo(raw, 0o600, dir_fd=fd))
+                self._replacing(fd, raw, lambda: os.mkfifo(raw, 0o600, dir_fd=fd))
                 self._dress(fd, raw, entry)
             case _:
                 self._put_device(fd, raw, entry)
@@ -171,7 +171,7 @@ class Unpacker:
         try:
             file = os.open(name, _CREATE, 0o600, dir_fd=fd)
         except FileExistsError:
-            remove(fd, name)
+            self._remove(fd, name)
             file = os.open(name, _CREATE, 0o600, dir_fd=fd)
         try:
             _write(file, entry, content)
@@ -188,11 +188,12 @@ class Unpacker:
 
     def _put_directory(self, fd: int, name: bytes, entry: Entry, real: str) -> None:
         if not _make_directory(fd, name) and not _is_directory(fd, name):
-            remove(fd, name)
+            self._remove(fd, name)
             os.mkdir(name, 0o700, dir_fd=fd)
-        self._dress_directory(self._walker.enter(entry.path), entry, real)
+        # By its real path: what was removed may be the very link that led to its parent.
+        self._dress_directory(self._walker.enter(real, follow=False), entry, real)
         if entry.opaque or real in self._hidden:
-            self._make_opaque(entry.path)
+            self._make_opaque(real)
 
     def _put_root(self, entry: Entry) -> None:
         fd = self._walker.enter("")
@@ -219,7 +220,7 @@ class Unpacker:
                 raise MalformedArchive(f"the hard link {entry.path!r} leads to no file: {entry.linkname!r}")
             if (self._walker.real, raw) == (here, name):
                 return
-            _replacing(
+            self._replacing(
                 own,
                 name,
                 lambda: os.link(raw, name, src_dir_fd=there, dst_dir_fd=own, follow_symlinks=False),
@@ -233,7 +234,7 @@ class Unpacker:
         mode = _DEVICE_TYPE[entry.kind] | 0o600
         device = os.makedev(entry.major, entry.minor)
         try:
-            _replacing(fd, name, lambda: os.mknod(name, mode, device, dir_fd=fd))
+            self._replacing(fd, name, lambda: os.mknod(name, mode, device, dir_fd=fd))
         except PermissionError:
             self._skipped.append((entry.path, "device nodes can be made by root only"))
             return
@@ -292,7 +293,7 @@ class Unpacker:
             except (FileNotFoundError, NotADirectoryError):
                 return  # lower layers have nothing there
             if self._real(name) not in self._made:
-                remove(fd, raw)
+                self._remove(fd, raw)
             elif _is_directory(fd, raw):
                 self._clear(path, self._real(name))
             return
@@ -332,9 +333,21 @@ class Unpacker:
                 name = raw.decode("utf-8", "surrogateescape")
                 inner = f"{real}/{name}" if real else name
                 if inner not in self._made:
-                    remove(fd, raw)
+                    self._remove(fd, raw)
                 elif _is_directory(fd, raw):
                     waiting.append((f"{path}/{name}" if path else name, inner))
+
+    def _replacing(self, fd: int, name: bytes, make: Callable[[], None]) -> None:
+        """`make` what must not exist yet, in place of what is there."""
+        try:
+            make()
+        except FileExistsError:
+            self._remove(fd, name)
+            make()
+
+    def _remove(self, fd: int, name: bytes) -> None:
+        self._walker.forget()  # it may be a link that was followed
+        remove(fd, name)
 
     # -- places --------------------------------------------------------------------------------------------
 
@@ -354,7 +367,7 @@ class Unpacker:
         if not _make_directory(fd, raw):
             if real not in self._hidden:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-            os.unlink(raw, dir_fd=fd)
+            self._remove(fd, raw)
             os.mkdir(raw, 0o700, dir_fd=fd)
         made = os.open(raw, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
         try:
@@ -425,15 +438,6 @@ def _is_directory(fd: int, name: bytes) -> bool:
 
 def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
-
-
-def _replacing(fd: int, name: bytes, make: Callable[[], None]) -> None:
-    """`make` what must not exist yet, in place of what is there."""
-    try:
-        make()
-    except FileExistsError:
-        remove(fd, name)
-        make()
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -1,12 +1,12 @@
 """Compression of layers: the same bytes for any number of CPUs and any size of the writes.
 
-gzip is written as independent members of 1 MiB of input (RFC 1952 section 2.2 allows several members), so
-all cores work on one layer. Measured on 170 MB of a Debian system, one thread: isal level 2 500 MB/s at 38.2 %,
+gzip is written as independent members of 1 MiB of input (RFC 1952 section 2.2 allows several), so all
+cores work on one layer. Measured on 170 MB of a Debian system, one thread: isal level 2 500 MB/s at 38.2 %,
 zlib-ng level 6 81 MB/s at 35.2 %, zlib level 6 28 MB/s at 34.2 %, zstd level 3 300 MB/s at 32.7 %.
 
-How far "the same" reaches was tried under emulation: zlib-ng and zstd give the same bytes on x86-64 (from core2
-to AVX2) and arm64. isal level 2 does so on all x86-64 with SSE4.2 (2008), but has other bytes on arm64, so a gzip
-layer that both kinds of machine must make alike needs an explicit level. isal level 3 differs even with AVX2.
+How far "the same" reaches was tried under emulation: zlib-ng and zstd give the same bytes on x86-64 (core2 to
+AVX2) and arm64. isal level 2 does so on all x86-64 with SSE4.2 (2008), but has other bytes on arm64, so a
+gzip layer that both must make alike needs an explicit level. isal level 3 differs even with AVX2.
 Reading is in `decompression`.
 """
 

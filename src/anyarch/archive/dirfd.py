@@ -63,6 +63,10 @@ class RootWalker:
         """Where the directory of the last `enter` really is."""
         return "/".join(self._names)
 
+    def forget(self) -> None:
+        """Let the next `enter` resolve links anew; the descriptor of the last one stays valid until then."""
+        self._last = "\0"  # no path
+
     def enter(
         self, path: str, *, make: Callable[[int, str, str], None] | None = None, follow: bool = True
     ) -> int:
@@ -81,7 +85,7 @@ class RootWalker:
                 break
             todo.pop()
             shared += 1
-        self._last = "\0"  # no path, until we are through
+        self.forget()
         if shared < len(self._names) and shared and self._fds[shared - 1] < 0:
             self._climb(shared)
         while shared and self._fds[shared - 1] < 0:

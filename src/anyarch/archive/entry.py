@@ -25,7 +25,7 @@ class Kind(IntEnum):
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One path of a layer.
 
-    `path`      relative to the root, `/`-separated, clean, no leading or trailing slash; the root itself is "".
+    `path`      relative to the root, `/`-separated, clean, no leading or trailing slash; the root is "".
                 Bytes that are not UTF-8 are kept by surrogateescape.
     `mode`      the low 12 permission bits only.
     `mtime_ns`  nanoseconds since the epoch.

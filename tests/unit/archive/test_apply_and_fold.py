@@ -105,6 +105,9 @@ def normal(entry: Entry) -> Entry:
 @example([Entry("a", Kind.WHITEOUT), file("a/b")])
 @example([directory("a"), file("a/b"), Entry("a", Kind.WHITEOUT), file("a"), directory("a")])
 @example([link("a", "/"), file("a/a")])
+@example([link("a", "."), directory("a/a", opaque=True)])
+@example([link("a", "."), file("a/a"), file("a/b")])
+@example([link("a", "b"), file("b/c"), link("b", "."), file("a/x")])
 @example([file("a/b"), Entry("a", Kind.HARDLINK, linkname="a/b")])
 @settings(max_examples=120, deadline=None)
 def test_an_index_and_the_directory_of_the_same_tar_agree(entries: list[Entry]) -> None:
