@@ -19,18 +19,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from anyarch.testing.debian_registry import DebianRegistry
-
 from anyarch.testing.debian_images import ARCHITECTURES, PLATFORMS, native
+from anyarch.testing.debian_registry import DebianRegistry
 from anyarch.testing.ordinary_user import NOBODY, as_ordinary_user
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
-DEMO = ROOT / ".demo"
 ANYARCH = ROOT / ".venv/bin/anyarch"
 MANIFEST_TYPES = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
 
@@ -259,9 +258,9 @@ def platforms_of(registry: str, repository: str) -> dict[str, tuple[str, int]]:
 # --- the whole ---
 
 
-def free_port() -> int:
+def free_port(state: Path) -> int:
     """The port of the last time if it is free: references carry it, and what they name stays cached."""
-    record = DEMO / "port"
+    record = state / "port"
     wanted = int(record.read_text()) if record.exists() else 0
     for port in (wanted, 0):
         with socket.socket() as probe:
@@ -292,8 +291,11 @@ def print_table(rows: list[Row]) -> None:
 
 
 def main() -> int:
+    parser = ArgumentParser(description="Build, push, list and run the examples for seven platforms.")
+    parser.add_argument("--state", type=Path, default=ROOT / ".demo", help="directory of store and registry")
+    state = parser.parse_args().state.absolute()
+    state.mkdir(exist_ok=True)
     started = time.monotonic()
-    DEMO.mkdir(exist_ok=True)
     times: list[tuple[str, float]] = []
 
     def timed(name: str, since: float) -> None:
@@ -305,15 +307,15 @@ def main() -> int:
         )
         make_contexts()
         timed("base contents", started)
-        port = free_port()
-        with DebianRegistry(DEMO / "registry", port=port) as server:
+        port = free_port(state)
+        with DebianRegistry(state / "registry", port=port) as server:
             registry = server.address
             env = {
                 key: value
                 for key, value in os.environ.items()
                 if not key.startswith(("ANYARCH_", "BUILDKIT_"))
             }
-            env |= {"ANYARCH_ROOT": str(DEMO / "store"), "ANYARCH_REGISTRY_MIRRORS": f"docker.io={registry}"}
+            env |= {"ANYARCH_ROOT": str(state / "store"), "ANYARCH_REGISTRY_MIRRORS": f"docker.io={registry}"}
             heading(f"Build the base images and push them to {registry}, which stands in for docker.io")
             since = time.monotonic()
             build_bases(registry, env)

@@ -36,12 +36,6 @@ class Bases(NamedTuple):
     """What the base images are made of is kept here; `debian_context` and `golang_context` may use it too."""
 
 
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what would change a build's result."""
-    ours = ("ANYARCH_", "BUILDKIT_", "BUILDX_", "DOCKER_", "SOURCE_DATE_EPOCH", "REGISTRY_AUTH_FILE")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-
-
 def run_anyarch(*arguments: str, environment: Mapping[str, str]) -> str:
     """Run the command line; its standard output. The test fails with what it said if its status is not 0."""
     argv = [sys.executable, "-m", "anyarch", *arguments]
@@ -50,6 +44,13 @@ def run_anyarch(*arguments: str, environment: Mapping[str, str]) -> str:
     )
     assert done.returncode == 0, f"anyarch {' '.join(arguments)}: status {done.returncode}\n{done.stderr}"
     return done.stdout
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> Mapping[str, str]:
+    """This process's environment without what would change a build's result."""
+    ours = ("ANYARCH_", "BUILDKIT_", "BUILDX_", "DOCKER_", "SOURCE_DATE_EPOCH", "REGISTRY_AUTH_FILE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
 @pytest.fixture(scope="session")
@@ -68,10 +69,15 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianRegistr
 
 
 @pytest.fixture(scope="session")
-def bases(registry: DebianRegistry, cache_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Bases:
+def bases(
+    registry: DebianRegistry,
+    cache_directory: Path,
+    clean_environment: Mapping[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Bases:
     """`busybox` and `alpine` made of Debian packages by anyarch itself, and pushed to `registry`."""
     context = busybox_context(cache_directory)
-    environment = {**clean_environment(), "ANYARCH_REGISTRY_MIRRORS": f"docker.io={registry.address}"}
+    environment = {**clean_environment, "ANYARCH_REGISTRY_MIRRORS": f"docker.io={registry.address}"}
     build = {**environment, "ANYARCH_ROOT": str(tmp_path_factory.mktemp("bases-store"))}
     for name, directory in (("busybox", context), ("alpine", PROJECT / "examples/bases/alpine")):
         run_anyarch(
