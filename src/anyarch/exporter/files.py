@@ -56,7 +56,7 @@ def write_tar(
     """One tar of everything, in canonical order."""
     from anyarch.archive.tar import TarWriter
 
-    writer = TarWriter(sink)
+    writer = TarWriter(sink, whiteouts=False)
     for item in sorted(trees, key=lambda t: t.platform.directory):
         prefix = item.platform.directory if split else ""
         if prefix:
