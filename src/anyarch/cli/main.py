@@ -15,6 +15,10 @@ COMMANDS = {
     "build": ("anyarch.cli.commands.build", "Build an image for one or many platforms"),
     "run": ("anyarch.cli.commands.run", "Run a program of an image, emulated where needed"),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
+    "emulators ls": (
+        "anyarch.cli.commands.emulators_ls",
+        "Show which platforms this machine can run, and how",
+    ),
     "completion": ("anyarch.cli.commands.completion", "Print a completion script for a shell"),
     "version": ("anyarch.cli.commands.version", "Show the version"),
 }

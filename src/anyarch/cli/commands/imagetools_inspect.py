@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from anyarch.cli.flags import Command, Flag
+from anyarch.errors import UsageError
 
 if TYPE_CHECKING:
     from anyarch.cli.flags import Parsed
@@ -21,11 +22,11 @@ COMMAND = Command(
         "for an index its "
         "manifests with their platforms."
     ),
-    arguments=(("IMAGE", "reference in a registry, or oci-layout://PATH[:TAG]"),),
+    arguments=(("IMAGE", "reference in a registry, or oci-layout://PATH[:TAG][@DIGEST] (directory or tar)"),),
     least=1,
     most=1,
     flags=(
-        Flag("format", "Go template, or {{json .Manifest}} and the like", metavar="TEMPLATE"),
+        Flag("format", "Go template, for example {{json .Manifest}}", metavar="TEMPLATE"),
         Flag("raw", "Print the exact bytes"),
     ),
     examples=(("The platforms of an image", "anyarch imagetools inspect busybox"),),
@@ -33,11 +34,16 @@ COMMAND = Command(
 
 
 def run(parsed: Parsed) -> int:
+    """Raises what `anyarch.imagetools` raises."""
     from anyarch import imagetools
 
     (name,) = parsed.args
+    template = parsed.text("format")
     if parsed.switch("raw"):
+        if template:
+            raise UsageError("format and raw cannot be used together")
         sys.stdout.buffer.write(imagetools.raw(name))
+        sys.stdout.buffer.flush()
         return 0
-    print(imagetools.describe(name), end="")
+    sys.stdout.write(imagetools.describe(name, template or ""))
     return 0
