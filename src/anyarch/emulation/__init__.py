@@ -1,5 +1,4 @@
-"""Foreign platforms: which emulators there are, what the kernel runs by itself, and the route a step takes.
-"""
+"""Foreign platforms: which emulators there are, what the kernel runs by itself, and a step's route."""
 
 from __future__ import annotations
 

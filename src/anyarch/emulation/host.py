@@ -128,7 +128,8 @@ class Host:
                 return error.message + (f" ({error.hint})" if error.hint else "")
             return ""
 
-        return self._text(f"private binfmt_misc {os.geteuid()}", attempt)
+        # Only that it works is kept: whoever opens the gate that refused wants to be believed at once.
+        return self._text(f"private binfmt_misc {os.geteuid()}", attempt, keep=lambda refusal: not refusal)
 
     def _has_variant(self, variant: str) -> bool:
         if self.platform.architecture == "amd64" and variant:
@@ -140,13 +141,15 @@ class Host:
     def _fact(self, name: str, find: Callable[[], bool]) -> bool:
         return self._text(name, lambda: "yes" if find() else "no") == "yes"
 
-    def _text(self, name: str, find: Callable[[], str]) -> str:
+    def _text(
+        self, name: str, find: Callable[[], str], *, keep: Callable[[str], bool] = lambda value: True
+    ) -> str:
         if name in self._facts:
             return self._facts[name]
         key = f"host {name} {_boot_id()}" if self.memo is not None else ""
         kept = self.memo.get(key) if self.memo is not None else None
         value = find() if kept is None else kept.decode()
-        if kept is None and self.memo is not None:
+        if kept is None and self.memo is not None and keep(value):
             self.memo.set(key, value.encode())
         self._facts[name] = value
         return value
