@@ -201,7 +201,13 @@ class HttpClient:
         parts, target = _split(url, tls)
         proxy = self._proxy(target)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        sent = {"Host": target.label, "User-Agent": f"anyarch/{__version__}", **headers}
+        # No transfer of compressed forms: a blob's bytes are what its digest is of.
+        sent = {
+            "Host": target.label,
+            "User-Agent": f"anyarch/{__version__}",
+            "Accept-Encoding": "identity",
+            **headers,
+        }
         if proxy is not None and target.scheme == "http":
             path = f"http://{target.label}{path}"
             if proxy.authorization:

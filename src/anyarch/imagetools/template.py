@@ -51,7 +51,10 @@ class Fields(Protocol):
 
 def execute(template: str, data: Any) -> str:
     """Raises `UsageError` on a template that cannot be parsed or does not fit `data`."""
-    return _Template(template).run(data)
+    try:
+        return _Template(template).run(data)
+    except RecursionError:
+        _fail("it is nested too deeply")
 
 
 def to_json(value: Any) -> str:
@@ -149,7 +152,7 @@ def _split(text: str) -> list[tuple[str, str]]:
 def _tokens(text: str) -> list[tuple[str, str]]:
     if text.startswith("/*"):
         return []
-    tokens = []
+    tokens: list[tuple[str, str]] = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
@@ -221,7 +224,7 @@ class _Parser:
         result: Any
         match kind:
             case "string":
-                result = ("value", json.loads(text) if text[0] == '"' else text[1:-1])
+                result = ("value", _unquote(text))
             case "number":
                 result = ("value", int(text))
             case "variable":
@@ -245,6 +248,16 @@ class _Parser:
             result = ("field", result, self._peek()[1][1:].split("."))
             self.position += 1
         return result
+
+
+def _unquote(text: str) -> str:
+    if text[0] == "`":
+        return text[1:-1]
+    try:
+        result: str = json.loads(text, strict=False)
+    except ValueError:
+        _fail(f"{text} is no string")
+    return result
 
 
 def _emit(nodes: list[Any], dot: Any, variables: dict[str, Any]) -> list[str]:

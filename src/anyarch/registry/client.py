@@ -320,11 +320,7 @@ class Registry:
             return attempt()
         except Refused as refusal:
             failure = refusal.failure
-        except NetworkError as error:
-            failure = of_error(endpoint.label, error)
-        except RegistryError as error:
-            if type(error) is not RegistryError and error.message.startswith(str(ref)):
-                raise
+        except (NetworkError, RegistryError) as error:
             failure = of_error(endpoint.label, error)
         if action == "pushed" and failure.kind == "missing":
             hint = "the repository may have to be created first, or a part of the image was removed meanwhile"

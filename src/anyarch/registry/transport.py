@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from anyarch.errors import NetworkError
 from anyarch.registry.auth import Authorizer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Transport"]
 
+_PORTS = {"http": 80, "https": 443}
 _ERROR_LIMIT = 1 << 20
 
 
@@ -104,6 +106,13 @@ class Transport:
 
 def _is_within(endpoint: Endpoint, url: str) -> bool:
     """Whether `url` is at the endpoint's server; no credential goes elsewhere."""
-    scheme, _, rest = url.partition("://")
-    netloc = rest.partition("/")[0].partition("?")[0]
-    return netloc == endpoint.netloc and (scheme == endpoint.scheme or endpoint.may_downgrade)
+    if url.startswith(f"{endpoint.scheme}://{endpoint.netloc}/"):
+        return True
+    mine, other = urlsplit(f"{endpoint.scheme}://{endpoint.netloc}"), urlsplit(url)
+    if other.scheme != mine.scheme and not (endpoint.may_downgrade and other.scheme == "http"):
+        return False
+    try:
+        ports = {parts.port or _PORTS.get(parts.scheme) for parts in (mine, other)}
+    except ValueError:
+        return False
+    return mine.hostname == other.hostname and len(ports) == 1

@@ -138,7 +138,7 @@ class DebianRegistry:
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
                 with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
-                    connection.settimeout(2)
+                    connection.settimeout(0.5)
                     connection.sendall(b"GET /v2/ HTTP/1.0\r\n\r\n")
                     answer = connection.recv(64)
             except OSError:

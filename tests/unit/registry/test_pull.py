@@ -16,12 +16,15 @@ from anyarch.errors import (
     Unauthorized,
     UnsupportedMedia,
 )
+from anyarch.registry.credentials import Credential, Credentials
 from anyarch.registry.hosts import HostConfig, Hosts
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob, Descriptor, ImageConfig, Manifest, decode
 from anyarch.spec.reference import Reference
+from anyarch.testing.registry import FakeRegistry
 
+from ..http.servers import make_certificate
 from .conftest import pull
 
 BIG = random.Random(1).randbytes(5 << 20)
@@ -399,6 +402,29 @@ def test_an_insecure_registry_is_reached_by_plain_http(connect, fake):
     assert client.resolve(reference(fake))[0] == blob.digest
     assert client.manifest(reference(fake)) == blob
     assert client.push_blob(reference(fake), descriptor_of(b"x"), lambda: io.BytesIO(b"x"))
+
+
+def test_a_tls_registry_asked_by_plain_http_gives_the_setting(client, fake):
+    said = b"Client sent an HTTP request to an HTTPS server."  # what Go's server answers
+    fake.fault("", "", status=400, times=9, body=said)
+    with pytest.raises(RegistryError, match="speaks HTTPS, not plain HTTP") as caught:
+        client.manifest(reference(fake))
+    assert f'[registry."{fake.address}"] http = false' in caught.value.hint
+
+
+def test_a_tls_registry_is_used_with_its_ca(connect, tmp_path):
+    certificate = make_certificate(tmp_path)
+    with FakeRegistry(tls=certificate, auth="token", users={"me": "x"}, anonymous_pull=True) as fake:
+        fake.add_image("lib/tiny", "latest", [BIG])
+        config = HostConfig(http=False, ca=(certificate[0],))
+        assert pull(connect(Hosts({fake.address: config})), reference(fake), descriptor_of(BIG)) == BIG
+        credentials = Credentials({}, fixed={fake.address: Credential("me", "x")})
+        client = connect(Hosts().with_insecure(fake.address), credentials)
+        raw = random.Random(9).randbytes(3 << 20)
+        assert client.push_blob(reference(fake), descriptor_of(raw), lambda: io.BytesIO(raw))
+        with pytest.raises(RegistryError, match="certificate is not trusted") as caught:
+            connect(Hosts({fake.address: HostConfig(http=False)})).resolve(reference(fake))
+        assert "ca = [" in caught.value.hint
 
 
 def test_access_denied_names_the_login(client, fake):
