@@ -85,30 +85,9 @@ def _ignore(event: Event) -> None:
     """Nobody watches."""
 
 
-def _check(request: BuildRequest) -> None:
-    """What can be known to be wrong before any work."""
+async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
     for output in request.outputs:
         check_output(output)
-    for tag in request.tags:
-        Reference.parse(tag)
-    later = {
-        "--cache-from": request.cache_from,
-        "--cache-to": request.cache_to,
-    }
-    for name, value in later.items():
-        if value:
-            raise NotSupported(f"{name} is not supported yet")
-    if request.attests:
-        raise NotSupported(
-            f"attestations ({', '.join(sorted(request.attests))}) are not supported yet",
-            hint="build with --provenance=false --sbom=false, which is the default here",
-        )
-    if request.call not in ("", "build"):
-        raise NotSupported(f"--call={request.call} is not supported yet")
-
-
-async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
-    _check(request)
     lent = lent_things(request)
     lent.check()
     inputs = local_inputs(request)
@@ -134,6 +113,10 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
             )
             if stats is not None:
                 stats.executed = list(solver.executed)
+            if store.grown:
+                from anyarch.store.collect import collect_after_build
+
+                await asyncio.to_thread(collect_after_build, store)
             return outcome
 
 

@@ -68,6 +68,7 @@ def open_layers(store: Store, *, dirops: DirOps | None = None) -> LayerStore:
     from anyarch.snapshot.recovery import recover
 
     layers = LayerStore(store, dirops or LocalDirOps())
+    store.remove = layers.dirops.remove
     recover(store, layers.dirops)
     return layers
 

@@ -13,19 +13,21 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.store.metadata import Metadata
 
-__all__ = ["CacheRecords", "HasLayers", "SavedResult"]
+__all__ = ["STALE_S", "CacheRecords", "HasLayers", "SavedResult"]
 
-_STALE_S = 3600.0
+STALE_S = 3600.0
+"""How far times of use may be out of date, in seconds."""
 
 _CANONICAL = "SELECT canonical FROM cache_keys WHERE key = ?"
 # The third column is how many of the named layers are gone.
 _LOAD = """SELECT r.layers, r.description, r.created_at, r.last_used,
     (SELECT count(*) FROM json_each(r.layers) WHERE value NOT IN (SELECT id FROM layers))
     FROM cache_results r WHERE r.canonical = ? AND r.output = ?"""
+_GONE = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT id FROM layers)"
 _VALUE = "SELECT value, last_used FROM memo WHERE namespace = ? AND key = ?"
 
 
@@ -46,10 +48,12 @@ class SavedResult(msgspec.Struct, frozen=True):
 
 
 class CacheRecords:
-    """Thread-safe; raises `StoreError` only."""
+    """Thread-safe; raises `StoreError` only. `hold(layer)` marks a layer as used from now on and answers
+    whether it was not before (see `leases`)."""
 
-    def __init__(self, meta: Metadata) -> None:
+    def __init__(self, meta: Metadata, *, hold: Callable[[str], bool] = lambda layer: False) -> None:
         self._meta = meta
+        self._hold = hold
         self._now = time.time()
         self._used_results: set[tuple[str, int]] = set()
         self._used_values: set[tuple[str, str]] = set()
@@ -72,9 +76,13 @@ class CacheRecords:
         layers, description, created_at, last_used, gone = row
         if gone:
             return None
-        if last_used < self._now - _STALE_S:
-            self._used_results.add((canonical, output))
         ids = None if layers is None else msgspec.json.decode(layers, type=tuple[str, ...])
+        # A collection may have taken some between the question and the mark.
+        newly_held = [self._hold(layer) for layer in ids or ()]
+        if any(newly_held) and self._meta.query(_GONE, (layers,))[0][0]:
+            return None
+        if last_used < self._now - STALE_S:
+            self._used_results.add((canonical, output))
         return SavedResult(ids, description, created_at)
 
     def save(
@@ -114,7 +122,7 @@ class CacheRecords:
         row = self._meta.one(_VALUE, (namespace, key))
         if row is None:
             return None
-        if row[1] < self._now - _STALE_S:
+        if row[1] < self._now - STALE_S:
             self._used_values.add((namespace, key))
         return bytes(row[0])
 

@@ -26,12 +26,18 @@ __all__ = ["BlobWriter", "ContentStore"]
 
 class ContentStore:
     """Thread-safe. `unfinished()` gives a new path in `ingest/`; `committed(digest, size)` is told of each
-    new blob."""
+    new blob, `hold(digest)` of each that is about to be looked for (see `leases`)."""
 
     def __init__(
-        self, root: Path, *, unfinished: Callable[[], str], committed: Callable[[Digest, int], object]
+        self,
+        root: Path,
+        *,
+        unfinished: Callable[[], str],
+        committed: Callable[[Digest, int], object],
+        hold: Callable[[str], object] = lambda digest: None,
     ) -> None:
         self._blobs = f"{root}/blobs"
+        self._hold = hold
         self._unfinished = unfinished
         self._committed = committed
         self._making_directories = threading.Lock()
@@ -44,6 +50,7 @@ class ContentStore:
         algorithm, _, hexdigits = digest.partition(":")
         if not hexdigits or "/" in digest:
             Digest.parse(digest)  # raises: nothing foreign may become a path
+        self._hold(digest)
         return f"{self._blobs}/{algorithm}/{hexdigits}"
 
     def has(self, digest: str) -> bool:

@@ -43,14 +43,24 @@ class LayerBlob(msgspec.Struct, frozen=True):
 
 
 class LayerRecords:
-    """Thread-safe; raises `StoreError` only."""
+    """Thread-safe; raises `StoreError` only. `hold(layer)` is told of each layer before it is looked for (see
+    `leases`), `grew(size)` of what was added."""
 
-    def __init__(self, meta: Metadata) -> None:
+    def __init__(
+        self,
+        meta: Metadata,
+        *,
+        hold: Callable[[str], object] = lambda layer: None,
+        grew: Callable[[int], object] = lambda size: None,
+    ) -> None:
         self._meta = meta
+        self._grew = grew
+        self._hold = hold
         self.has_orphans = False
         """Whether files were renamed into place whose rows could not be written (a full disk)."""
 
     def find(self, layer: str) -> LayerRow | None:
+        self._hold(layer)
         rows = self._meta.query(
             """SELECT l.diff_id, l.size, l.description, l.created_at, f.form, f.size
                FROM layers l LEFT JOIN layer_forms f ON f.layer = l.id WHERE l.id = ?""",
@@ -88,6 +98,7 @@ class LayerRecords:
 
     def add(self, layer: str, *, size: int, diff_id: str | None = None, description: str = "") -> None:
         """A layer of which nothing need be on disk; one that is known stays as it is."""
+        self._hold(layer)
         now = time.time()
         with self._meta.transaction() as database:
             database.execute(
@@ -109,6 +120,7 @@ class LayerRecords:
         """Make `forms` (name to size) visible: `place(names)` renames those that are not there yet (all
         with `replace`) while no other process publishes. `size`, `diff_id`, `description` are for a layer
         that is new."""
+        self._hold(layer)
         now = time.time()
         placed = False
         try:
@@ -136,6 +148,8 @@ class LayerRecords:
         except BaseException:
             self.has_orphans = self.has_orphans or placed
             raise
+        if new:
+            self._grew(sum(forms[form] for form in new))
 
     def set_diff_id(self, layer: str, diff_id: str) -> None:
         with self._meta.transaction() as database:
@@ -186,6 +200,7 @@ class LayerRecords:
         self, layer: str, descriptor: Descriptor, *, diff_id: str, reference: str, description: str = ""
     ) -> None:
         """A layer of an image: known by its diff ID, its blob to be had at `reference` ("" for nowhere)."""
+        self._hold(layer)
         raw = encode(descriptor)
         known = self._meta.one(
             """SELECT b.descriptor, s.reference FROM layer_blobs b LEFT JOIN layer_sources s

@@ -97,6 +97,27 @@ class Liveness:
                 os.close(fd)
         return found
 
+    @property
+    def fd(self) -> int:
+        """Our lock file, open for reading and writing while we are alive."""
+        return self._fd
+
+    def living(self, but: str = "") -> list[int]:
+        """The lock files of all that are alive, but of the token `but`, open for reading; the caller closes
+        them."""
+        found = []
+        for token in sorted(set(os.listdir(self._directory)) - {but}):
+            path = f"{self._directory}/{token}"
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # it ended meanwhile
+            if token != self.token and _flock(fd, wait=False):
+                os.close(fd)
+            else:
+                found.append(fd)
+        return found
+
     def close(self, *, cleared: bool) -> None:
         """Stop being alive. Without `cleared` the lock file stays, for the next open to clear what is
         left."""

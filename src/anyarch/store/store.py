@@ -5,7 +5,8 @@
     ingest/           files being written, named <token>.<n> after the process (see `liveness`)
     work/             directories being written or worked in, named likewise
     layers/<name>/    forms of layers (see `snapshot.layers`)
-    locks/            one locked file for each process
+    locks/            one locked file for each process; in it, what the process uses (see `leases`)
+    collect.lock      locked by who takes things away (see `collect`)
     stat/             digests of files of build contexts (see `snapshot.hosttree`)
 
 What a process that died left is cleared by the next one that opens the store; what live ones do is never
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyarch.errors import StoreError
-from anyarch.store.cache import CacheRecords
+from anyarch.store.cache import STALE_S, CacheRecords
 from anyarch.store.content import ContentStore
 from anyarch.store.failure import disk_errors
 from anyarch.store.layers import LayerRecords
+from anyarch.store.leases import Leases, collecting
 from anyarch.store.liveness import Liveness, owner_of
 from anyarch.store.metadata import Metadata
 from anyarch.store.tree import move_tree, remove_tree
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from anyarch.spec.digest import Digest
+    from anyarch.store.cap import Cap
+    from anyarch.store.liveness import DeadOwner
 
 __all__ = ["Store", "default_root"]
 
@@ -55,18 +59,26 @@ class Store:
     meta: Metadata
     cache: CacheRecords
     records: LayerRecords
+    leases: Leases
 
     def __init__(self, root: Path, liveness: Liveness) -> None:
         self.root = root
         self._liveness = liveness
         self._numbers = itertools.count()
         self.meta = Metadata(root / "anyarch.db")
-        self.cache = CacheRecords(self.meta)
-        self.records = LayerRecords(self.meta)
-        self.content = ContentStore(root, unfinished=self.unfinished_file, committed=self._record_blob)
+        self.leases = Leases(root, liveness)
+        self.cache = CacheRecords(self.meta, hold=self.leases.hold)
+        self.records = LayerRecords(self.meta, hold=self.leases.hold, grew=self._grew)
+        self.content = ContentStore(
+            root, unfinished=self.unfinished_file, committed=self._record_blob, hold=self.leases.hold
+        )
         self.leftovers: list[str] = []
-        """What could not be removed at `open` because it belongs to other ids (paths); see
-        `snapshot.open_layers`."""
+        """What could not be removed because it belongs to other ids (paths); see `snapshot.open_layers`."""
+        self.remove: Callable[[str], None] = remove_tree
+        """Removes directory trees, whoever their files belong to (`snapshot.open_layers` says how)."""
+        self.grown = 0
+        """Bytes that were added through this object."""
+        self._cap: Cap | None = None
 
     @classmethod
     def open(cls, root: Path, *, remove: Callable[[str], None] = remove_tree) -> Store:
@@ -85,6 +97,11 @@ class Store:
             store._liveness.close(cleared=True)
             raise
         return store
+
+    @property
+    def liveness(self) -> Liveness:
+        """Who has the store open."""
+        return self._liveness
 
     def unfinished_file(self) -> str:
         """A new path in ingest/ that bears our token. Nothing is created."""
@@ -113,8 +130,10 @@ class Store:
         """Write what is pending, remove what we left unfinished and let go of the store. Idempotent."""
         try:
             self.cache.flush()
+            self._stamp_used()
         finally:
             try:
+                self.leases.close()
                 self.meta.close()
             finally:
                 # With the lock file left behind, the next open looks for what we could not finish.
@@ -128,6 +147,22 @@ class Store:
     ) -> None:
         self.close()
 
+    def _stamp_used(self) -> None:
+        """Write when layers and blobs were last used, of those where that is an hour out of date."""
+        import json
+        import time
+
+        held = self.leases.held()
+        if not held:
+            return
+        now = time.time()
+        keys = json.dumps(held)
+        for table, column in (("layers", "id"), ("blobs", "digest")):
+            where = f"{column} IN (SELECT value FROM json_each(?)) AND last_used < ?"
+            if self.meta.one(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1", (keys, now - STALE_S)):
+                with self.meta.transaction() as database:
+                    database.execute(f"UPDATE {table} SET last_used = ? WHERE {where}", (now, keys, now - 1))
+
     def _record_blob(self, digest: Digest, size: int) -> None:
         import time
 
@@ -138,6 +173,16 @@ class Store:
                    ON CONFLICT (digest) DO UPDATE SET last_used = excluded.last_used""",
                 (digest, size, now, now),
             )
+        self._grew(size)
+
+    def _grew(self, size: int) -> None:
+        """Keep to the configured cap. `NoSpace` when nothing can make room."""
+        from anyarch.store.cap import Cap
+
+        self.grown += size
+        if self._cap is None:
+            self._cap = Cap(self)
+        self._cap.grew(size)
 
     def _unfinished(self) -> list[str]:
         """Paths of all that is unfinished, of whichever process."""
@@ -162,8 +207,21 @@ class Store:
     def _clear_leftovers(self, remove: Callable[[str], None]) -> None:
         unfinished = self._unfinished()
         dead = self._liveness.dead({owner_of(os.path.basename(path)) for path in unfinished})
+        # The user may have removed a damaged database, as its error told.
+        lost = not os.path.exists(self.root / "anyarch.db") and os.listdir(self.root / "layers")
+        if not dead and not lost:
+            return
+        # A collection in progress has forms without a row too: they are looked for at another open then.
+        with collecting(self.root, wait=False) as is_alone:
+            self._clear_dead(dead, unfinished, remove, is_alone=is_alone)
+            if is_alone:
+                self._clear_orphans(remove)
+
+    def _clear_dead(
+        self, dead: list[DeadOwner], unfinished: list[str], remove: Callable[[str], None], *, is_alone: bool
+    ) -> None:
         for owner in dead:
-            cleared = True
+            cleared = is_alone
             for path in unfinished:
                 if owner_of(os.path.basename(path)) == owner.token:
                     try:
@@ -172,9 +230,6 @@ class Store:
                         self.leftovers.append(path)
                         cleared = False
             owner.release(cleared=cleared)
-        # The user may have removed a damaged database, as its error told.
-        if dead or (not os.path.exists(self.root / "anyarch.db") and os.listdir(self.root / "layers")):
-            self._clear_orphans(remove)
 
     def _clear_orphans(self, remove: Callable[[str], None]) -> None:
         """Take away forms without a row: their process died between renaming and committing. Nobody

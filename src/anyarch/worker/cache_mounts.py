@@ -48,6 +48,8 @@ def cache_mount(root: Path, options: CacheOpt) -> Iterator[str]:
                         number += 1
                         continue
             directory.mkdir(mode=0o755, exist_ok=True)
+            # What `du` shows, and when it was last used.
+            os.pwrite(lock, options.id.encode("utf-8", "surrogateescape"), 0)
             yield str(directory)
             return
         finally:

@@ -1,0 +1,259 @@
+"""Garbage collection: choosing what goes by policies, and taking it away without harm to anyone.
+
+Names go first, in one transaction; then blobs and layers are renamed out of the way; then the marks of living
+processes are read, what they use is put back (see `leases`), and only then is content removed. A process
+killed in between leaves files without a row, which the next open clears, and nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from typing import TYPE_CHECKING
+
+from anyarch.errors import StoreError
+from anyarch.store.failure import disk_errors
+from anyarch.store.leases import Marks, collecting
+from anyarch.store.policy import Disk, Settings
+from anyarch.store.tree import move_tree
+from anyarch.store.usage import records_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from anyarch.store.policy import Policy
+    from anyarch.store.store import Store
+    from anyarch.store.usage import Record
+
+    _Rows = dict[str, set[tuple[object, ...]]]
+
+__all__ = ["collect", "collect_after_build", "disk_usage"]
+
+CHECK_EVERY_S = 60.0
+_MAX_LINKS = 500_000
+_LAYER_TABLES = {"layers": "id", "layer_forms": "layer", "layer_blobs": "layer", "layer_sources": "layer"}
+
+
+def disk_usage(store: Store) -> list[Record]:
+    """All records, with what living processes (but this one) hold marked as in use; largest first."""
+    marks = Marks(store.liveness, but=store.liveness.token)
+    return sorted(records_of(store, marks), key=lambda record: (-record.size, record.id))
+
+
+def collect(
+    store: Store,
+    policies: Sequence[Policy],
+    *,
+    keep_own: bool = False,
+    wait: bool = True,
+    on_removed: Callable[[Record], object] = lambda record: None,
+) -> list[Record]:
+    """Apply `policies` in order and answer what was removed. With `keep_own` what this process has used stays
+    too. Without `wait` nothing is done when another process is collecting. `StoreError`."""
+    with collecting(store.root, wait=wait) as is_alone:
+        if not is_alone:
+            return []
+        but = "" if keep_own else store.liveness.token
+        chosen = _choose(records_of(store, Marks(store.liveness, but=but)), policies, Disk.of(store.root))
+        removed, trash = _take(store, chosen, but)
+        if any(policy.all and not policy.filters and not policy.keep_s for policy in policies):
+            _forget_hints(store, everything=not any(p.reserved or p.max_used or p.min_free for p in policies))
+    for record in removed:
+        on_removed(record)
+    for path in trash:
+        try:
+            store.remove(path)
+        except (OSError, StoreError):
+            store.leftovers.append(path)  # of other ids: the next open removes it with their rights
+    return removed
+
+
+def _choose(records: Iterable[Record], policies: Sequence[Policy], disk: Disk) -> list[Record]:
+    now = time.time()
+    left = {record.id: record for record in records}
+    used = sum(record.size for record in left.values())
+    freed = 0
+    chosen = []
+    for policy in policies:
+        # A rule with filters limits what it is about, not the whole store.
+        scope = [r for r in left.values() if not policy.filters or policy.matches(r, now)]
+        scope_used = sum(record.size for record in scope) if policy.filters else used - freed
+        goal = policy.goal(scope_used, Disk(disk.total, disk.free + freed))
+        candidates = [record for record in scope if policy.matches(record, now)]
+        candidates.sort(key=lambda record: (record.last_used, -record.depth, record.id))
+        for record in candidates:
+            if scope_used <= goal and (policy.reserved or policy.max_used or policy.min_free):
+                break
+            chosen.append(left.pop(record.id))
+            scope_used -= record.size
+            freed += record.size
+    return chosen
+
+
+def _take(store: Store, chosen: Sequence[Record], but: str) -> tuple[list[Record], list[str]]:
+    """Take `chosen` away as far as nobody uses it; answers what went, and the paths to be removed."""
+    layers = {record.id: record for record in chosen if record.kind == "regular"}
+    blobs = {record.id for record in chosen if record.kind == "internal"}
+    saved, orphaned = _drop_rows(store, layers, blobs)
+    blobs |= orphaned
+    moved: dict[str, str] = {}
+    trash: list[str] = []
+    with disk_errors(store.root):
+        for digest in sorted(blobs):
+            target = store.unfinished_file()
+            try:
+                os.rename(_blob_path(store, digest), target)
+            except FileNotFoundError:
+                continue
+            moved[digest] = target
+        marks = Marks(store.liveness, but=but)
+        wanted = {layer for layer, r in layers.items() if layer in marks or any(b in marks for b in r.blobs)}
+        back = {digest for digest in moved if digest in marks}
+        back |= {digest for layer in wanted for digest in layers[layer].blobs if digest in moved}
+        for digest in sorted(back):
+            os.rename(moved.pop(digest), _blob_path(store, digest))
+        _put_back(store, saved, wanted, back)
+        trash += _move_layers(store, layers.keys() - wanted)
+        removed = [
+            record
+            for record in chosen
+            if record.id not in wanted and record.id not in back and record.kind in ("regular", "internal")
+        ]
+        others = [record for record in chosen if record.kind not in ("regular", "internal")]
+        removed += [record for record in others if _move_directory(store, record, trash)]
+        for path in moved.values():
+            os.unlink(path)
+    return removed, trash
+
+
+def _blob_path(store: Store, digest: str) -> str:
+    return f"{store.root}/blobs/{digest.replace(':', '/')}"
+
+
+def _drop_rows(store: Store, layers: Iterable[str], blobs: set[str]) -> tuple[_Rows, set[str]]:
+    """Delete the rows of `layers` and `blobs` and what depends on them; answers the rows that may have to
+    come back, and the digests that no layer has any more."""
+    import json
+
+    keys = json.dumps(sorted(layers))
+    chosen = "(SELECT value FROM json_each(?))"
+    saved: _Rows = {}
+    with store.meta.transaction() as database:
+        of_layers = {
+            row[0]
+            for row in database.execute(f"SELECT digest FROM layer_blobs WHERE layer IN {chosen}", (keys,))
+        }
+        for table, column in _LAYER_TABLES.items():
+            where = f"FROM {table} WHERE {column} IN {chosen}"
+            saved[table] = set(database.execute(f"SELECT * {where}", (keys,)))
+            database.execute(f"DELETE {where}", (keys,))
+        candidates = json.dumps(sorted(of_layers))
+        rows = database.execute(
+            "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT digest FROM layer_blobs)",
+            (candidates,),
+        )
+        gone = {row[0] for row in rows}
+        digests = json.dumps(sorted(gone | blobs))
+        where = f"FROM blobs WHERE digest IN {chosen}"
+        saved["blobs"] = set(database.execute(f"SELECT * {where}", (digests,)))
+        database.execute(f"DELETE {where}", (digests,))
+        database.execute(
+            f"""DELETE FROM cache_results WHERE EXISTS (
+                SELECT 1 FROM json_each(cache_results.layers) WHERE value IN {chosen})""",
+            (keys,),
+        )
+        for name, raw in list(database.execute("SELECT key, value FROM memo WHERE namespace = 'image'")):
+            if json.loads(bytes(raw)).get("digest") in blobs:
+                database.execute("DELETE FROM memo WHERE namespace = 'image' AND key = ?", (name,))
+    return saved, gone
+
+
+def _put_back(store: Store, saved: _Rows, layers: set[str], blobs: set[str]) -> None:
+    """Rows of what somebody turned out to use."""
+    if not layers and not blobs:
+        return
+    with store.meta.transaction() as database:
+        for table, rows in saved.items():
+            wanted = blobs if table == "blobs" else layers
+            for row in rows:
+                if row[0] in wanted:
+                    places = ", ".join("?" * len(row))
+                    database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row)
+
+
+def _move_layers(store: Store, layers: Iterable[str]) -> list[str]:
+    """Rename the directories of layers away, but of those that were made again meanwhile."""
+    trash = []
+    with store.meta.transaction() as database:
+        for layer in sorted(layers):
+            if database.execute("SELECT 1 FROM layers WHERE id = ?", (layer,)).fetchone():
+                continue
+            source = store.layer_path(layer)
+            if os.path.lexists(source):
+                target = str(store.work_dir())
+                move_tree(source, f"{target}/gone")
+                trash.append(target)
+    return trash
+
+
+def _move_directory(store: Store, record: Record, trash: list[str]) -> bool:
+    """Rename a cache mount, a checkout or a stat cache away; False when somebody is using it."""
+    path = f"{store.root}/{record.id}"
+    lock = -1
+    if os.path.isdir(path):
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if lock >= 0:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        target = str(store.work_dir())
+        move_tree(path, f"{target}/gone")
+        trash.append(target)
+        # The lock file stays: who waits for it would else hold another one than who comes after.
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return False
+    finally:
+        if lock >= 0:
+            os.close(lock)
+    return True
+
+
+def _forget_hints(store: Store, *, everything: bool) -> None:
+    """Links and memos that lead nowhere: all after `prune --all`, else when there are very many."""
+    (count,) = store.meta.query("SELECT count(*) FROM cache_keys")[0]
+    if everything or count > _MAX_LINKS:
+        with store.meta.transaction() as database:
+            database.execute(
+                "DELETE FROM cache_keys WHERE canonical NOT IN (SELECT canonical FROM cache_results)"
+            )
+    if everything:
+        with store.meta.transaction() as database:
+            database.execute("DELETE FROM memo WHERE namespace NOT IN ('image', 'store', 'host')")
+
+
+# after builds -------------------------------------------------------------------------------------
+
+
+def collect_after_build(store: Store) -> list[Record]:
+    """Apply the configured rules, when this process made the store grow, and the last time is a minute ago.
+
+    Costs a cached build nothing, and one that grew the store a look at sizes. Never waits for another
+    collection.
+    """
+    if not store.grown:
+        return []
+    stamp = f"{store.root}/collect.lock"
+    with disk_errors(stamp):
+        try:
+            if time.time() - os.stat(stamp).st_mtime < CHECK_EVERY_S:
+                return []
+        except FileNotFoundError:
+            pass  # the first time
+        os.close(os.open(stamp, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.utime(stamp)
+    settings = Settings.load(Disk.of(store.root))
+    if not settings.enabled:
+        return []
+    return collect(store, settings.policies, wait=False)
