@@ -74,6 +74,10 @@ def build_request(
         add_hosts=grammar.add_hosts(parsed.texts("add-host")),
         shm_size=grammar.size_bytes(shm_size) or None if shm_size else None,
         ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),
+        build_contexts=grammar.build_contexts(parsed.texts("build-context")),
+        secrets=tuple(grammar.secret(text, environment) for text in parsed.texts("secret")),
+        ssh=tuple(grammar.ssh(text) for text in parsed.texts("ssh")),
+        allow=tuple(name for text in parsed.texts("allow") for name in text.split(",") if name),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
     )

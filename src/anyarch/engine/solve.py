@@ -13,12 +13,11 @@ from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
 from anyarch.engine.gateway import EngineGateway
 from anyarch.engine.options import check_output, frontend_attrs, lent_things, local_inputs, named_contexts
-from anyarch.errors import Canceled, NoSpace, NotSupported, OutputError, error_context
+from anyarch.errors import Canceled, NoSpace, OutputError, error_context
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.solver.solver import Solver
 from anyarch.spec.platform import host_platform
-from anyarch.spec.reference import Reference
 from anyarch.store.store import Store, default_root
 from anyarch.worker.graph import load
 from anyarch.worker.worker import Worker

@@ -29,13 +29,9 @@ _NETWORKS = ("default", "none", "host")
 # Fields of a request that a later release acts on: the flag, what is accepted already, and what to do
 # meanwhile.
 _LATER: tuple[tuple[str, Callable[[BuildRequest], bool], str], ...] = (
-    ("--allow", lambda r: not r.allow, "no step of this release needs an entitlement"),
-    ("--build-context", lambda r: not r.build_contexts, ""),
     ("--cache-from", lambda r: not r.cache_from, "the local cache is always used"),
     ("--cache-to", lambda r: not r.cache_to, "the local cache is always written"),
     ("--call", lambda r: r.call in ("", "build"), ""),
-    ("--secret", lambda r: not r.secrets, ""),
-    ("--ssh", lambda r: not r.ssh, ""),
 )
 
 

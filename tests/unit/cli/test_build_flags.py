@@ -6,11 +6,14 @@ from __future__ import annotations
 import pytest
 
 from anyarch.cli.commands.build import COMMAND
+from anyarch.engine.request import Secret, Ssh
 
 # Flag, a value, and what the request then has.
 DONE = [
     ("--add-host", "db:10.0.0.2", {"add_hosts": (("db", "10.0.0.2"),)}),
+    ("--allow", "network.host", {"allow": ("network.host",)}),
     ("--build-arg", "A=1", {"build_args": {"A": "1"}}),
+    ("--build-context", "a=b", {"build_contexts": {"a": "b"}}),
     ("--call", "build", {"call": "build"}),
     ("--file", "Other", {"dockerfile": "Other"}),
     ("-f", "Other", {"dockerfile": "Other"}),
@@ -24,7 +27,9 @@ DONE = [
     ("--sbom", "false", {"attests": {}}),
     ("--attest", "type=sbom,disabled=true", {"attests": {}}),
     ("--pull", None, {"pull": True}),
+    ("--secret", "id=x,src=f", {"secrets": (Secret("x", "f"),)}),
     ("--shm-size", "128m", {"shm_size": 128 << 20}),
+    ("--ssh", "default=key", {"ssh": (Ssh("default", ("key",)),)}),
     ("--tag", "app", {"tags": ("docker.io/library/app:latest",)}),
     ("-t", "app", {"tags": ("docker.io/library/app:latest",)}),
     ("--target", "dev", {"target": "dev"}),
@@ -41,8 +46,6 @@ WARNED = [
 ]
 IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
 REFUSED = [
-    ("--allow", "network.host"),
-    ("--build-context", "a=b"),
     ("--cache-from", "user/app"),
     ("--cache-to", "type=inline"),
     ("--cgroup-parent", "x"),
@@ -58,8 +61,6 @@ REFUSED = [
     ("--memory-swap", "-1"),
     ("--policy", "x"),
     ("--resource", "memory=1g"),
-    ("--secret", "id=x"),
-    ("--ssh", "default"),
 ]
 REFUSED_VALUES = [
     ("--call", "check", "--call=check"),

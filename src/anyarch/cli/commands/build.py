@@ -37,7 +37,12 @@ COMMAND = Command(
     most=1,
     flags=(
         Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),
-        Flag("allow", "Allow an entitlement", metavar="ENTITLEMENT", repeat=True, state=_LATER),
+        Flag(
+            "allow",
+            "Allow an entitlement (network.host, security.insecure)",
+            metavar="ENTITLEMENT",
+            repeat=True,
+        ),
         Flag("annotation", "Add an annotation to the image", metavar="[TYPE:]KEY=VALUE", repeat=True),
         Flag("attest", "Attestations; only disabled=true in this release", metavar="ATTRS", repeat=True),
         Flag(
@@ -46,9 +51,7 @@ COMMAND = Command(
             metavar="KEY[=VALUE]",
             repeat=True,
         ),
-        Flag(
-            "build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True, state=_LATER
-        ),
+        Flag("build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True),
         Flag("cache-from", "Import cache", metavar="ATTRS", repeat=True, state=_LATER),
         Flag("cache-to", "Export cache", metavar="ATTRS", repeat=True, state=_LATER),
         Flag("call", "Method for evaluating the build; only build in this release", metavar="METHOD"),
@@ -90,9 +93,9 @@ COMMAND = Command(
         Flag("quiet", "Show no progress, print the image id", short="q"),
         Flag("resource", "Resource limit of RUN steps", metavar="KEY=VALUE", repeat=True, state=_LATER),
         Flag("sbom", "SBOM attestation; only false in this release", metavar="BOOL|ATTRS"),
-        Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True),
         Flag("shm-size", "Size of /dev/shm in RUN steps", metavar="BYTES"),
-        Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True, state=_LATER),
+        Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True),
         Flag("tag", "Name of the image", short="t", metavar="[REGISTRY/]NAME[:TAG]", repeat=True),
         Flag("target", "Stage to build", metavar="STAGE"),
         Flag("ulimit", "Limit of RUN steps", metavar="NAME=SOFT[:HARD]", repeat=True),
