@@ -76,6 +76,12 @@ EXAMPLES = (
         ("--build-arg=SOURCE_DATE_EPOCH=0",),  # else the index would hold the time of the build
     ),
     Example(
+        "neutral",
+        (),
+        r"Rendered once, with Perl v5\.[0-9.]+ on Debian GNU/Linux 12 \(bookworm\)",
+        "a Debian stage that does not depend on the target runs once for all of them",
+    ),
+    Example(
         "guide",
         ("cat", "/log"),
         "I am running on {host}, building for {platform}",
