@@ -184,7 +184,10 @@ def _output(output: Output, tags: tuple[str, ...]) -> Output:
             )
         if mode != "copy":
             raise UsageError(f'invalid mode "{mode}" of a local output', hint="it is copy or delete")
-    return Output(kind, output.dest, attrs)
+    dest = output.dest
+    if kind == "tar" or (kind == "oci" and grammar.truth(attrs.get("tar", "true"))):
+        dest = dest or "-"
+    return Output(kind, dest, attrs)
 
 
 def _check_destinations(outputs: tuple[Output, ...], stdout_is_terminal: Callable[[], bool]) -> None:
