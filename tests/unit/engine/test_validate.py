@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from anyarch.engine.request import Annotation, BuildRequest, CacheOption, Output, Secret, Ssh
+from anyarch.engine.request import Annotation, BuildRequest, CacheOption, Output
 from anyarch.engine.validate import prepare
 from anyarch.errors import AnyarchError, ContextError, NotSupported, OutputError, UsageError
 
@@ -40,13 +40,9 @@ def test_names_of_an_output_are_completed(request_of):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"allow": ("network.host",)},
-        {"build_contexts": {"a": "b"}},
         {"cache_from": (CacheOption("registry"),)},
         {"cache_to": (CacheOption("inline"),)},
         {"call": "check"},
-        {"secrets": (Secret("a"),)},
-        {"ssh": (Ssh(),)},
         {"attests": {"provenance": {}}},
         {"attests": {"custom": {}}},
         {"context": "https://example.com/x.git"},
