@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from anyarch.engine.request import Annotation, CacheOption, Output, Secret, Ssh, Ulimit
-from anyarch.errors import AnyarchError, NotSupported, UsageError
+from anyarch.errors import AnyarchError, InvalidPlatform, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -145,17 +145,34 @@ def with_shorthands(outputs: Iterable[Output], *, push: bool, load: bool) -> tup
 
 def platforms(texts: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Normalised platforms in order, each once, and those that were there twice. `local` is this
-    machine's."""
+    machine's. Raises `InvalidPlatform`, also for a well-formed one that does not exist: mistyped, it would
+    give an image that runs nowhere."""
     from anyarch.spec.platform import parse_list
 
     wanted: dict[str, None] = {}
     twice = []
     for platform in parse_list(tuple(texts)):
         name = platform.format_all()
+        if platform.unknown_part:
+            raise _unknown_platform(name, platform.unknown_part)
         if name in wanted:
             twice.append(name)
         wanted[name] = None
     return tuple(wanted), tuple(twice)
+
+
+def _unknown_platform(name: str, part: str) -> InvalidPlatform:
+    from difflib import get_close_matches
+
+    from anyarch.spec.platform import KNOWN_NAMES
+
+    close = get_close_matches(part, KNOWN_NAMES, 1, 0.7)
+    hint = (
+        f"did you mean {name.replace(part, close[0])}?" if close else "for example linux/amd64, linux/arm64"
+    )
+    return InvalidPlatform(
+        f'unknown platform {name}: there is no operating system or architecture "{part}"', hint=hint
+    )
 
 
 def key_values(texts: Iterable[str], environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import msgspec
 from anyarch.errors import InvalidPlatform
 from anyarch.spec.oci import PlatformSpec
 
-__all__ = ["Platform", "compatible", "host_platform", "parse_list"]
+__all__ = ["KNOWN_NAMES", "Platform", "compatible", "host_platform", "parse_list"]
 
 _KNOWN_OS = frozenset(
     [
@@ -33,6 +33,7 @@ _KNOWN_OS = frozenset(
         "openbsd",
         "plan9",
         "solaris",
+        "wasi",
         "wasip1",
         "windows",
         "zos",
@@ -94,6 +95,8 @@ _MACHINES = {
     "mips64": ("mips64", ""),
     "loongarch64": ("loong64", ""),
 }
+KNOWN_NAMES = tuple(sorted(_KNOWN_OS | _KNOWN_ARCH))
+"""All operating systems and architectures, for suggestions."""
 
 
 class Platform(msgspec.Struct, frozen=True, order=True):
@@ -169,6 +172,13 @@ class Platform(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return f"{self.os}/{self.architecture}" + (f"/{self.variant}" if self.variant else "")
+
+    @property
+    def unknown_part(self) -> str:
+        """The operating system or architecture, if it is one that nobody makes images for; else empty."""
+        if self.os not in _KNOWN_OS:
+            return self.os
+        return self.architecture if self.architecture not in _KNOWN_ARCH else ""
 
     def format_all(self) -> str:
         """With OS version and features, as `TARGETPLATFORM` has it."""

@@ -100,6 +100,16 @@ def test_platforms_are_normalised_and_unique_in_order():
         grammar.platforms(["linux/*"])
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [("linux/loongarch64", "linux/loong64"), ("linx/arm64", "linux/arm64"), ("linux/nothing", "for example")],
+)
+def test_a_platform_that_does_not_exist_is_an_error(text: str, hint: str) -> None:
+    with pytest.raises(InvalidPlatform, match=f"unknown platform {text}") as caught:
+        grammar.platforms(["linux/amd64", text])
+    assert hint in (caught.value.hint or "")
+
+
 def test_pairs_take_missing_values_from_the_environment_if_there_is_one():
     texts = ["A=1=2", "B", "C", "D="]
     assert grammar.key_values(texts, {"B": "b"}) == {"A": "1=2", "B": "b", "D": ""}
