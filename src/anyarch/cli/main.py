@@ -19,6 +19,17 @@ COMMANDS = {
         "anyarch.cli.commands.emulators_ls",
         "Show which platforms this machine can run, and how",
     ),
+    "emulators install": (
+        "anyarch.cli.commands.emulators_install",
+        "Register emulators with the machine, for all its programs",
+    ),
+    "emulators uninstall": (
+        "anyarch.cli.commands.emulators_uninstall",
+        "Remove emulators that were registered with emulators install",
+    ),
+    "du": ("anyarch.cli.commands.du", "Show what the store takes of the disk"),
+    "prune": ("anyarch.cli.commands.prune", "Remove what the store does not need to keep"),
+    "store check": ("anyarch.cli.commands.store_check", "Check every digest and reference of the store"),
     "completion": ("anyarch.cli.commands.completion", "Print a completion script for a shell"),
     "version": ("anyarch.cli.commands.version", "Show the version"),
 }

@@ -18,7 +18,16 @@ from anyarch.sandbox.plan import Registration
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["QEMU_ARCHITECTURES", "Emulator", "Memo", "find_emulator", "find_emulators", "registration"]
+__all__ = [
+    "PLATFORM_ARCHITECTURES",
+    "QEMU_ARCHITECTURES",
+    "Emulator",
+    "Memo",
+    "emulators_in",
+    "find_emulator",
+    "find_emulators",
+    "registration",
+]
 
 # platform architecture → QEMU's name of it
 QEMU_ARCHITECTURES = {
@@ -36,7 +45,7 @@ QEMU_ARCHITECTURES = {
     "riscv64": "riscv64",
     "s390x": "s390x",
 }
-_PLATFORM_ARCHITECTURES = {qemu: platform for platform, qemu in QEMU_ARCHITECTURES.items()}
+PLATFORM_ARCHITECTURES = {qemu: platform for platform, qemu in QEMU_ARCHITECTURES.items()}
 _DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/usr/libexec/qemu-binfmt")
 # P: the program keeps its argv[0] (QEMU is told by AT_FLAGS since 6.0); C: setuid programs work; F: the
 # kernel opens QEMU now, so the step's root need not hold it.
@@ -106,6 +115,23 @@ def find_emulators() -> dict[str, Emulator]:
     return {arch: emulator for arch, emulator in found if emulator is not None}
 
 
+def emulators_in(directory: str) -> dict[str, Emulator]:
+    """The usable emulators of one directory by QEMU's architecture name."""
+    directory = os.path.abspath(directory)
+    found = {}
+    for arch in QEMU_ARCHITECTURES.values():
+        paths = (os.path.join(directory, name) for name in program_names(arch))
+        path = next((path for path in paths if os.path.exists(path) and _is_static_program(path)), None)
+        if path is not None:
+            found[arch] = Emulator(arch, path)
+    return found
+
+
+def program_names(arch: str) -> tuple[str, str]:
+    """What the emulator of a QEMU architecture is called."""
+    return f"qemu-{arch}-static", f"qemu-{arch}"
+
+
 def find_emulator(arch: str) -> Emulator | None:
     """The first static `qemu-ARCH-static` or `qemu-ARCH` in $ANYARCH_QEMU_DIR, PATH and the usual
     directories.
@@ -131,7 +157,7 @@ def magic_and_mask(arch: str) -> tuple[bytes, bytes]:
     """How ELF programs of a QEMU architecture begin: class, byte order and machine, executable or shared
     object.
     """
-    identity = identity_of(_PLATFORM_ARCHITECTURES[arch])
+    identity = identity_of(PLATFORM_ARCHITECTURES[arch])
     assert identity is not None
     bits, order, machine = identity
     little = order == "little"
@@ -152,7 +178,7 @@ def _candidates(arch: str) -> Iterator[str]:
         if not directory.startswith("/") or directory in seen:
             continue
         seen.add(directory)
-        for name in (f"qemu-{arch}-static", f"qemu-{arch}"):
+        for name in program_names(arch):
             path = os.path.join(directory, name)
             if os.path.exists(path):
                 yield path

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from anyarch.emulation.emulator import Emulator, Memo
     from anyarch.sandbox.executor import Executor
 
-__all__ = ["Handler", "Host", "amd64_level", "parse_handler"]
+__all__ = ["Handler", "Host", "amd64_level", "parse_handler", "read_handlers"]
 
 _BINFMT_MISC = "/proc/sys/fs/binfmt_misc"
 
@@ -106,7 +106,7 @@ class Host:
     def handlers(self, arch: str) -> list[Handler]:
         """What the host has registered for a QEMU architecture and enabled; those with flag F first."""
         if self._handlers is None:
-            self._handlers = _read_handlers(self._binfmt_misc)
+            self._handlers = read_handlers(self._binfmt_misc)
         return self._handlers.get(arch, [])
 
     def emulator(self, arch: str) -> Emulator | None:
@@ -191,7 +191,8 @@ def parse_handler(name: str, text: str) -> Handler | None:
     return None
 
 
-def _read_handlers(directory: str) -> dict[str, list[Handler]]:
+def read_handlers(directory: str) -> dict[str, list[Handler]]:
+    """The enabled handlers of a binfmt_misc by QEMU architecture, those with flag F first."""
     found: dict[str, list[Handler]] = {}
     try:
         names = sorted(set(os.listdir(directory)) - {"register", "status"})

@@ -8,6 +8,7 @@ import pytest
 
 import anyarch.engine.emulators
 from anyarch.cli.main import main
+from anyarch.emulation.register import Change
 from anyarch.emulation.survey import Status
 
 WORKS = Status("linux/arm64", "private", True, "/usr/bin/qemu-aarch64-static", "7.2", "PCF", "private")
@@ -69,3 +70,36 @@ def test_ls_refuses_flags_that_contradict(asked, capsys):
     assert "cannot be used together" in capsys.readouterr().err
     assert main(["emulators", "ls", "--probe=false"]) == 0
     assert asked == [((), False)]
+
+
+def test_install_says_what_it_did_and_fails_when_one_is_missing(monkeypatch, capsys):
+    changes = [Change("aarch64", "registered", "anyarch-qemu-aarch64: /q, flags PCF")]
+    asked = []
+
+    def install_emulators(text, **sources):
+        asked.append((text, sources))
+        return True, changes
+
+    monkeypatch.setattr(anyarch.engine.emulators, "install_emulators", install_emulators)
+
+    assert main(["emulators", "install", "arm64", "--from", "/opt"]) == 0
+    assert capsys.readouterr().out == (
+        "mounted binfmt_misc at /proc/sys/fs/binfmt_misc\n"
+        "arm64: registered: anyarch-qemu-aarch64: /q, flags PCF\n"
+    )
+    assert asked == [("arm64", {"directory": "/opt", "image": None})]
+    changes.append(Change("s390x", "missing", "no static qemu-s390x was found"))
+    assert main(["emulators", "install", "arm64,s390x"]) == 1
+    assert "apt-get install" in capsys.readouterr().err
+    assert main(["emulators", "install", "all", "--from", "a", "--from-image", "b"]) == 1
+
+
+def test_uninstall_says_what_was_removed(monkeypatch, capsys):
+    changes = [Change("aarch64", "removed", "anyarch-qemu-aarch64")]
+    monkeypatch.setattr(anyarch.engine.emulators, "uninstall_emulators", lambda text: changes)
+
+    assert main(["emulators", "uninstall", "all"]) == 0
+    assert capsys.readouterr().out == "arm64: removed: anyarch-qemu-aarch64\n"
+    changes.clear()
+    assert main(["emulators", "uninstall", "all"]) == 0
+    assert capsys.readouterr().out == "nothing of ours is registered\n"
