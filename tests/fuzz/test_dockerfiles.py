@@ -14,7 +14,8 @@ from anyarch.frontend.dockerfile.parser import parse
 
 CORPUS = Path(__file__).resolve().parents[1] / "conformance" / "dockerfile" / "corpus.json"
 TOKENS = [
-    *(b"<<EOF", b"<<-'E'", b"\\\n", b"$", b"${", b"}", b'"', b"'", b"--", b"=", b"\0", b"\xff", b"#", b"[", b"]"),
+    *(b"<<EOF", b"<<-'E'", b"\\\n", b"$", b"${", b"}", b'"', b"'", b"--", b"=", b"\0", b"\xff", b"#"),
+    *(b"[", b"]"),
     *(b"\r\n", b"\t", b",", b"--mount=", b"FROM ", b"RUN ", b"ARG ", b"COPY ", b"ONBUILD ", b"HEALTHCHECK "),
     *(b"# syntax=x\n", b"# escape=`\n", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"9" * 40),
 ]  # fmt: skip
