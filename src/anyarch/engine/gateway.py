@@ -116,10 +116,11 @@ class EngineGateway:
         return EngineRef(self._solver, self._worker, load(self._solver, self._worker, definition))
 
     async def resolve_image_config(
-        self, reference: str, *, platform: Platform | None, mode: str, log_name: str
+        self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
         name = Reference.parse(reference)
         log_name = log_name or f"[internal] load metadata for {name}"
+        images = self._worker.layouts if layout else self._worker.images
         vertex = Digest.of(log_name.encode())
         known = self._announced.get(vertex)
         if known is None:
@@ -129,9 +130,7 @@ class EngineGateway:
             started = time.time()
             self._worker.emit(VertexEvent(vertex, log_name, started=started))
             try:
-                image = await asyncio.to_thread(
-                    self._worker.images.image, name, platform or self._worker.platform
-                )
+                image = await asyncio.to_thread(images.image, name, platform or self._worker.platform)
             except Exception as error:
                 self._worker.emit(
                     VertexEvent(vertex, log_name, started=started, completed=time.time(), error=str(error))

@@ -103,10 +103,12 @@ class Gateway(Protocol):
         ...
 
     async def resolve_image_config(
-        self, reference: str, *, platform: Platform | None, mode: str, log_name: str
+        self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
         """The config of an image for `platform` (best match); `mode` is default, pull or local, `log_name`
-        the progress vertex. Raises `RegistryError` (`ManifestNotFound`), `NoMatchingPlatform`."""
+        the progress vertex. With `layout` the image is that of the reference's digest in the OCI layout that
+        the client offers under this name, and no registry is asked. Raises `RegistryError`
+        (`ManifestNotFound`), `NoMatchingPlatform`."""
         ...
 
     def warn(self, warning: WarningEvent) -> None:

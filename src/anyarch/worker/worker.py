@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.layers import Layer, LayerStore
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.events import EventSink
+    from anyarch.source.git import GitRepositories
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
@@ -113,12 +114,14 @@ class Worker:
         self.lent = lent or Lent()
         self.platform = host_platform()
         self.images = ImageResolver(store.content, lambda: self.registry)
+        self.layouts = ImageResolver(store.content, _no_registry)
         self.layer_vertices: dict[str, str] = {}
         self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
         self._http: HttpClient | None = None
+        self._repositories: GitRepositories | None = None
         self._exec_threads: ThreadPoolExecutor | None = None
         self._host: Host | None = None
         self._routes: dict[Platform, Route] = {}
@@ -172,6 +175,18 @@ class Worker:
 
                 self._http = HttpClient()
             return self._http
+
+    @property
+    def repositories(self) -> GitRepositories:
+        """The git repositories of the store; every ref is asked for once a build."""
+        with self._lock:
+            if self._repositories is None:
+                from anyarch.source.git import GitRepositories
+
+                self._repositories = GitRepositories(
+                    self.store.root / "git", work_dir=self.store.work_dir, cancel=self._network_cancel
+                )
+            return self._repositories
 
     async def ensure_local(self, result: SnapshotResult) -> None:
         """Fetch what the layers of `result` lack; each blob once, however many ask for it."""
@@ -416,6 +431,16 @@ class Worker:
 
 EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """The diff ID of a tar without entries: two blocks of zeros."""
+
+
+def _no_registry() -> Registry:
+    """What an image of an OCI layout is asked for when a blob is not there."""
+    from anyarch.errors import BlobNotFound
+
+    raise BlobNotFound(
+        "the OCI layout lacks a part of the image",
+        hint="it may hold other platforms only; copy the image into it again, whole",
+    )
 
 
 class _Memo:

@@ -93,7 +93,7 @@ class FakeGateway:
         return FakeRef(self, definition)
 
     async def resolve_image_config(
-        self, reference: str, *, platform: Platform | None, mode: str, log_name: str
+        self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
         self.resolved.append((reference, platform, mode, log_name))
         if self.images is not None and reference not in self.images:

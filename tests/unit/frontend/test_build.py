@@ -12,6 +12,7 @@ import pytest
 
 from anyarch.errors import (
     AnyarchError,
+    BadReference,
     ContextError,
     DockerfileError,
     InvalidPlatform,
@@ -170,11 +171,46 @@ def test_ignore_file_does_not_hold_for_archives() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://github.com/a/b.git", "git@github.com:a/b", "git://h/x", "github.com/a/b"]
+    ("url", "identifier"),
+    [
+        ("https://github.com/a/b.git#v1:sub", "git://github.com/a/b.git#v1:sub"),
+        ("git@github.com:a/b", "git://github.com/a/b"),
+        ("git://h:9418/x?tag=v1", "git://h:9418/x#refs/tags/v1"),
+        ("github.com/a/b", "git://github.com/a/b"),
+    ],
 )
-def test_git_contexts_are_refused(url: str) -> None:
-    error = failure(FakeGateway("FROM scratch\n", opts={"context": url}))
-    assert isinstance(error, NotSupported)
+def test_git_contexts_bring_the_dockerfile_and_no_ignore_file(url: str, identifier: str) -> None:
+    files = {"Dockerfile": b"FROM scratch\nCOPY a b\n", ".dockerignore": b"a\n"}
+    gateway = FakeGateway(opts={"context": url}, files={identifier: files})
+    assert [source.identifier for source in sources(only(run(gateway)))] == [identifier]
+    assert not any(
+        source.identifier.startswith("local:") for item in gateway.solved for source in sources(item)
+    )
+
+
+def test_git_contexts_keep_their_git_directory_and_times_when_asked_to() -> None:
+    identifier = "git://h/x.git"
+    arguments = {"BUILDKIT_CONTEXT_KEEP_GIT_DIR": "1", "SOURCE_DATE_EPOCH": "1"}
+    gateway = FakeGateway(
+        opts={"context": "https://h/x.git", **{f"build-arg:{k}": v for k, v in arguments.items()}},
+        files={identifier: {"Dockerfile": b"FROM scratch\nCOPY a b\n"}},
+    )
+    (source,) = sources(only(run(gateway)))
+    assert source.attrs == {
+        "git.fullurl": "https://h/x.git",
+        "git.authheadersecret": "GIT_AUTH_HEADER",
+        "git.authtokensecret": "GIT_AUTH_TOKEN",
+        "git.keepgitdir": "true",
+        "git.mtime": "commit",
+    }
+
+
+def test_a_layout_stands_in_for_an_image() -> None:
+    digest = "sha256:" + "1" * 64
+    gateway = FakeGateway("FROM base\nRUN x\n", opts={"context:base": f"oci-layout://store@{digest}"})
+    (source,) = (item for item in sources(only(run(gateway))) if item.identifier.startswith("oci"))
+    assert source.identifier == f"oci-layout://docker.io/library/base@{digest}"
+    assert source.attrs == {"oci.session": "session-1", "oci.store": "store"}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +232,11 @@ def test_git_contexts_are_refused(url: str) -> None:
         ({"build-arg:BUILDKIT_DOCKERFILE_CHECK": "skip"}, DockerfileError, "check option"),
         ({"target": "nope"}, UsageError, 'target stage "nope" could not be found'),
         ({"context": "ftp://x"}, ContextError, "unsupported build context"),
-        ({"context:base": "oci-layout://x@sha256:0"}, NotSupported, "oci-layout"),
+        ({"context:base": "oci-layout://x@sha256:0"}, BadReference, "invalid digest"),
+        ({"context:base": "oci-layout://x"}, UsageError, "has no digest"),
+        ({"context:base": "input:x"}, NotSupported, "input is not supported yet"),
+        ({"context:base": "https://h/x.git?nope=1"}, UsageError, "unexpected query"),
+        ({"context": "https://h/x.git?nope=1"}, UsageError, "unexpected query"),
         ({"context:base": "nothing"}, UsageError, "invalid context specifier"),
         ({"context:base": "zip:x"}, UsageError, "unsupported context source"),
     ],

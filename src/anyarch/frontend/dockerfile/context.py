@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from anyarch.errors import ContextError, DockerfileError, NotSupported, PathNotFound
+from anyarch.errors import ContextError, DockerfileError, PathNotFound
 from anyarch.llb.definition import SourceInfo
 from anyarch.llb.ops import ActionCopy
 from anyarch.llb.source import http, local
 from anyarch.llb.state import Constraints, CopySource, State
 from anyarch.spec.pattern import PatternMatcher
 
+from .gotext import parse_bool
 from .ignore import parse_ignore
 from .named import load_named
-from .remote import is_git, is_http
+from .remote import git_state, is_http, parse_git_ref
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,12 +46,14 @@ _PROBE_BYTES = 1024
 class MainContext(msgspec.Struct, frozen=True):
     """Where the main context is: a local directory (`state` None), or files that are in the graph already.
 
-    Those hold the Dockerfile too: `whole` are the files and `dockerfile` its path there.
+    Those hold the Dockerfile too: `whole` are the files and `dockerfile` its path there. `source` is the
+    checkout or download that they come from.
     """
 
     state: State | None = None
     whole: State | None = None
     dockerfile: str = ""
+    source: State | None = None
 
 
 class Loader:
@@ -89,19 +92,30 @@ class Loader:
         return self.options.local_session_ids.get(local_name, self.gateway.build_opts.session_id)
 
     async def main_context(self) -> MainContext:
-        """Find out what the main context is. Raises `ContextError`, `NotSupported`."""
+        """Find out what the main context is. Raises `ContextError`, `UsageError`."""
         return await self._once("main context", self._main_context)
 
     async def _main_context(self) -> MainContext:
         url = self.options.context
         if not url:
             return MainContext()
-        if is_git(url) or url.startswith("github.com/"):
-            raise NotSupported(
-                f"git build contexts are not supported yet: {url}", hint="clone it and build the directory"
+        repository = parse_git_ref(url)
+        if repository is not None:
+            keep = parse_bool(self.options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", ""))
+            # Whoever asks for a time wants the files to have one of their own.
+            mtime = "commit" if self.options.build_args.get("SOURCE_DATE_EPOCH") else ""
+            checkout = git_state(
+                repository,
+                _internal(f"load git source {url}"),
+                keep_git_dir=bool(repository.keep_git_dir or keep),
+                checksum=repository.checksum,
+                mtime=repository.mtime or mtime,
             )
+            return self._scoped(checkout, checkout, self.options.filename)
         if not is_http(url):
-            raise ContextError(f"unsupported build context {url}", hint="a directory, or an http(s) URL")
+            raise ContextError(
+                f"unsupported build context {url}", hint="a directory, a git repository, or an http(s) URL"
+            )
         download = http(url, filename="context", constraints=_internal("load remote build context"))
         ref = await self.gateway.solve(download.marshal())
         head = await ref.read_file("context", length=_PROBE_BYTES)
@@ -110,10 +124,15 @@ class Loader:
             state, dockerfile = State().file(CopySource(download, unpack)), self.options.filename
         else:
             state, dockerfile = download, "context"  # the body is the Dockerfile, and all there is
-        if not self.options.context_subdir:
-            return MainContext(state, state, dockerfile)
-        inner = ActionCopy(self.options.context_subdir, "/", dir_copy_contents=True)
-        return MainContext(State().file(CopySource(state, inner)), state, dockerfile)
+        return self._scoped(state, download, dockerfile)
+
+    def _scoped(self, whole: State, source: State, dockerfile: str) -> MainContext:
+        """The context, of which only a directory may be wanted; the Dockerfile is looked up in all of it."""
+        state = whole
+        if self.options.context_subdir:
+            inner = ActionCopy(self.options.context_subdir, "/", dir_copy_contents=True)
+            state = State().file(CopySource(whole, inner))
+        return MainContext(state, whole, dockerfile, source)
 
     async def dockerfile(self) -> SourceInfo:
         """The Dockerfile's text, with the ignore file beside it noted. Raises `DockerfileError`,
@@ -200,16 +219,19 @@ class Loader:
             constraints=_internal("load build context"),
         )
 
-    async def resolve_image(self, reference: str, platform: Platform, log_name: str) -> ResolvedImage:
-        """The config of an image, asked for once. Raises what the gateway raises."""
+    async def resolve_image(
+        self, reference: str, platform: Platform, log_name: str, *, layout: str = ""
+    ) -> ResolvedImage:
+        """The config of an image, asked for once; `layout` is the client's layout that it is in, if any.
+        Raises what the gateway raises."""
         mode = self.options.resolve_mode
 
         def ask() -> Awaitable[ResolvedImage]:
             return self.gateway.resolve_image_config(
-                reference, platform=platform, mode=mode, log_name=log_name
+                reference, platform=platform, mode=mode, log_name=log_name, layout=layout
             )
 
-        return await self._once(("image", reference, platform), ask)
+        return await self._once(("image", reference, platform, layout), ask)
 
     async def named(self, context: NamedContext) -> LoadedContext:
         """Load a named context, once."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import DockerfileError, InvalidDigest, NotSupported
+from anyarch.errors import DockerfileError, InvalidDigest, UsageError
 from anyarch.llb.ops import ActionCopy, ActionMkfile
 from anyarch.llb.source import http
 from anyarch.llb.state import Constraints, CopySource, State, chown, merge
@@ -18,7 +18,7 @@ from .expand import expand
 from .instructions import Add, Copy, InlineFile
 from .naming import shown, step_name
 from .ospath import is_absolute, join, normalize, strip_drive, to_slash
-from .remote import is_git, is_http
+from .remote import git_state, is_git, is_http, parse_git_ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +68,7 @@ def copy(stage: Stage, work: Work, command: Command, scope: Scope) -> None:
     actions: list[Action] = []
     for text in texts.sources:
         if is_git(text):
-            actions.append(_git(instruction, text))
+            actions.append(_git(instruction, texts, text, dest, common, name))
         elif is_http(text):
             actions.append(_download(instruction, texts, text, dest, common, name))
         else:
@@ -167,10 +167,29 @@ def _mode(text: str) -> tuple[int, str]:
     return 0, text
 
 
-def _git(instruction: Copy | Add, text: str) -> CopySource:
+def _git(
+    instruction: Copy | Add, texts: _Texts, text: str, dest: str, common: ActionCopy, name: str
+) -> CopySource:
     if isinstance(instruction, Copy):
         raise DockerfileError("source can't be a git ref for COPY", hint="ADD takes git repositories")
-    raise NotSupported(f"ADD of a git repository is not supported yet: {text}")
+    try:
+        ref = parse_git_ref(text)
+    except UsageError as error:
+        raise DockerfileError(error.message, hint=error.hint) from None
+    assert ref is not None
+    keep, own = instruction.keep_git_dir, ref.keep_git_dir
+    if keep is not None and own is not None and keep != own:
+        raise DockerfileError("inconsistent keep-git-dir configuration")
+    checksum = texts.checksum
+    if checksum and ref.checksum and checksum != ref.checksum:
+        raise DockerfileError(f'checksum mismatch "{checksum}" != "{ref.checksum}"')
+    state = git_state(
+        ref,
+        Constraints.named(name),
+        keep_git_dir=bool(keep if own is None else own),
+        checksum=ref.checksum or checksum,
+    )
+    return CopySource(state, msgspec.structs.replace(common, src="/", dest=dest))
 
 
 def _download(

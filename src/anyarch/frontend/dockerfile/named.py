@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import BadReference, NotSupported, PathNotFound, UsageError
-from anyarch.llb.source import http, image, local
+from anyarch.llb.source import http, image, local, oci_layout
 from anyarch.llb.state import Constraints, State
 from anyarch.llb.vertex import Deferred
 from anyarch.spec.oci import ImageConfig, decode
@@ -17,7 +17,7 @@ from anyarch.spec.reference import Reference
 
 from .ignore import parse_ignore
 from .image import Image
-from .remote import is_git
+from .remote import git_state, is_git, parse_git_ref
 
 if TYPE_CHECKING:
     from .context import Loader
@@ -28,12 +28,13 @@ __all__ = ["LoadedContext", "NamedContext", "find_named", "load_named"]
 class NamedContext(msgspec.Struct, frozen=True):
     """One that was asked for: `key` is the name it was found under, maybe with `::platform`.
 
-    `platform` is None where it makes no difference.
+    `platform` is None where it makes no difference; `name` is what it was asked for as.
     """
 
     key: str
     value: str
     platform: Platform | None
+    name: str = ""
 
 
 class LoadedContext:
@@ -90,7 +91,8 @@ def find_named(contexts: dict[str, str], name: str, platform: Platform) -> Named
     for key in (f"{name}::{platform.format_all()}", name):
         value = contexts.get(key)
         if value is not None:
-            return NamedContext(key, value, platform if value.startswith("docker-image:") else None)
+            is_image = value.startswith(("docker-image:", "oci-layout:"))
+            return NamedContext(key, value, platform if is_image else None, name)
     return None
 
 
@@ -99,8 +101,18 @@ async def load_named(context: NamedContext, loader: Loader) -> LoadedContext:
     scheme, colon, rest = context.value.partition(":")
     if not colon:
         raise UsageError(f"invalid context specifier {context.value} for {context.key}")
-    if is_git(context.value) or scheme == "git":
-        raise NotSupported(f"named context {context.key} is a git repository, which is not supported yet")
+    repository = parse_git_ref(context.value) if is_git(context.value) else None
+    if repository is not None:
+        constraints = Constraints.named(f"[internal] load git source {context.value}")
+        return LoadedContext(
+            git_state(
+                repository,
+                constraints,
+                keep_git_dir=bool(repository.keep_git_dir),
+                checksum=repository.checksum,
+                mtime=repository.mtime,
+            )
+        )
     match scheme:
         case "docker-image":
             return await _image(context, rest.removeprefix("//"), loader)
@@ -109,7 +121,9 @@ async def load_named(context: NamedContext, loader: Loader) -> LoadedContext:
             return LoadedContext(http(context.value, filename="context", constraints=constraints))
         case "local":
             return await _local(context, rest, loader)
-        case "oci-layout" | "input" | "target":
+        case "oci-layout":
+            return await _layout(context, rest.removeprefix("//"), loader)
+        case "input" | "target":
             raise NotSupported(f"named context {context.key}={context.value}: {scheme} is not supported yet")
         case _:
             raise UsageError(f"unsupported context source {scheme} for {context.key}")
@@ -121,12 +135,39 @@ async def _image(context: NamedContext, text: str, loader: Loader) -> LoadedCont
     reference = str(Reference.parse(text))
     name = f"[context {context.key}] load metadata for {text}"
     resolved = await loader.resolve_image(reference, context.platform, name)
-    config = decode(ImageConfig, resolved.config)
     state = image(
         resolved.reference,
         platform=context.platform,
         constraints=Constraints.named(f"[context {context.key}] {text}"),
     )
+    return _configured(state, resolved.config)
+
+
+async def _layout(context: NamedContext, text: str, loader: Loader) -> LoadedContext:
+    """An image of an OCI layout: `NAME@DIGEST`, where NAME says which layout of the client it is."""
+    store_id, at, digest = text.partition("@")
+    if not store_id:
+        raise UsageError(f'oci-layout reference "{text}" has no name')
+    if not at:
+        raise UsageError(f'oci-layout reference "{text}" has no digest')
+    assert context.platform is not None
+    # The layout has no name for it that would mean anything to whoever reads the log.
+    reference = str(Reference.parse(f"{context.name}@{digest}"))
+    name = f"[context {context.key}] load metadata for {reference}"
+    resolved = await loader.resolve_image(reference, context.platform, name, layout=store_id)
+    state = oci_layout(
+        reference,
+        platform=context.platform,
+        session_id=loader.gateway.build_opts.session_id,
+        store_id=store_id,
+        constraints=Constraints.named(f"[context {context.key}] OCI load from client"),
+    )
+    return _configured(state, resolved.config)
+
+
+def _configured(state: State, raw: bytes) -> LoadedContext:
+    """The filesystem of an image with the environment, directory and platform that its config gives."""
+    config = decode(ImageConfig, raw)
     for item in config.config.env or ():
         key, _, value = item.partition("=")
         if key:
@@ -136,7 +177,7 @@ async def _image(context: NamedContext, text: str, loader: Loader) -> LoadedCont
     platform = found.platform()
     if platform is not None:
         state = state.set_platform(platform)
-    return LoadedContext(state, found, resolved.config)
+    return LoadedContext(state, found, raw)
 
 
 async def _local(context: NamedContext, name: str, loader: Loader) -> LoadedContext:

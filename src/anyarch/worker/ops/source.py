@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from anyarch.llb.ops import SourceOp
     from anyarch.solver.vertex import Operation
-    from anyarch.source.image import Image
+    from anyarch.source.git import Resolved
+    from anyarch.source.image import Image, ImageResolver
     from anyarch.spec.platform import Platform
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
@@ -30,28 +31,34 @@ def make_source(worker: Worker, op: SourceOp, platform: Platform | None, digest:
     scheme, _, rest = op.identifier.partition("://")
     match scheme:
         case "docker-image":
-            return _ImageSource(worker, op, rest, platform or worker.platform, digest)
+            return _ImageSource(worker, worker.images, rest, platform or worker.platform, digest)
+        case "oci-layout":
+            return _ImageSource(worker, worker.layouts, rest, platform or worker.platform, digest)
         case "local":
             return _LocalSource(worker, op, rest)
         case "http" | "https":
             return _HttpSource(worker, op, digest)
-        case "git" | "ssh":
-            raise NotSupported(f"{op.identifier}: git sources are not supported yet")
+        case "git":
+            return _GitSource(worker, op, digest)
     raise NotSupported(f"{op.identifier}: unknown source scheme {scheme!r}")
 
 
 class _ImageSource:
-    def __init__(self, worker: Worker, op: SourceOp, name: str, platform: Platform, digest: str) -> None:
+    """An image of a registry, or of an OCI layout whose blobs are in the content store already."""
+
+    def __init__(
+        self, worker: Worker, images: ImageResolver, name: str, platform: Platform, digest: str
+    ) -> None:
         self._worker = worker
+        self._images = images
         self._reference = Reference.parse(name)
         self._platform = platform
         self._vertex = digest
-        self._checksum = op.attrs.get("image.checksum", "")
         self._image: Image | None = None
 
     async def _find(self) -> Image:
         if self._image is None:
-            self._image = await asyncio.to_thread(self._worker.images.image, self._reference, self._platform)
+            self._image = await asyncio.to_thread(self._images.image, self._reference, self._platform)
         return self._image
 
     async def cache_map(self) -> CacheMap:
@@ -65,7 +72,9 @@ class _ImageSource:
         if not image.manifest.layers:
             return [None]
         layers = self._worker.layers
-        fetch_from = str(image.reference.with_digest(image.manifest_digest))
+        fetch_from = ""
+        if self._images is not self._worker.layouts:
+            fetch_from = str(image.reference.with_digest(image.manifest_digest))
         ids = []
         for descriptor, diff_id in zip(image.manifest.layers, image.diff_ids, strict=True):
             layer = layers.add_blob(descriptor, diff_id, fetch_from=fetch_from)
@@ -110,6 +119,43 @@ class _LocalSource:
 
     async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
         return [await self._scan()]
+
+
+class _GitSource:
+    """A checkout of a repository, known by its commit."""
+
+    def __init__(self, worker: Worker, op: SourceOp, digest: str) -> None:
+        from anyarch.worker.git import git_source
+
+        self._worker = worker
+        self._op = op
+        self._source = git_source(op)
+        self._vertex = digest
+        self._resolved: Resolved | None = None
+
+    async def _resolve(self) -> Resolved:
+        from anyarch.worker.git import lender
+
+        def ask() -> Resolved:
+            with lender(self._worker, self._op, self._vertex) as lent:
+                return self._worker.repositories.resolve(self._source, lent)
+
+        if self._resolved is None:
+            self._resolved = await asyncio.to_thread(ask)
+        return self._resolved
+
+    async def cache_map(self) -> CacheMap:
+        key = self._source.key(await self._resolve())
+        return CacheMap(hashlib.sha256(f"git/1\0{key}".encode()).hexdigest(), is_source=True)
+
+    async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
+        from anyarch.worker.git import checkout_layer
+
+        resolved = await self._resolve()
+        layer = await asyncio.to_thread(
+            checkout_layer, self._worker, self._op, self._source, resolved, self._vertex
+        )
+        return [SnapshotResult((layer,))]
 
 
 class _HttpSource:
