@@ -130,6 +130,9 @@ class Worker:
         self._materialized: dict[str, SnapshotResult] = {}
         self._cancels: set[CancelToken] = set()
         self._network_cancel = threading.Event()
+        self._layers: dict[str, Layer] = {}
+        self._local: set[str] = set()
+        self._directories: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._views: dict[tuple[str, ...], View] = {}
 
     async def __aenter__(self) -> Worker:
@@ -190,9 +193,19 @@ class Worker:
 
     async def ensure_local(self, result: SnapshotResult) -> None:
         """Fetch what the layers of `result` lack; each blob once, however many ask for it."""
-        layers = [self.layers.get(layer_id) for layer_id in result.layers]
-        missing = await asyncio.to_thread(self.layers.missing, layers)
+        unsure = [self.layer(layer_id) for layer_id in result.layers if layer_id not in self._local]
+        if not unsure:
+            return
+        missing = await asyncio.to_thread(self.layers.missing, unsure)
         await asyncio.gather(*(self._fetch(layer) for layer in missing))
+        self._local.update(layer.id for layer in unsure)
+
+    def layer(self, layer_id: str) -> Layer:
+        """A layer of the store; nothing that a build knows of goes away while it runs."""
+        layer = self._layers.get(layer_id)
+        if layer is None:
+            layer = self._layers[layer_id] = self.layers.get(layer_id)
+        return layer
 
     async def _fetch(self, layer: Layer) -> None:
         future = self._fetching.get(layer.id)
@@ -274,7 +287,7 @@ class Worker:
         chain = result.layers if result is not None else ()
         view = self._views.get(chain)
         if view is None:
-            view = self._views[chain] = View(self.layers, [self.layers.get(layer_id) for layer_id in chain])
+            view = self._views[chain] = View(self.layers, [self.layer(layer_id) for layer_id in chain])
         return view
 
     def view_or_none(self, result: Result) -> TreeView | None:
@@ -342,19 +355,29 @@ class Worker:
 
     @contextmanager
     def step_directory(self) -> Iterator[Path]:
-        """A directory on the store's file system for one step; what is left in it goes away with it."""
+        """A directory on the store's file system for one step; what is left in it goes away after the step,
+        at the latest with the worker."""
         directory = self.store.work_dir()
         try:
             yield directory
         finally:
-            self.layers.dispose(directory)
+            self.exec_threads.submit(self.layers.dispose, directory)
 
     def directories(self, base: SnapshotResult | None) -> tuple[str, ...]:
         """Overlay lower directories of a chain, lowest first; layers without entries are left out."""
         if base is None:
             return ()
-        chain = [self.layers.get(layer_id) for layer_id in base.layers]
-        return tuple(map(str, self.layers.directories([layer for layer in chain if layer.id != EMPTY_LAYER])))
+        chain = tuple(layer_id for layer_id in base.layers if layer_id != EMPTY_LAYER)
+        # What lies below was asked for by the step before, as a rule; only the uppermost layer is new.
+        depth = len(chain)
+        while depth and chain[:depth] not in self._directories:
+            depth -= 1
+        known = list(self._directories[chain[:depth]]) if depth else []
+        layers = [self.layer(layer_id) for layer_id in chain]
+        for position in range(depth, len(chain)):
+            known.append(str(self.layers.directory(layers[position], below=layers[:position])))
+        self._directories[chain] = tuple(known)
+        return tuple(known)
 
     def set_root_metadata(self, directory: Path, entry: Entry) -> None:
         """The root of a step's tree looks like that of its base, not like a directory just made."""
