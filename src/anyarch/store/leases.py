@@ -84,7 +84,7 @@ class Leases:
     def held(self) -> list[str]:
         """All that was marked, sorted."""
         with self._lock:
-            return sorted(self._held)
+            return sorted(map(str, self._held))
 
     def close(self) -> None:
         """Forget all; the marks go with the lock file."""

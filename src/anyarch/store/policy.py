@@ -75,7 +75,10 @@ class Filter(msgspec.Struct, frozen=True):
                 re.compile(value)
             except re.error as error:
                 raise UsageError(f"invalid filter {text!r}: {error}") from None
-        return cls(match[1].lower(), "==" if comparison == "=" else comparison, value)
+        if comparison == "=":  # as people write it: an id may then be a part of one
+            comparison = "==" if match[1].lower() != "id" else "~="
+            value = value if comparison == "==" else re.escape(value)
+        return cls(match[1].lower(), comparison, value)
 
     def __call__(self, record: Record) -> bool:
         match self.field:
@@ -99,16 +102,7 @@ class Filter(msgspec.Struct, frozen=True):
                 return (truth == wanted) != (self.comparison == "!=")
         if self.comparison == "~=":
             return any(re.search(self.value, value) for value in values)
-        found = any(
-            value == self.value or (self.field in ("id", "parents") and _starts(value, self.value))
-            for value in values
-        )
-        return found != (self.comparison == "!=")
-
-
-def _starts(value: str, prefix: str) -> bool:
-    """An id may be shortened, as people copy it."""
-    return len(prefix) >= 6 and (value.startswith(prefix) or value.partition(":")[2].startswith(prefix))
+        return (self.value in values) != (self.comparison == "!=")
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,14 +149,15 @@ class Store:
 
     def _stamp_used(self) -> None:
         """Write when layers and blobs were last used, of those where that is an hour out of date."""
-        import json
         import time
+
+        import msgspec
 
         held = self.leases.held()
         if not held:
             return
         now = time.time()
-        keys = json.dumps(held)
+        keys = msgspec.json.encode(held).decode()
         for table, column in (("layers", "id"), ("blobs", "digest")):
             where = f"{column} IN (SELECT value FROM json_each(?)) AND last_used < ?"
             if self.meta.one(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1", (keys, now - STALE_S)):

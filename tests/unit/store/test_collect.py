@@ -27,7 +27,7 @@ from anyarch.store.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anyarch.snapshot.layers import Layer, LayerStore
+    from anyarch.snapshot.layers import Layer
 
 EVERYTHING = (Policy(all=True),)
 

@@ -1,0 +1,96 @@
+"""`anyarch du`: what the store takes of the disk."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from anyarch.cli.flags import Command, Flag
+from anyarch.cli.records import FILTER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyarch.cli.flags import Parsed
+    from anyarch.store.usage import Record
+
+__all__ = ["COMMAND", "run"]
+
+COMMAND = Command(
+    "du",
+    summary="Show what the store takes of the disk",
+    usage="du [OPTIONS]",
+    description=(
+        "List what the store holds, the largest first, and the sum. `*` after an id marks what may change, "
+        "after a size what belongs to an image that has a name. What a running build uses is not reclaimable."
+    ),
+    flags=(
+        FILTER,
+        Flag("format", "How to print: table, pretty or json", metavar="FORMAT"),
+        Flag("verbose", "The same as --format=pretty"),
+        Flag("timeout", "", metavar="DURATION", hidden=True, state="ignored"),
+    ),
+    examples=(
+        ("The largest things", "anyarch du | head"),
+        ("Caches of RUN --mount=type=cache", "anyarch du --filter type=exec.cachemount --verbose"),
+    ),
+)
+
+
+def run(parsed: Parsed) -> int:
+    from anyarch.cli.records import print_header, print_row, print_verbose
+    from anyarch.engine.storage import usage
+    from anyarch.errors import UsageError
+
+    form = parsed.text("format")
+    if form and parsed.switch("verbose"):
+        raise UsageError("--format and --verbose cannot be used together")
+    form = form or ("pretty" if parsed.switch("verbose") else "table")
+    if form not in ("table", "pretty", "json"):
+        raise UsageError(f"--format {form}: only table, pretty and json are known to this release")
+    filters = parsed.texts("filter")
+    records = usage(filters)
+    if form == "json":
+        _print_json(records)
+    elif form == "pretty":
+        print_verbose(records)
+    else:
+        print_header()
+        for record in records:
+            print_row(record)
+    if form != "json" and not filters:
+        _print_sums(records)
+    return 0
+
+
+def _print_json(records: Sequence[Record]) -> None:
+    """One object a line, with buildx's keys."""
+    import msgspec
+
+    from anyarch.cli.units import ago, human_size, timestamp
+
+    for record in records:
+        value = {
+            "ID": record.id,
+            "Parents": list(record.parents) or None,
+            "CreatedAt": timestamp(record.created_at),
+            "Mutable": record.mutable,
+            "Reclaimable": record.reclaimable,
+            "Shared": record.shared,
+            "Size": human_size(record.size),
+            "Description": record.description,
+            "LastUsedAt": ago(record.last_used),
+            "Type": record.kind,
+        }
+        sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def _print_sums(records: Sequence[Record]) -> None:
+    from anyarch.cli.units import human_size
+
+    total = sum(record.size for record in records)
+    shared = sum(record.size for record in records if record.shared)
+    rows = [("Shared", shared), ("Private", total - shared)] if shared else []
+    rows.append(("Reclaimable", sum(record.size for record in records if record.reclaimable)))
+    rows.append(("Total", total))
+    print("\n".join(f"{name + ':':<14}{human_size(size)}" for name, size in rows))

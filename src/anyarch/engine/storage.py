@@ -1,0 +1,82 @@
+"""The store as a user looks after it: what it holds, what may go, whether it is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.errors import UsageError
+from anyarch.store.collect import collect, disk_usage
+from anyarch.store.policy import Filter, Policy, parse_duration, parse_size
+from anyarch.store.store import Store, default_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from anyarch.store.usage import Record
+
+__all__ = ["check", "prune", "selection", "usage"]
+
+_AGES = ("until", "unused-for")
+
+
+def selection(filters: Iterable[str], **limits: str | None) -> Policy:
+    """The rule of `--filter` texts, which must all be true, and of `reserved`, `max_used` and `min_free`
+    (sizes as text). Raises `UsageError`."""
+    chosen = []
+    ages = []
+    for text in filters:
+        name, _, value = text.partition("=")
+        if name.strip() in _AGES:
+            ages.append(parse_duration(value))
+        else:
+            chosen.append(Filter.parse(text.strip()))
+    if len(ages) > 1:
+        raise UsageError("filters until and unused-for expect one value together")
+    sizes = {name: parse_size(text) for name, text in limits.items() if text is not None}
+    return Policy(
+        filters=(tuple(chosen),) if chosen else (),
+        keep_s=ages[0] if ages else 0.0,
+        reserved=sizes.get("reserved", 0),
+        max_used=sizes.get("max_used", 0),
+        min_free=sizes.get("min_free", 0),
+    )
+
+
+def usage(filters: Iterable[str] = (), *, root: str | None = None) -> list[Record]:
+    """What the store holds, as far as it passes all `filters`; the largest first."""
+    import time
+
+    policy = selection(filters)
+    now = time.time()
+    with Store.open(Path(root) if root else default_root()) as store:
+        return [
+            record
+            for record in disk_usage(store)
+            if all(one(record) for group in policy.filters for one in group)
+            and (not policy.keep_s or record.last_used <= now - policy.keep_s)
+        ]
+
+
+def prune(
+    policy: Policy, *, all: bool, on_removed: Callable[[Record], object], root: str | None = None
+) -> list[Record]:
+    """Remove what `policy` chooses; `all` includes images with a name and internal records. Never takes what
+    a running build uses."""
+    from anyarch.worker.worker import Machine
+
+    with Store.open(Path(root) if root else default_root()) as store:
+        machine = Machine(store)
+        try:
+            machine.open_layers()  # as an ordinary user, steps' files belong to other ids
+            return collect(store, (msgspec.structs.replace(policy, all=all),), on_removed=on_removed)
+        finally:
+            machine.close()
+
+
+def check(*, root: str | None = None) -> list[str]:
+    """One line for each thing that is wrong with the store; reads all of it."""
+    with Store.open(Path(root) if root else default_root()) as store:
+        return store.verify()
