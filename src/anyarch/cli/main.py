@@ -8,6 +8,7 @@ run` does.
 
 from __future__ import annotations
 
+import gc
 import sys
 
 # The table is all that `--help` and completion need of a command before it is chosen.
@@ -46,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
             print("anyarch", __version__)
             status = 0
         else:
+            # Nothing that modules leave behind while they load is garbage: 3 % of a cached build goes into
+            # looking.
+            gc.set_threshold(100_000, 20, 100)
             from anyarch.cli.dispatch import dispatch
 
             status = dispatch(argv)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
@@ -75,10 +75,12 @@ def _push_blob(
     places = worker.layers.remote(worker.layers.get(layer_id)) if layer_id else []
     origins = [Reference.parse(place) for known, place in places if known.digest == digest]
     mount_from = next((o.path for o in origins if o.domain == name.domain and o.path != name.path), None)
-    if not content.has(digest):
-        if registry.has_blob(name, digest, cancel=cancel):
-            return
-        for origin in origins:
-            worker.fetch_blob(origin, descriptor, "")
-            break
-    registry.push_blob(name, descriptor, lambda: content.open(digest), mount_from=mount_from, cancel=cancel)
+
+    def opened() -> BinaryIO:
+        # Asked for only when the bytes have to be sent: what the registry has, or can mount, is fetched from
+        # nowhere.
+        if not content.has(digest) and origins:
+            worker.fetch_blob(origins[0], descriptor, "")
+        return content.open(digest)
+
+    registry.push_blob(name, descriptor, opened, mount_from=mount_from, cancel=cancel)
