@@ -21,13 +21,15 @@ def test_a_base_in_the_same_registry_is_mounted_and_never_fetched(build: Builder
     result = run_build(
         BuildRequest(
             context=str(build.context),
-            dockerfile_data=f"FROM {bases.registry}/library/busybox\nCOPY a /\n".encode(),
+            dockerfile_data=f"FROM {bases.registry}/library/busybox\nCOPY --link a /\n".encode(),
             platforms=("linux/amd64", "linux/arm64"),
             outputs=(Output("image", attrs={"name": f"{bases.registry}/test/push:1", "push": "true"}),),
             root=str(build.store),
         )
     )
-    pushed = Registry(Hosts.load(), Credentials()).manifest(Reference.parse(f"{bases.registry}/test/push:1"))
+    registry = Registry(Hosts.load(), Credentials())
+    pushed = registry.manifest(Reference.parse(f"{bases.registry}/test/push:1"))
+    registry.close()
     assert pushed.digest == result.digest
     blobs = (build.store / "blobs" / "sha256").iterdir()
     assert [path for path in blobs if path.stat().st_size > 500_000] == []
