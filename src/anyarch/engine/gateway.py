@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import stat
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
@@ -17,6 +18,8 @@ from anyarch.worker.graph import load
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from anyarch.archive.entry import Entry
     from anyarch.frontend.gateway import BuildOpts
     from anyarch.llb.definition import Definition
@@ -119,25 +122,36 @@ class EngineGateway:
         self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
         name = Reference.parse(reference)
-        log_name = log_name or f"[internal] load metadata for {name}"
         images = self._worker.layouts if layout else self._worker.images
+        async with self._step(log_name or f"[internal] load metadata for {name}"):
+            image = await asyncio.to_thread(images.image, name, platform or self._worker.platform)
+        return ResolvedImage(str(name), image.digest, image.config)
+
+    async def source_time(self, definition: Definition, *, log_name: str) -> int | None:
+        from anyarch.engine.times import source_time
+
+        async with self._step(log_name) as vertex:
+            return await source_time(self._solver, self._worker, definition, vertex)
+
+    @asynccontextmanager
+    async def _step(self, log_name: str) -> AsyncIterator[str]:
+        """Show what is done inside as a vertex. All that has the same name is one line, done one by one:
+        images of several platforms are resolved once."""
         vertex = Digest.of(log_name.encode())
         known = self._announced.get(vertex)
         if known is None:
-            # One line for all platforms: the name is resolved once.
             known = self._announced[vertex] = (log_name, asyncio.Lock())
         async with known[1]:
             started = time.time()
             self._worker.emit(VertexEvent(vertex, log_name, started=started))
             try:
-                image = await asyncio.to_thread(images.image, name, platform or self._worker.platform)
+                yield vertex
             except Exception as error:
                 self._worker.emit(
                     VertexEvent(vertex, log_name, started=started, completed=time.time(), error=str(error))
                 )
                 raise
             self._worker.emit(VertexEvent(vertex, log_name, started=started, completed=time.time()))
-        return ResolvedImage(str(name), image.digest, image.config)
 
     def warn(self, warning: WarningEvent) -> None:
         self.warnings += 1

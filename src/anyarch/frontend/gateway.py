@@ -111,6 +111,11 @@ class Gateway(Protocol):
         (`ManifestNotFound`), `NoMatchingPlatform`."""
         ...
 
+    async def source_time(self, definition: Definition, *, log_name: str) -> int | None:
+        """When the only source in `definition` was made, seconds since 1970: a git repository's commit, a
+        download's last change, or the newest file in a downloaded archive. None for anything else."""
+        ...
+
     def warn(self, warning: WarningEvent) -> None:
         """Show a lint warning. Must not block."""
         ...

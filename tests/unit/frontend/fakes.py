@@ -66,7 +66,7 @@ class FakeRef:
 
 class FakeGateway:
     """`files` are by source identifier (`local://context`, a URL); `images` are run configs by reference,
-    None: every image exists."""
+    None: every image exists. `times` are those of sources."""
 
     def __init__(
         self,
@@ -87,6 +87,8 @@ class FakeGateway:
         self.resolved: list[tuple[str, Platform | None, str, str]] = []
         self.solved: list[Definition] = []
         self.warnings: list[WarningEvent] = []
+        self.times: dict[str, int] = {}
+        self.timed: list[tuple[str, str]] = []
 
     async def solve(self, definition: Definition) -> FakeRef:
         self.solved.append(definition)
@@ -101,6 +103,11 @@ class FakeGateway:
         config = (self.images or {}).get(reference)
         raw = image_config(platform or AMD64, config)
         return ResolvedImage(reference, Digest.of(reference.encode()), raw)
+
+    async def source_time(self, definition: Definition, *, log_name: str) -> int | None:
+        (source,) = (op.kind for op in definition.decoded.values() if isinstance(op.kind, SourceOp))
+        self.timed.append((source.identifier, log_name))
+        return self.times.get(source.identifier)
 
     def warn(self, warning: WarningEvent) -> None:
         self.warnings.append(warning)

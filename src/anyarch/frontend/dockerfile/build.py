@@ -19,13 +19,12 @@ from anyarch.spec.platform import Platform
 
 from .check import Checker
 from .context import Loader
-from .convert import Conversion, Shared, at_once, global_args
+from .convert import Conversion, Shared, at_once
 from .lexer import detect_syntax
-from .lint import predefined_args
 from .options import parse_options
 from .parser import parse
 from .rules import file_options
-from .stage import Scope
+from .scope import check_file, make_scope
 
 if TYPE_CHECKING:
     from anyarch.frontend.gateway import Gateway
@@ -33,43 +32,43 @@ if TYPE_CHECKING:
 
     from .check import LintWarning
     from .convert import Converted
-    from .instructions import Dockerfile
     from .options import Options
 
 __all__ = ["build"]
 
-_EPOCH = "SOURCE_DATE_EPOCH"
-_BUILT_IN = (
-    r"dockerfile\.v0|(?:docker\.io/)?docker/dockerfile(?:-upstream)?(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?"
-)
+_BUILT_IN = r"dockerfile\.v0|(?:docker\.io/)?docker/dockerfile(?::(?:latest|labs|experimental|[0-9][\w.-]*))?"
 
 
 async def build(gateway: Gateway) -> FrontendResult:
     """Build the Dockerfile that the gateway's options name.
 
-    Returns graphs and configs; nothing but what had to be read has been evaluated. Raises `DockerfileError`
+    Returns graphs and configs; nothing but what had to be read has been evaluated. With the option
+    `requestid` it is a question about the file that is answered, in the metadata. Raises `DockerfileError`
     and other `AnyarchError`s with the place in the Dockerfile and the platform, where there is one.
     """
     build_opts = gateway.build_opts
     options = parse_options(build_opts.opts, build_opts.build_platform)
-    if build_opts.opts.get("requestid"):
-        raise NotSupported(f"unsupported request {build_opts.opts['requestid']}")
     loader = Loader(gateway, options)
     info = await loader.dockerfile()
     _refuse_foreign_syntax(options, info)
+
+    def warn(warning: LintWarning) -> None:
+        gateway.warn(_event(loader.dockerfile_vertex, info, warning))
+
+    request = build_opts.opts.get("requestid")
+    if request:
+        from .requests import answer
+
+        return await answer(request, loader, info, warn)
     dockerfile = parse(info.data, info.filename)
-    checker = Checker(
-        dockerfile,
-        file_options(info.data, options.check),
-        sink=lambda warning: gateway.warn(_event(loader.dockerfile_vertex, info, warning)),
-    )
+    checker = Checker(dockerfile, file_options(info.data, options.check), sink=warn)
     context, shared = Deferred(), Shared()
     conversions: list[Conversion] = []
     for platform in options.platforms or (None,):
         with error_context(platform=str(platform) if platform else None):
-            scope = _scope(options, dockerfile, info, platform, build_opts.build_platform, State(context))
+            scope = await make_scope(loader, dockerfile, info, platform, State(context))
             if not conversions:
-                _check_file(scope, checker, build_opts.build_platform)
+                check_file(scope, checker, build_opts.build_platform)
             conversion = Conversion(dockerfile, scope, loader, shared)
             conversion.plan()
             conversions.append(conversion)
@@ -85,15 +84,6 @@ async def build(gateway: Gateway) -> FrontendResult:
     context.resolve((await loader.main_state(shared.paths)).output)
     shared.settle()
     return _result(options, [(item, item.finish()) for item in conversions])
-
-
-def _check_file(scope: Scope, checker: Checker, build: Platform) -> None:
-    """The checks that need no stage; those of stages follow as `scope` is converted."""
-    scope.checker = checker
-    checker.check_file()
-    predefined = predefined_args(build, scope.target, checker.dockerfile.stages[-1].name)
-    own = {name: scope.build_args.get(name, value) for name, value in predefined.items()}
-    checker.check_froms(scope.global_args, own)
 
 
 def _event(vertex: str, info: SourceInfo, warning: LintWarning) -> WarningEvent:
@@ -114,8 +104,8 @@ async def _resolve(conversion: Conversion) -> None:
 
 
 def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:
-    """`# syntax=` of Docker's own frontend means this one, whatever its version; other frontends are not
-    run."""
+    """`# syntax=` of a release of Docker's own frontend means this one, whichever it is; what names other
+    bytes (another image, a digest, the upstream image) is not run."""
     if options.forwarded:
         return
     hint = "only docker/dockerfile is built in; leave out the syntax line if the file needs nothing else"
@@ -131,54 +121,6 @@ def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:
         error = NotSupported(f"the frontend {syntax.reference} is not supported yet", hint=hint)
         error.source = place
         raise error
-
-
-def _scope(
-    options: Options,
-    dockerfile: Dockerfile,
-    info: SourceInfo,
-    platform: Platform | None,
-    build_platform: Platform,
-    context: State,
-) -> Scope:
-    target = platform or build_platform
-    build_args = dict(options.build_args)
-    stage = options.target or dockerfile.stages[-1].name
-    args = global_args(dockerfile, build_args, target=target, build=build_platform, stage=stage)
-    epoch = _epoch(options, build_args, args)
-    return Scope(
-        options=options,
-        target=target,
-        is_implicit_target=platform is None,
-        global_args=args,
-        build_args=build_args,
-        escape=dockerfile.escape,
-        context=context,
-        info=info,
-        epoch=epoch,
-    )
-
-
-def _epoch(options: Options, build_args: dict[str, str], args: dict[str, str]) -> int | None:
-    """SOURCE_DATE_EPOCH in seconds. Where it has no value the argument is not set at all."""
-    text = build_args[_EPOCH] if _EPOCH in build_args else args.get(_EPOCH, "")
-    value: int | None = None
-    if re.fullmatch(r"[+-]?[0-9]{1,19}", text):
-        value = int(text)
-    elif text == "context" and not options.context:
-        value = None  # a local directory has no time of its own
-    elif text:
-        raise NotSupported(
-            f"invalid {_EPOCH}: {text}: times of contexts and stages are not supported yet",
-            hint="give seconds since 1970, for example the output of git log -1 --format=%ct",
-        )
-    for place in (build_args, args):
-        if _EPOCH in place:
-            if value is None:
-                del place[_EPOCH]
-            else:
-                place[_EPOCH] = str(value)
-    return value
 
 
 def _result(options: Options, converted: list[tuple[Conversion, Converted]]) -> FrontendResult:

@@ -233,6 +233,15 @@ class Loader:
 
         return await self._once(("image", reference, platform, layout), ask)
 
+    async def source_time(self, state: State, log_name: str) -> int | None:
+        """When what `state` brings was made, asked for once. Raises what the gateway raises."""
+        definition = state.marshal()
+
+        def ask() -> Awaitable[int | None]:
+            return self.gateway.source_time(definition, log_name=log_name)
+
+        return await self._once(("time", definition.digests), ask)
+
     async def named(self, context: NamedContext) -> LoadedContext:
         """Load a named context, once."""
         return await self._once(("context", context), lambda: load_named(context, self))

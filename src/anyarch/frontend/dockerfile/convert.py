@@ -127,8 +127,16 @@ class Conversion:
     """One Dockerfile for one platform. Call `plan`, `resolve`, `dispatch`, `finish` in this order."""
 
     def __init__(
-        self, dockerfile: ins.Dockerfile, scope: Scope, loader: Loader, shared: Shared | None = None
+        self,
+        dockerfile: ins.Dockerfile,
+        scope: Scope,
+        loader: Loader,
+        shared: Shared | None = None,
+        *,
+        all_stages: bool = False,
     ) -> None:
+        """With `all_stages` also what the target does not need is converted, which is to say checked."""
+        self.all_stages = all_stages
         self.dockerfile = dockerfile
         self.scope = scope
         self.loader = loader
@@ -277,7 +285,8 @@ class Conversion:
                     _reference(stage)  # also in stages that are not needed
         while True:
             reachable = self.reachable()
-            waiting = [stage for stage in reachable if stage.base is None and not stage.is_resolved]
+            wanted = self.stages if self.all_stages else reachable
+            waiting = [stage for stage in wanted if stage.base is None and not stage.is_resolved]
             await at_once([self._resolve_base(stage) for stage in waiting])
             if not any(self._fire_onbuild(stage) for stage in reachable):
                 return
@@ -426,7 +435,7 @@ class Conversion:
 
     def dispatch(self) -> None:
         """Convert what the target needs. Raises `DockerfileError`, `NotSupported` with the line."""
-        for stage in self.reachable():
+        for stage in self.stages if self.all_stages else self.reachable():
             if not stage.is_dispatched:
                 self._dispatch_stage(stage)
                 stage.is_dispatched = True
@@ -444,7 +453,7 @@ class Conversion:
             stage.work = known
             return
         work = self.shared.works[key] = stage.work = self._begin(stage)
-        scope = self.scope
+        scope, outline = self.scope, self.scope.outline
         checks = stage.checks = self._checks(stage, work)
         for command in stage.commands:
             work.is_onbuild = command.is_onbuild
@@ -459,7 +468,10 @@ class Conversion:
                         global_args=scope.global_args,
                         ignore=scope.ignore,
                     )
+                env = work.state.env.values
                 self._dispatch(stage, work, command)
+                if outline is not None:
+                    outline.note(stage, instruction, work, env)
 
     def _checks(self, stage: Stage, work: Work) -> StageChecks | None:
         if self.scope.checker is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .stage import Command, Scope, Stage, Work
 
-__all__ = ["copy"]
+__all__ = ["copy", "download_state"]
 
 _INTERNAL = Constraints.named("[internal] preparing inline document")
 _SYMBOLIC = r"[augo]*(?:[-+=][rwxXstugo]*)+(?:,[augo]*(?:[-+=][rwxXstugo]*)+)*"
@@ -197,23 +197,29 @@ def _download(
 ) -> CopySource:
     if isinstance(instruction, Copy):
         raise DockerfileError("source can't be a URL for COPY", hint="ADD downloads")
-    from urllib.parse import unquote, urlsplit
-
-    checksum = ""
-    if texts.checksum:
-        try:
-            checksum = Digest.parse(texts.checksum)
-        except InvalidDigest as error:
-            raise DockerfileError(error.message, hint=error.hint) from None
-    filename = posixpath.basename(unquote(urlsplit(url).path).rstrip("/")) or "__unnamed__"
-    if filename == ".":
-        filename = "__unnamed__"
     description = {"llb.customname": name, "com.docker.dockerfile.v1.command": ""}
-    state = http(url, filename=filename, checksum=checksum, constraints=Constraints(description=description))
+    state = download_state(url, texts.checksum, Constraints(description=description))
     action = msgspec.structs.replace(
-        common, src=filename, dest=dest, attempt_unpack_docker_compat=bool(instruction.unpack)
+        common, src=_download_name(url), dest=dest, attempt_unpack_docker_compat=bool(instruction.unpack)
     )
     return CopySource(state, action)
+
+
+def download_state(url: str, checksum: str, constraints: Constraints) -> State:
+    """The file that ADD downloads, in a directory of its own. Raises `DockerfileError` for a bad checksum."""
+    if checksum:
+        try:
+            Digest.parse(checksum)
+        except InvalidDigest as error:
+            raise DockerfileError(error.message, hint=error.hint) from None
+    return http(url, filename=_download_name(url), checksum=checksum, constraints=constraints)
+
+
+def _download_name(url: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
+    name = posixpath.basename(unquote(urlsplit(url).path).rstrip("/"))
+    return "__unnamed__" if name in ("", ".") else name
 
 
 def _files(

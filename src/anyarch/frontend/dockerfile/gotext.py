@@ -14,6 +14,7 @@ __all__ = [
     "WORD_BLANKS",
     "closest",
     "did_you_mean",
+    "json_text",
     "parse_bool",
     "parse_duration",
     "parse_int",
@@ -241,3 +242,14 @@ def did_you_mean(
     """The message, with ` (did you mean X?)` behind it if an option is close to `value`."""
     match = closest(value, options, case_sensitive=case_sensitive)
     return f"{message} (did you mean {match}?)" if match else message
+
+
+def json_text(document: object) -> bytes:
+    """JSON as Go's encoder writes it with two blanks of indentation: characters that matter in HTML are
+    escaped, others are not."""
+    import json
+
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text.encode("utf-8", "replace")

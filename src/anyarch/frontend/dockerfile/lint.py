@@ -10,6 +10,7 @@ from anyarch.errors import AnyarchError
 
 from .check import Checker, LintWarning, StageChecks
 from .expand import expand
+from .gotext import json_text
 from .instructions import Arg, Env
 from .parser import parse_leniently
 
@@ -128,7 +129,10 @@ class LintError(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, error: AnyarchError) -> LintError:
         source = error.source
-        return cls(error.message, (source.start, source.end) if source else None)
+        message = error.message
+        if error.hint is not None and error.hint.startswith("did you mean"):
+            message += f" ({error.hint.rstrip('?')}?)"
+        return cls(message, (source.start, source.end) if source else None)
 
 
 class LintResult(msgspec.Struct, frozen=True):
@@ -173,7 +177,6 @@ class LintResult(msgspec.Struct, frozen=True):
     def json(self) -> bytes:
         """`result.json` as BuildKit lays it out: indented, empty fields left out, one range a line."""
         import base64
-        import json
 
         document: dict[str, object] = {
             "warnings": [
@@ -197,10 +200,7 @@ class LintResult(msgspec.Struct, frozen=True):
         }
         if self.error is not None:
             document["buildError"] = {"message": self.error.message, "location": _location(self.error.lines)}
-        text = json.dumps(document, indent=2, ensure_ascii=False)
-        for char in "<>&\u2028\u2029":
-            text = text.replace(char, f"\\u{ord(char):04x}")
-        return text.encode("utf-8", "replace")
+        return json_text(document)
 
 
 def _location(lines: tuple[int, int] | None) -> dict[str, object]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .instructions import Mount
     from .stage import Command, Scope, Stage, Work
 
-__all__ = ["mount_stage_names", "run"]
+__all__ = ["mount_stage_names", "run", "secret_id"]
 
 _SHARING = {
     "private": CacheSharing.PRIVATE,
@@ -196,12 +196,18 @@ def _mount(work: Work, mount: Mount, source: Stage, scope: Scope) -> ExecMount:
     )
 
 
-def _secret(mount: Mount) -> ExecSecret:
+def secret_id(mount: Mount) -> str:
+    """Which secret a mount of one asks for."""
     id_ = mount.source or mount.id
     if not id_:
         if not mount.target:
             raise DockerfileError("one of source, target required")
         id_ = posixpath.basename(mount.target.rstrip("/")) or "/"
+    return id_
+
+
+def _secret(mount: Mount) -> ExecSecret:
+    id_ = secret_id(mount)
     target = mount.target or None
     if mount.env is None and target is None:
         target = "/run/secrets/" + posixpath.basename(id_.rstrip("/"))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .image import Image
     from .named import NamedContext
     from .options import Options
+    from .outline import Outline
 
 __all__ = ["Command", "Scope", "Stage", "Work"]
 
@@ -42,6 +43,7 @@ class Scope:
         "info",
         "is_implicit_target",
         "options",
+        "outline",
         "target",
     )
 
@@ -70,6 +72,7 @@ class Scope:
         self.epoch = epoch
         self.checker = checker  # of the first platform only: the others would say the same
         self.ignore: PatternMatcher | None = None  # set before instructions are converted
+        self.outline: Outline | None = None  # where what can be given to the build is noted
 
     def expand(self, word: str, env: Mapping[str, str]) -> str:
         """Raises `DockerfileError`."""

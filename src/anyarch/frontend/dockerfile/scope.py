@@ -1,0 +1,55 @@
+"""How a conversion begins: the arguments and times of one platform, and the checks of the file as such."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .convert import global_args
+from .epoch import resolve_epoch
+from .lint import predefined_args
+from .stage import Scope
+
+if TYPE_CHECKING:
+    from anyarch.llb.definition import SourceInfo
+    from anyarch.llb.state import State
+    from anyarch.spec.platform import Platform
+
+    from .check import Checker
+    from .context import Loader
+    from .instructions import Dockerfile
+
+__all__ = ["check_file", "make_scope"]
+
+
+async def make_scope(
+    loader: Loader, dockerfile: Dockerfile, info: SourceInfo, platform: Platform | None, context: State
+) -> Scope:
+    """The circumstances of a conversion; `platform` None is the builder's own, to be adapted to the base
+    image. Raises `DockerfileError`, `UsageError`, and what the gateway raises."""
+    options = loader.options
+    build_platform = loader.gateway.build_opts.build_platform
+    target = platform or build_platform
+    build_args = dict(options.build_args)
+    stage = options.target or dockerfile.stages[-1].name
+    args = global_args(dockerfile, build_args, target=target, build=build_platform, stage=stage)
+    epoch = await resolve_epoch(loader, dockerfile, target=target, build_args=build_args, global_args=args)
+    return Scope(
+        options=options,
+        target=target,
+        is_implicit_target=platform is None,
+        global_args=args,
+        build_args=build_args,
+        escape=dockerfile.escape,
+        context=context,
+        info=info,
+        epoch=epoch,
+    )
+
+
+def check_file(scope: Scope, checker: Checker, build_platform: Platform) -> None:
+    """The checks that need no stage; those of stages follow as `scope` is converted."""
+    scope.checker = checker
+    checker.check_file()
+    predefined = predefined_args(build_platform, scope.target, checker.dockerfile.stages[-1].name)
+    own = {name: scope.build_args.get(name, value) for name, value in predefined.items()}
+    checker.check_froms(scope.global_args, own)
