@@ -71,7 +71,17 @@ class _Progress:
 
 
 class Exporter:
-    def __init__(self, request: BuildRequest, store: Store, worker: Worker, emit: EventSink) -> None:
+    def __init__(
+        self,
+        request: BuildRequest,
+        store: Store,
+        worker: Worker,
+        emit: EventSink,
+        *,
+        epoch: int | None = None,
+    ) -> None:
+        """`epoch` is SOURCE_DATE_EPOCH in seconds, if there is one."""
+        self._epoch = epoch
         self._request = request
         self._store = store
         self._layers = worker.layers
@@ -134,7 +144,7 @@ class Exporter:
     # images ---------------------------------------------------------------------------------------
 
     def _options(self, output: Output, multi_platform: bool) -> ImageOptions:
-        epoch = epoch_of(self._request, output.attrs)
+        epoch = epoch_of(output.attrs, self._epoch)
         compression = compression_of(output.attrs)
         oci = flag(output.attrs, "oci-mediatypes", default=True)
         if not oci and compression.type == "zstd":
@@ -254,7 +264,7 @@ class Exporter:
         from anyarch.exporter.files import PlatformTree, write_directory, write_tar
         from anyarch.worker.result import SnapshotResult
 
-        epoch = epoch_of(self._request, output.attrs)
+        epoch = epoch_of(output.attrs, self._epoch)
         chains = [SnapshotResult(result.layers) for result in results]
         for chain in chains:
             await self._worker.ensure_local(chain)

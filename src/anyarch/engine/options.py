@@ -13,16 +13,20 @@ from anyarch.worker.session import Lent, LentSecret, LentSsh
 
 if TYPE_CHECKING:
     from anyarch.archive.compression import Compression
-    from anyarch.engine.request import BuildRequest, Output
+    from anyarch.engine.request import BuildRequest, BuildResult, Output
+    from anyarch.frontend.gateway import FrontendResult
     from anyarch.store.store import Store
 
 __all__ = [
     "annotations_of",
+    "answer_of",
+    "build_epoch",
     "compression_of",
     "epoch_of",
     "flag",
     "frontend_attrs",
     "image_names",
+    "is_remote",
     "local_inputs",
 ]
 
@@ -121,14 +125,40 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
     if request.ulimits:
         attrs["ulimit"] = ",".join(f"{u.name}={u.soft}:{u.hard}" for u in request.ulimits)
     if request.dockerfile is not None:
-        attrs["filename"] = os.path.basename(request.dockerfile)
+        is_inside = _is_inside(request)
+        attrs["filename"] = request.dockerfile if is_inside else os.path.basename(request.dockerfile)
+        if is_remote(request.context) and not is_inside:
+            attrs["dockerfilekey"] = "dockerfile"
+    if is_remote(request.context):
+        attrs["context"] = request.context
+    method = request.call.partition(",")[0]
+    if method not in ("", "build"):
+        attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
+        attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
     return attrs
+
+
+def _is_inside(request: BuildRequest) -> bool:
+    """Whether the path of the Dockerfile is one in the context: always in an archive, and in a remote
+    context unless it is absolute."""
+    if request.context_tar is not None:
+        return True
+    return is_remote(request.context) and not os.path.isabs(request.dockerfile or "")
+
+
+def is_remote(context: str) -> bool:
+    """Whether a context is fetched: a URL or a git repository."""
+    from anyarch.source.giturl import is_git
+
+    if context.startswith(("http://", "https://")):
+        return True
+    return (is_git(context) or context.startswith("github.com/")) and not os.path.isdir(context)
 
 
 def local_inputs(request: BuildRequest) -> dict[str, str]:
     """The directories that local sources are read from: `context` and `dockerfile`. Raises `ContextError`."""
     inputs: dict[str, str] = {}
-    if request.context != "-" and "://" not in request.context:
+    if request.context != "-" and not is_remote(request.context):
         if not os.path.isdir(request.context):
             raise ContextError(
                 f'unable to prepare context: path "{request.context}" not found'
@@ -137,7 +167,7 @@ def local_inputs(request: BuildRequest) -> dict[str, str]:
                 hint="give a directory, a URL, or - for an archive on standard input",
             )
         inputs["context"] = inputs["dockerfile"] = os.path.abspath(request.context)
-    if request.dockerfile is not None:
+    if request.dockerfile is not None and not _is_inside(request):
         inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
     return inputs
 
@@ -147,11 +177,23 @@ def lent_things(request: BuildRequest) -> Lent:
     allow = set(request.allow)
     if request.network == "host":
         allow.add("network.host")
+    ssh = {item.id: LentSsh(item.paths) for item in request.ssh}
+    if not ssh and _is_ssh(request.context) and os.environ.get("SSH_AUTH_SOCK"):
+        ssh["default"] = LentSsh()  # as buildx does for a context that cannot be had without
     return Lent(
         secrets={item.id: LentSecret(item.source, item.env) for item in request.secrets},
-        ssh={item.id: LentSsh(item.paths) for item in request.ssh},
+        ssh=ssh,
         entitlements=allow,
     )
+
+
+def _is_ssh(context: str) -> bool:
+    if not is_remote(context) or context.startswith(("http://", "https://", "github.com/")):
+        return False
+    from anyarch.source.giturl import parse_git_url
+
+    url = parse_git_url(context)
+    return url is not None and url.scheme == "ssh"
 
 
 def named_contexts(
@@ -166,7 +208,7 @@ def named_contexts(
 
             descriptor = import_layout(store.content, value.removeprefix("oci-layout://"))
             attrs[key] = f"oci-layout://{name}@{descriptor.digest}"
-        elif "://" in value or value.startswith(("git@", "target:", "input:")):
+        elif is_remote(value) or "://" in value or value.startswith(("target:", "input:")):
             attrs[key] = value
         elif os.path.isdir(value):
             inputs[name] = os.path.abspath(value)
@@ -174,8 +216,17 @@ def named_contexts(
         else:
             raise ContextError(
                 f"failed to get build context {name}: stat {value}: no such directory",
-                hint="a named context is a directory, docker-image://…, oci-layout://…, or an http(s) URL",
+                hint="a named context is a directory, docker-image://…, oci-layout://…, a git repository, "
+                "or an http(s) URL",
             )
+
+
+def answer_of(frontend: FrontendResult, warnings: int) -> BuildResult:
+    """What a frontend that was asked about a file, not for an image, gives as the outcome."""
+    from anyarch.engine.request import BuildResult
+
+    metadata = {name: value.decode("utf-8", "replace") for name, value in frontend.metadata.items()}
+    return BuildResult(metadata=metadata, warnings=warnings)
 
 
 def image_names(request: BuildRequest, output: Output) -> list[Reference]:
@@ -208,16 +259,23 @@ def compression_of(attrs: dict[str, str]) -> Compression:
     return Compression(kind, level)
 
 
-def epoch_of(request: BuildRequest, attrs: dict[str, str]) -> int | None:
-    """SOURCE_DATE_EPOCH in seconds, if given as a number."""
-    text = attrs.get("source-date-epoch") or request.build_args.get("SOURCE_DATE_EPOCH", "")
+def epoch_of(attrs: dict[str, str], epoch: int | None) -> int | None:
+    """The time that bounds those of an output: its own, else `epoch`, that of the build. Seconds."""
+    text = attrs.get("source-date-epoch", "")
     if not text:
-        return None
+        return epoch
     if not text.isascii() or not text.isdigit():
-        raise NotSupported(
-            f"SOURCE_DATE_EPOCH={text!r} is not supported yet", hint="give a number of seconds since 1970"
+        raise UsageError(
+            f"invalid source-date-epoch {text!r} of an output", hint="give a number of seconds since 1970"
         )
     return int(text)
+
+
+def build_epoch(frontend: FrontendResult) -> int | None:
+    """SOURCE_DATE_EPOCH as the frontend found it: the newest, should platforms differ."""
+    prefix = "source.date.epoch/"
+    found = [int(value) for key, value in frontend.metadata.items() if key.startswith(prefix)]
+    return max(found, default=None)
 
 
 def annotations_of(request: BuildRequest) -> Annotations:

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, BinaryIO
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
 from anyarch.engine.gateway import EngineGateway
-from anyarch.engine.options import check_output, frontend_attrs, lent_things, local_inputs, named_contexts
+from anyarch.engine.options import (
+    answer_of,
+    build_epoch,
+    check_output,
+    frontend_attrs,
+    lent_things,
+    local_inputs,
+    named_contexts,
+)
 from anyarch.errors import Canceled, NoSpace, OutputError, error_context
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
@@ -105,8 +113,10 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
             from anyarch.frontend.dockerfile.build import build as build_dockerfile
 
             frontend = await build_dockerfile(gateway)
+            if not frontend.platforms:
+                return answer_of(frontend, gateway.warnings)
             results = await _solve(solver, worker, frontend)
-            exporter = Exporter(request, store, worker, emit)
+            exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
             outcome = await exporter.export(
                 results, multi_platform=frontend.multi_platform, warnings=gateway.warnings
             )
@@ -130,16 +140,11 @@ def _prepare_inputs(
         name = os.urandom(12).hex()
         uploads[name] = request.context_tar
         attrs["context"] = UPLOAD_HOST + name
-        if request.dockerfile is not None:
-            inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
-            attrs["dockerfilekey"] = "dockerfile"
     elif request.context == "-":
         empty = store.work_dir() / "context"
         empty.mkdir()
         inputs["context"] = str(empty)
         inputs.setdefault("dockerfile", str(empty))
-    elif "://" in request.context or request.context.startswith("git@"):
-        attrs["context"] = request.context
     if request.dockerfile_data is not None:
         directory = store.work_dir() / "dockerfile"
         directory.mkdir()
