@@ -48,7 +48,9 @@ class Anyarch:
     def __init__(self, directory: Path, registry: str) -> None:
         self.directory = directory / "anyarch"
         self.directory.mkdir()
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("ANYARCH_")}
+        # As installed: with the bytecode that pip compiles, which a machine that forbids writing it would lack.
+        unwanted = ("ANYARCH_", "PYTHONDONTWRITEBYTECODE")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         self.env["ANYARCH_ROOT"] = str(self.directory / "store")
         self.env["ANYARCH_REGISTRY_MIRRORS"] = f"docker.io={registry}"
         self._program = [str(Path(sys.executable).parent / "anyarch")]
