@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from anyarch.engine import grammar
 from anyarch.engine.request import BuildRequest
-from anyarch.errors import NotSupported, UsageError
+from anyarch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from anyarch.cli.flags import Parsed
+    from anyarch.engine.request import Method
 
-__all__ = ["build_request", "display_mode", "is_archive"]
+__all__ = ["build_request", "display_mode", "is_archive", "method_of"]
 
 _HEADER = 1024
 _MAGIC = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
@@ -40,11 +41,6 @@ def build_request(
 ) -> BuildRequest:
     """The request as the user wrote it; `engine.validate.prepare` checks the rest. `stdin` gives the
     standard input if the command line refers to it."""
-    method = parsed.text("call") or parsed.text("print") or "build"
-    if method.partition(",")[0] != "build":
-        raise NotSupported(
-            f"--call={method} is not supported by this release", hint="it comes in a later release"
-        )
     attests = grammar.attests(
         parsed.texts("attest"), provenance=parsed.text("provenance"), sbom=parsed.text("sbom")
     )
@@ -80,7 +76,15 @@ def build_request(
         allow=tuple(name for text in parsed.texts("allow") for name in text.split(",") if name),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
+        call=method_of(parsed).name,
     )
+
+
+def method_of(parsed: Parsed) -> Method:
+    """What `--call` or `--check` asks for."""
+    if parsed.switch("check"):
+        return grammar.method("lint")
+    return grammar.method(parsed.text("call") or parsed.text("print") or "build")
 
 
 def _platforms(parsed: Parsed, environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from anyarch.engine.request import Annotation, CacheOption, Output, Secret, Ssh, Ulimit
+from anyarch.engine.request import Annotation, CacheOption, Method, Output, Secret, Ssh, Ulimit
 from anyarch.errors import AnyarchError, InvalidPlatform, NotSupported, UsageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ __all__ = [
     "csv_fields",
     "image_annotations",
     "key_values",
+    "method",
     "output",
     "platforms",
     "secret",
@@ -240,6 +241,29 @@ def cache_options(texts: Iterable[str]) -> tuple[CacheOption, ...]:
             )
         result.append(CacheOption(kind, attrs))
     return tuple(result)
+
+
+def method(text: str) -> Method:
+    """`NAME[,format=json][,ignorestatus[=BOOL]]`; `check` is short for `lint`."""
+    name, form, ignores = "", "", False
+    for field in csv_fields(text):
+        key, equals, value = field.partition("=")
+        if key == "format" and equals:
+            form = value
+        elif key == "ignorestatus" and equals:
+            ignored = truth(value)
+            if ignored is None:
+                raise UsageError(f"invalid ignorestatus print value: {value}", hint="it is true or false")
+            ignores = ignored
+        elif equals:
+            raise UsageError(f"invalid print field: {field}", hint="fields are format= and ignorestatus=")
+        elif name:
+            raise UsageError(f"invalid print value: {text}", hint="one method is named, for example check")
+        else:
+            name = field
+    if form not in ("", "json", "text"):
+        raise UsageError(f"invalid format {form!r} of --call", hint="it is json")
+    return Method({"": "build", "check": "lint"}.get(name, name), form, ignores)
 
 
 def secret(text: str, environment: Mapping[str, str]) -> Secret:

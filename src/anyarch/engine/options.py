@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Literal
 
+from anyarch.engine.remote import is_download, is_remote
 from anyarch.errors import ContextError, NotSupported, UsageError
 from anyarch.exporter.assemble import Annotations
 from anyarch.spec.platform import Platform
@@ -26,7 +27,6 @@ __all__ = [
     "flag",
     "frontend_attrs",
     "image_names",
-    "is_remote",
     "local_inputs",
 ]
 
@@ -139,20 +139,11 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
 
 
 def _is_inside(request: BuildRequest) -> bool:
-    """Whether the path of the Dockerfile is one in the context: always in an archive, and in a remote
-    context unless it is absolute."""
-    if request.context_tar is not None:
+    """Whether the path of the Dockerfile is not one of this machine, but a URL or one in the context: always
+    in an archive, and in a remote context unless it is absolute."""
+    if request.context_tar is not None or is_download(request.dockerfile or ""):
         return True
     return is_remote(request.context) and not os.path.isabs(request.dockerfile or "")
-
-
-def is_remote(context: str) -> bool:
-    """Whether a context is fetched: a URL or a git repository."""
-    from anyarch.source.giturl import is_git
-
-    if context.startswith(("http://", "https://")):
-        return True
-    return (is_git(context) or context.startswith("github.com/")) and not os.path.isdir(context)
 
 
 def local_inputs(request: BuildRequest) -> dict[str, str]:

@@ -20,6 +20,7 @@ __all__ = [
     "BuildResult",
     "CacheOption",
     "CancelToken",
+    "Method",
     "Output",
     "PlatformResult",
     "RunRequest",
@@ -80,16 +81,28 @@ class Annotation(msgspec.Struct, frozen=True):
     platform: str = ""
 
 
+class Method(msgspec.Struct, frozen=True):
+    """One `--call`: what is asked, `json` or nothing for text, and whether the exit status that the answer
+    has is not to count."""
+
+    name: str = "build"
+    format: str = ""
+    ignore_status: bool = False
+
+
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One build.
 
-    `context` is a directory, a URL, or `-`: then it is the archive `context_tar` (any compression, read
-    once to its end), or empty when that is None. `dockerfile` is a path relative to the working directory
-    (None: `Dockerfile` in the context); `dockerfile_data` is its text when it came from standard input or
+    `context` is a directory, a URL, a git repository, or `-`: then it is the archive `context_tar` (any
+    compression, read once to its end), or empty when that is None. `dockerfile` is a path relative to the
+    working directory, in a remote context or an archive one relative to its root, or a URL (None:
+    `Dockerfile` in the context); `dockerfile_data` is its text when it came from standard input or
     is given inline, and wins. `platforms` are normalised texts (`linux/arm64`) in the wanted order, empty
     for the machine's own; `build_args` hold values only (names without a value were looked up by the
     caller). No `outputs` and no `tags` means that the result stays in the cache. `no_cache_filter` names
-    stages. `attests` maps a type (`provenance`, `sbom`) to its attributes; a type that is disabled is
+    stages. `call` other than build (`lint`, `outline`, `targets`) is a question about the Dockerfile: nothing
+    is built, and the answer is in the result's metadata. `attests` maps a type (`provenance`, `sbom`) to
+    its attributes; a type that is disabled is
     absent. `root` is the store's directory (None: the usual place).
     """
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.engine import grammar
+from anyarch.engine.remote import is_download, is_remote
 from anyarch.engine.request import Output
 from anyarch.errors import BadReference, ContextError, NotSupported, OutputError, UsageError
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from anyarch.engine.request import BuildRequest
 
-__all__ = ["OUTPUT_TYPES", "is_url", "prepare"]
+__all__ = ["OUTPUT_TYPES", "prepare"]
 
 OUTPUT_TYPES = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
 _NETWORKS = ("default", "none", "host")
@@ -31,7 +32,6 @@ _NETWORKS = ("default", "none", "host")
 _LATER: tuple[tuple[str, Callable[[BuildRequest], bool], str], ...] = (
     ("--cache-from", lambda r: not r.cache_from, "the local cache is always used"),
     ("--cache-to", lambda r: not r.cache_to, "the local cache is always written"),
-    ("--call", lambda r: r.call in ("", "build"), ""),
 )
 
 
@@ -40,8 +40,8 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
 
     In what is returned platforms and tags are normalised, `registry` outputs are `image` outputs with
     `push=true`, image outputs have the tags as their `name`, and tags without an output have become an
-    image in the local store. Raises `UsageError`, `ContextError`, `OutputError`, `NotSupported` and what
-    parsing raises.
+    image in the local store; a request that only asks (`call`) has none. Raises `UsageError`,
+    `ContextError`, `OutputError`, `NotSupported` and what parsing raises.
     """
     _check_later(request)
     if request.network not in _NETWORKS:
@@ -51,6 +51,8 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
     if request.no_cache and request.no_cache_filter:
         raise UsageError("--no-cache and --no-cache-filter cannot currently be used together")
     _check_context(request)
+    if request.call not in ("", "build"):
+        request = msgspec.structs.replace(request, tags=(), outputs=())
     tags = tuple(_tag(text) for text in request.tags)
     outputs = request.outputs or ((Output("image"),) if tags else ())
     outputs = tuple(_output(output, tags) for output in outputs)
@@ -79,11 +81,6 @@ def _hint_later(flag: str) -> str:
     return f"leave {flag} out; it comes in a later release"
 
 
-def is_url(text: str) -> bool:
-    """Whether buildx would take a context or Dockerfile as remote (git or HTTP)."""
-    return text.startswith(("http://", "https://", "git://", "ssh://", "git@", "github.com/"))
-
-
 def _check_context(request: BuildRequest) -> None:
     context = request.context
     if not context:
@@ -97,11 +94,8 @@ def _check_context(request: BuildRequest) -> None:
                 f'unable to prepare context: path "{context}" cannot be read: permission denied',
                 hint="the user who builds needs to read and enter the directory",
             )
-    elif is_url(context):
-        raise NotSupported(
-            f"remote build contexts ({context}) come in a later release",
-            hint="clone or download it, and build that",
-        )
+    elif is_remote(context):
+        return  # a Dockerfile of this machine is looked for when it is needed
     elif os.path.lexists(context):
         raise ContextError(
             f'unable to prepare context: path "{context}" is not a directory',
@@ -119,10 +113,8 @@ def _check_dockerfile(request: BuildRequest) -> None:
     name = request.dockerfile
     if request.dockerfile_data is not None or request.context_tar is not None:
         return
-    if name is not None and is_url(name) and not os.path.exists(name):
-        raise NotSupported(
-            f"remote Dockerfiles ({name}) come in a later release", hint="download it, or pipe it in: -f -"
-        )
+    if name is not None and is_download(name):
+        return
     if name is None:
         # A lower-case name is the fallback of the Dockerfile frontend.
         candidates = [os.path.join(request.context, found) for found in ("Dockerfile", "dockerfile")]

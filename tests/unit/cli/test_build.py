@@ -229,7 +229,10 @@ def test_outputs(cli, engine, argv, outputs):
         (["--label", "=x"], 'invalid key-value pair "=x": empty key'),
         (["-f", "nowhere"], "failed to read dockerfile: open nowhere: no such file or directory"),
         (["-f", ".."], "failed to read dockerfile: .. is a directory"),
-        (["-f", "https://x/Dockerfile"], "remote Dockerfiles (https://x/Dockerfile) come in a later release"),
+        (["--call", "outline,targets"], "invalid print value: outline,targets"),
+        (["--call", "check,format=xml"], "invalid format 'xml' of --call"),
+        (["--call", "check,ignorestatus=perhaps"], "invalid ignorestatus print value: perhaps"),
+        (["--call", "check,nope=1"], "invalid print field: nope=1"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(cli, engine, argv, message):
@@ -244,10 +247,7 @@ def test_what_cannot_work_is_said_before_any_work(cli, engine, argv, message):
     [
         ("nowhere", 'failed to build: unable to prepare context: path "nowhere" not found'),
         ("Dockerfile", 'unable to prepare context: path "Dockerfile" is not a directory'),
-        (
-            "https://github.com/x/y.git",
-            "remote build contexts (https://github.com/x/y.git) come in a later release",
-        ),
+        ("ftp://host/x", 'path "ftp://host/x" not found'),
         ("", "please specify build context"),
     ],
 )

@@ -15,8 +15,11 @@ DONE = [
     ("--build-arg", "A=1", {"build_args": {"A": "1"}}),
     ("--build-context", "a=b", {"build_contexts": {"a": "b"}}),
     ("--call", "build", {"call": "build"}),
+    ("--call", "outline,format=json", {"call": "outline"}),
+    ("--print", "targets", {"call": "targets"}),
     ("--file", "Other", {"dockerfile": "Other"}),
     ("-f", "Other", {"dockerfile": "Other"}),
+    ("-f", "https://h/Dockerfile", {"dockerfile": "https://h/Dockerfile"}),
     ("--label", "a=b", {"labels": {"a": "b"}}),
     ("--network", "none", {"network": "none"}),
     ("--no-cache", None, {"no_cache": True}),
@@ -37,7 +40,7 @@ DONE = [
 # Done too, seen elsewhere than in a field: tests of their own in test_build.py.
 DONE_ELSEWHERE = {
     *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
-    *("--quiet", "-q", "--ulimit"),
+    *("--quiet", "-q", "--ulimit", "--check"),
 }
 WARNED = [
     ("--isolation", "x", "isolation flag is deprecated"),
@@ -49,7 +52,6 @@ REFUSED = [
     ("--cache-from", "user/app"),
     ("--cache-to", "type=inline"),
     ("--cgroup-parent", "x"),
-    ("--check", None),
     ("--cpu-period", "1"),
     ("--cpu-quota", "1"),
     ("--cpu-shares", "1"),
@@ -63,9 +65,6 @@ REFUSED = [
     ("--resource", "memory=1g"),
 ]
 REFUSED_VALUES = [
-    ("--call", "check", "--call=check"),
-    ("--call", "outline,format=json", "--call=outline"),
-    ("--print", "targets", "--call=targets"),
     ("--provenance", "true", "--provenance"),
     ("--provenance", "mode=max", "--provenance"),
     ("--sbom", "true", "--sbom"),

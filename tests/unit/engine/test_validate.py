@@ -42,10 +42,8 @@ def test_names_of_an_output_are_completed(request_of):
     [
         {"cache_from": (CacheOption("registry"),)},
         {"cache_to": (CacheOption("inline"),)},
-        {"call": "check"},
         {"attests": {"provenance": {}}},
         {"attests": {"custom": {}}},
-        {"context": "https://example.com/x.git"},
         {"outputs": (Output("local", "out", {"mode": "delete"}),)},
     ],
 )
@@ -102,3 +100,23 @@ def test_a_tar_goes_to_standard_output_unless_that_is_a_terminal(request_of):
     prepare(request)
     with pytest.raises(UsageError, match="refusing to write to console"):
         prepare(request, stdout_is_terminal=lambda: True)
+
+
+@pytest.mark.parametrize(
+    "context",
+    ["https://h/x.git", "https://h/x.tar.gz", "git@h:x/y", "ssh://h/x", "git://h/x#v1", "github.com/x/y"],
+)
+def test_remote_contexts_need_nothing_here(request_of, context):
+    request = request_of(context=context, dockerfile="docker/Dockerfile")
+    assert prepare(request) == request
+
+
+def test_a_directory_that_is_called_like_a_repository_is_a_directory(request_of, tmp_path):
+    (tmp_path / "github.com/x").mkdir(parents=True)
+    with pytest.raises(ContextError, match="failed to read dockerfile"):
+        prepare(request_of(context="github.com/x"))
+
+
+def test_a_question_has_no_outputs(request_of):
+    request = prepare(request_of(call="lint", tags=("app",), outputs=(Output("oci", "."),)))
+    assert (request.tags, request.outputs) == ((), ())

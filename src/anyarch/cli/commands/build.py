@@ -10,7 +10,7 @@ from anyarch.cli.flags import Command, Flag
 
 if TYPE_CHECKING:
     from anyarch.cli.flags import Parsed
-    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, Method
     from anyarch.progress.display import Display
 
 __all__ = ["COMMAND", "run"]
@@ -21,7 +21,7 @@ COMMAND = Command(
     "build",
     aliases=("b",),
     summary="Build an image for one or many platforms",
-    usage="build [OPTIONS] PATH | -",
+    usage="build [OPTIONS] PATH | URL | -",
     description=(
         "Build an image from a Dockerfile. With several platforms the result is one image index. The "
         "result goes where "
@@ -31,6 +31,7 @@ COMMAND = Command(
     ),
     arguments=(
         ("PATH", "directory with the files that COPY and ADD may use: the build context"),
+        ("URL", "git repository (https://host/repository.git#ref:directory), archive, or Dockerfile"),
         ("-", "standard input: an archive (tar, also compressed) is the context, a text is the Dockerfile"),
     ),
     least=1,
@@ -54,9 +55,13 @@ COMMAND = Command(
         Flag("build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True),
         Flag("cache-from", "Import cache", metavar="ATTRS", repeat=True, state=_LATER),
         Flag("cache-to", "Export cache", metavar="ATTRS", repeat=True, state=_LATER),
-        Flag("call", "Method for evaluating the build; only build in this release", metavar="METHOD"),
+        Flag(
+            "call",
+            "Answer a question instead of building: check, outline, targets; ,format=json ,ignorestatus=true",
+            metavar="METHOD[,...]",
+        ),
         Flag("cgroup-parent", "Parent cgroup of RUN steps", metavar="CGROUP", state=_LATER),
-        Flag("check", "Check the Dockerfile, build nothing", state=_LATER),
+        Flag("check", "Check the Dockerfile and build nothing: --call=check"),
         Flag(
             "file",
             "Dockerfile, relative to the current directory; - is standard input (default: PATH/Dockerfile)",
@@ -164,7 +169,7 @@ def run(parsed: Parsed) -> int:
     """One build. Exit status 0, 1 or 130 (stopped)."""
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import report
-    from anyarch.cli.request import build_request, display_mode
+    from anyarch.cli.request import build_request, display_mode, method_of
     from anyarch.cli.results import remove_iidfile
     from anyarch.engine.validate import prepare
 
@@ -175,17 +180,18 @@ def run(parsed: Parsed) -> int:
         request = prepare(request, stdout_is_terminal=lambda: sys.stdout is not None and sys.stdout.isatty())
     except Exception as error:
         return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
-    if not request.outputs and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false"):
+    asked = method_of(parsed)
+    if asked.name == "build" and not request.outputs and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false"):
         print(
             "WARNING: No output specified. Build result will only remain in the build cache. To push "
             "result image into "
             "registry use --push or to load image into docker use --load",
             file=stderr(),
         )
-    return _build(parsed, request, mode, prints_id=prints_id)
+    return _build(parsed, request, mode, asked, prints_id=prints_id)
 
 
-def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool) -> int:
+def _build(parsed: Parsed, request: BuildRequest, mode: str, asked: Method, *, prints_id: bool) -> int:
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, broken_pipe, report
     from anyarch.cli.results import write_results
@@ -203,6 +209,10 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, *, prints_id: bool)
             print(f"WARNING: the progress display broke off ({what}); the build is complete", file=stderr())
         _tell_display_failure(display)
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
+        if asked.name != "build":
+            from anyarch.cli.answers import print_answer
+
+            return print_answer(result, asked)
     except BaseException as error:
         display.close()
         pipe = broken_pipe(error)

@@ -139,7 +139,14 @@ class Loader:
         `ContextError`."""
         context = await self.main_context()
         filename = self.options.filename
-        if context.whole is not None and not self.options.force_local_dockerfile:
+        if is_http(filename):
+            state = http(
+                filename,
+                filename="Dockerfile",
+                constraints=_internal(f"load build definition from {filename}"),
+            )
+            filename = "Dockerfile"
+        elif context.whole is not None and not self.options.force_local_dockerfile:
             state, filename = context.whole, context.dockerfile
         else:
             name = self.options.dockerfile_local
