@@ -48,7 +48,7 @@ class Anyarch:
     def __init__(self, directory: Path, registry: str) -> None:
         self.directory = directory / "anyarch"
         self.directory.mkdir()
-        # As installed: with the bytecode that pip compiles, which a machine that forbids writing it would lack.
+        # As installed: with the bytecode that pip compiles and that some environments forbid to write.
         unwanted = ("ANYARCH_", "PYTHONDONTWRITEBYTECODE")
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
         self.env["ANYARCH_ROOT"] = str(self.directory / "store")
