@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyarch.engine.solve import os_errors
 from anyarch.engine.export import stored_image
+from anyarch.engine.solve import os_errors
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
 from anyarch.llb.ops import NetMode
 from anyarch.source.layout import import_layout, is_layout

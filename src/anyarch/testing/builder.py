@@ -13,8 +13,8 @@ import asyncio
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from anyarch.engine.solve import BuildStats, build_async
 from anyarch.engine.request import BuildRequest, Output
+from anyarch.engine.solve import BuildStats, build_async
 from anyarch.spec.oci import ImageConfig, Index, Manifest, decode
 
 if TYPE_CHECKING:
