@@ -33,6 +33,7 @@ DEFAULT_MIRROR = "http://deb.debian.org/debian"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 _SUITES = frozenset({"bookworm", "trixie", "forky", "sid", "stable", "testing", "unstable"})
+_NEXT_SUITE = {"trixie": "forky", "forky": "sid"}
 _ONE_LINE = re.compile(r"deb\s+(?:\[[^\]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)")
 
 
@@ -56,9 +57,8 @@ class DebianArchive:
         Lists are fetched anew and removed afterwards (80 MB that would be stale at the next use). Returns the
         package files in the order of `packages`. Raises `DebianError`.
         """
-        self._configure()
         try:
-            self._apt(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+            self._update()
             destination.mkdir(parents=True, exist_ok=True)
             for package in packages:
                 for old in _files(destination, package):
@@ -68,6 +68,19 @@ class DebianArchive:
             shutil.rmtree(self.directory / "lists", ignore_errors=True)
             shutil.rmtree(self.directory / "cache", ignore_errors=True)
         return [_file(destination, package) for package in packages]
+
+    def _update(self) -> None:
+        """Fetch the lists. Where a mirror is being synchronised (its lists and their digests do not match),
+        the next suite that has the same packages serves as well."""
+        while True:
+            self._configure()
+            try:
+                return self._apt(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+            except DebianError:
+                later = {_NEXT_SUITE.get(suite, suite): names for suite, names in self.suites.items()}
+                if set(later) == set(self.suites):
+                    raise
+                self.suites = later
 
     def _configure(self) -> None:
         for name in ("lists/partial", "cache/archives/partial", "etc"):

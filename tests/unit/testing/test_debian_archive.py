@@ -9,6 +9,7 @@ import pytest
 from anyarch.testing import debian_archive
 from anyarch.testing.debian_archive import (
     DEFAULT_MIRROR,
+    DebianArchive,
     DebianError,
     machine_mirror,
     machine_proxies,
@@ -93,3 +94,25 @@ def test_failed_tool_is_an_error_with_its_last_words() -> None:
 def test_absent_tool_is_an_error_that_names_it() -> None:
     with pytest.raises(DebianError, match="anyarch-no-such-tool is not installed"):
         run_tool(["anyarch-no-such-tool"])
+
+
+def test_lists_that_a_mirror_has_only_half_come_from_the_next_suite(tmp_path, monkeypatch):
+    archive = DebianArchive(tmp_path, {"bookworm": ["amd64"], "trixie": ["riscv64"]}, mirror="http://near")
+    seen = []
+
+    def apt(argv, *, cwd=None):
+        seen.append((tmp_path / "etc/sources.list").read_text())
+        if " sid " not in seen[-1]:
+            raise DebianError("Hash Sum mismatch")
+
+    monkeypatch.setattr(archive, "_apt", apt)
+    archive._update()
+    assert [[line.split()[-2] for line in text.splitlines()] for text in seen] == [
+        ["bookworm", "trixie"],
+        ["bookworm", "forky"],
+        ["bookworm", "sid"],
+    ]
+    only = DebianArchive(tmp_path, {"bookworm": ["amd64"]}, mirror="http://near")
+    monkeypatch.setattr(only, "_apt", apt)
+    with pytest.raises(DebianError):
+        only._update()
