@@ -10,6 +10,8 @@ assert image.read_text("/arch") == "aarch64\\n"
 from __future__ import annotations
 
 import asyncio
+import io
+import tarfile
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,20 @@ class BuiltImage:
 
     def blob(self, digest: str) -> bytes:
         return (self.layout / "blobs" / digest.replace(":", "/")).read_bytes()
+
+    def members(self, layer: int, platform: str | None = None) -> dict[str, tarfile.TarInfo]:
+        """The entries of one layer's tar (-1: the last layer) by path, whiteouts included."""
+        raw = self.blob(self.manifest(platform).layers[layer].digest)
+        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+            return {member.name.rstrip("/"): member for member in archive}
+
+    def member(self, path: str, platform: str | None = None) -> tarfile.TarInfo:
+        """What the image says of a path: owner, mode and time, which an export for a user does not keep."""
+        for layer in range(len(self.manifest(platform).layers) - 1, -1, -1):
+            found = self.members(layer, platform).get(path.lstrip("/"))
+            if found is not None:
+                return found
+        raise KeyError(path)
 
     @property
     def index(self) -> Index | None:

@@ -4,6 +4,7 @@ layer of one file."""
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import msgspec
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, DigestMismatch
 from anyarch.solver.events import StatusEvent
+from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["fetch_file"]
 
 UPLOAD_HOST = "buildkit-session"
+_HEADERS = ("Accept", "User-Agent")
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -34,15 +37,18 @@ class _Known(msgspec.Struct, frozen=True):
 
 
 def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
-    """The id of a layer that holds the file. Attributes: `http.filename`, `http.perm`, `http.uid`,
-    `http.gid`,
-    `http.checksum`. Raises `DigestMismatch`, `RegistryError` and its kin, `BuildError` on an HTTP error."""
+    """The id of a layer that holds the file.
+
+    Attributes: `http.filename`, `http.perm`, `http.uid`, `http.gid`, `http.checksum`,
+    `http.authheadersecret`, `http.header.accept` and `http.header.user-agent`. Raises `DigestMismatch`,
+    `NetworkError`, `BuildError` on an HTTP error.
+    """
     url = op.identifier
     parts = urlsplit(url)
     if parts.hostname == UPLOAD_HOST:
         known = _upload(worker, parts.path.strip("/"))
     else:
-        known = _download(worker, url, vertex)
+        known = _download(worker, op, vertex)
     checksum = op.attrs.get("http.checksum", "")
     if checksum and checksum != known.digest:
         raise DigestMismatch(
@@ -79,27 +85,54 @@ def _upload(worker: Worker, name: str) -> _Known:
         while chunk := stream.read(1 << 20):
             writer.write(chunk)
         digest = writer.commit()
-    return _Known(digest, "", "", "context")
+    return _Known(str(digest), "", "", "context")
 
 
-def _download(worker: Worker, url: str, vertex: str) -> _Known:
+def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
+    """What a request says besides its URL: headers of the op, and credentials if any were lent."""
+    headers = {name: value for name in _HEADERS if (value := op.attrs.get(f"http.header.{name.lower()}", ""))}
+    own = op.attrs.get("http.authheadersecret", "")
+    host = urlsplit(op.identifier).hostname or ""
+    names = (
+        ((own, ""),) if own else ((f"HTTP_AUTH_HEADER_{host}", ""), (f"HTTP_AUTH_TOKEN_{host}", "Bearer "))
+    )
+    for name, scheme in names:
+        secret = worker.lent.secret(name)
+        if secret is not None:
+            headers["Authorization"] = scheme + os.fsdecode(secret.rstrip(b"\r\n"))
+        elif own:
+            raise BuildError(
+                f"failed to retrieve HTTP auth secret {own}", hint=f"lend it: --secret id={own},…"
+            )
+    return headers
+
+
+def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
     import time
 
+    url = op.identifier
     key = hashlib.sha256(url.encode()).hexdigest()
     raw = worker.store.cache.get_value("http", key)
     known = msgpack_decoder(_Known).decode(raw) if raw is not None else None
-    headers = {}
+    headers = _headers(worker, op)
     if known is not None and worker.store.content.has(Digest(known.digest)):
+        if known.digest == op.attrs.get("http.checksum", ""):
+            return known  # nothing that the server says could change it
         if known.etag:
             headers["If-None-Match"] = known.etag
         elif known.last_modified:
             headers["If-Modified-Since"] = known.last_modified
     started = time.time()
-    with worker.http.request("GET", url, headers=headers) as response:
+    with worker.http.request("GET", url, headers=headers, cancel=worker.network_cancel) as response:
         if response.status == 304 and known is not None:
             return known
         if response.status >= 400:
-            raise BuildError(f"invalid response status {response.status} from {url}")
+            raise BuildError(
+                f"invalid response status {response.status} from {redacted(url)}",
+                hint=f"lend the build a token: --secret id=HTTP_AUTH_TOKEN_{urlsplit(url).hostname},…"
+                if response.status in (401, 403)
+                else None,
+            )
         total = int(response.headers.get("Content-Length") or 0)
         current = 0
         with worker.store.content.writer() as writer:
@@ -114,7 +147,7 @@ def _download(worker: Worker, url: str, vertex: str) -> _Known:
             digest = writer.commit()
         disposition = response.headers.get("Content-Disposition") or ""
         result = _Known(
-            digest,
+            str(digest),
             response.headers.get("ETag") or "",
             response.headers.get("Last-Modified") or "",
             _filename(disposition) or posixpath.basename(unquote(urlsplit(url).path)),

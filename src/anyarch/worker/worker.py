@@ -180,6 +180,11 @@ class Worker:
             return self._http
 
     @property
+    def network_cancel(self) -> threading.Event:
+        """Set when whatever talks to others has to stop."""
+        return self._network_cancel
+
+    @property
     def repositories(self) -> GitRepositories:
         """The git repositories of the store; every ref is asked for once a build."""
         with self._lock:
