@@ -8,7 +8,6 @@ run` does.
 
 from __future__ import annotations
 
-import gc
 import sys
 
 # The table is all that `--help` and completion need of a command before it is chosen.
@@ -49,9 +48,11 @@ def main(argv: list[str] | None = None) -> int:
         else:
             # Nothing that modules leave behind while they load is garbage: 3 % of a cached build goes into
             # looking.
-            gc.set_threshold(100_000, 20, 100)
+            import gc
+
             from anyarch.cli.dispatch import dispatch
 
+            gc.set_threshold(100_000, 20, 100)
             status = dispatch(argv)
         if sys.stdout is not None:
             sys.stdout.flush()
