@@ -6,7 +6,9 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +17,6 @@ from anyarch.engine.request import Secret, Ssh
 from anyarch.errors import BuildError, ContextError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anyarch.testing.builder import Builder
 
 pytestmark = pytest.mark.root
@@ -63,9 +63,10 @@ def test_a_missing_secret_is_an_error_only_when_required(build: Builder, tmp_pat
 
 
 @pytest.fixture
-def agent(tmp_path: Path) -> object:
+def agent() -> object:
     """An echo server in the place of an agent."""
-    path = tmp_path / "agent.sock"
+    directory = tempfile.TemporaryDirectory()  # pytest's names are too long for a socket
+    path = Path(directory.name) / "agent.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -86,6 +87,7 @@ def agent(tmp_path: Path) -> object:
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join()
+    directory.cleanup()
 
 
 def test_an_agents_socket_reaches_the_step(build: Builder, agent: Path) -> None:
@@ -108,8 +110,11 @@ def test_key_files_are_held_by_an_agent_of_the_steps_own(tmp_path: Path) -> None
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     with agent_socket([str(key)], tmp_path, name="s", uid=os.getuid(), gid=os.getgid(), mode=0o600) as path:
-        env = {**os.environ, "SSH_AUTH_SOCK": path}
-        listed = subprocess.run(["ssh-add", "-L"], env=env, capture_output=True, text=True, check=True).stdout
+        env = {**os.environ, "SSH_AUTH_SOCK": os.path.basename(path)}
+        done = subprocess.run(
+            ["ssh-add", "-L"], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        listed = done.stdout
     assert listed.split()[1] == (tmp_path / "key.pub").read_text().split()[1]
     assert not (tmp_path / "s.sock").exists()
 

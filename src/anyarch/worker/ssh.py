@@ -46,7 +46,10 @@ def agent_socket(
 def _key_agent(keys: Sequence[str], path: Path) -> Iterator[str]:
     try:
         agent = subprocess.Popen(
-            ["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ["ssh-agent", "-D", "-a", path.name],
+            cwd=path.parent,  # the whole path may be too long for a socket
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
     except FileNotFoundError:
         raise NotSupported(
@@ -58,9 +61,10 @@ def _key_agent(keys: Sequence[str], path: Path) -> Iterator[str]:
                 break
             threading.Event().wait(0.01)
         for key in keys:
-            env = {**os.environ, "SSH_AUTH_SOCK": str(path), "SSH_ASKPASS_REQUIRE": "never", "DISPLAY": ""}
+            env = {**os.environ, "SSH_AUTH_SOCK": path.name, "SSH_ASKPASS_REQUIRE": "never", "DISPLAY": ""}
             done = subprocess.run(
-                ["ssh-add", "-q", "--", key],
+                ["ssh-add", "-q", "--", os.path.abspath(key)],
+                cwd=path.parent,
                 env=env,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
@@ -81,12 +85,24 @@ def _key_agent(keys: Sequence[str], path: Path) -> Iterator[str]:
 
 
 @contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A name of `path` for socket calls, which take at most 107 bytes (unix(7)): through its directory's
+    descriptor."""
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+@contextmanager
 def _proxy(target: str, path: Path, uid: int, gid: int, mode: int) -> Iterator[str]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     stop_read, stop_write = os.pipe()
     old_mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        with _short(path) as name:
+            listener.bind(name)
     finally:
         os.umask(old_mask)
     path.chmod(mode)
@@ -130,7 +146,8 @@ def _serve(listener: socket.socket, target: str, stop: int) -> None:
                     client, _ = listener.accept()
                     agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                     try:
-                        agent.connect(target)
+                        with _short(Path(target)) as name:
+                            agent.connect(name)
                     except OSError:
                         client.close()
                         agent.close()
