@@ -74,6 +74,7 @@ def build_request(
         secrets=tuple(grammar.secret(text, environment) for text in parsed.texts("secret")),
         ssh=tuple(grammar.ssh(text) for text in parsed.texts("ssh")),
         allow=tuple(name for text in parsed.texts("allow") for name in text.split(",") if name),
+        no_emulation=parsed.switch("no-emulation"),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
         call=method_of(parsed).name,

@@ -20,7 +20,19 @@ if TYPE_CHECKING:
     from anyarch.progress.trace import Trace
     from anyarch.solver.events import WarningEvent
 
-__all__ = ["metadata", "remove_iidfile", "summary", "warnings_text", "write_file", "write_results"]
+__all__ = [
+    "emulation_text",
+    "format_seconds",
+    "metadata",
+    "remove_iidfile",
+    "summary",
+    "warnings_text",
+    "write_file",
+    "write_results",
+]
+
+LEAST_EMULATED_S = 0.05
+"""Seconds; less is not worth a line."""
 
 
 def remove_iidfile(parsed: Parsed) -> None:
@@ -47,7 +59,8 @@ def write_results(parsed: Parsed, result: BuildResult, trace: Trace, mode: str, 
         text = msgspec.json.format(msgspec.json.encode(values, order="sorted", enc_hook=str), indent=2)
         write_file(metadata_file, text, what="metadata file")
     if mode in ("plain", "tty"):
-        stderr().write(warnings_text(trace.warnings, expand=parsed.debug) + summary(result))
+        told = warnings_text(trace.warnings, expand=parsed.debug) + summary(result) + emulation_text(result)
+        stderr().write(told)
     if prints_id and result.image_id:
         print(result.image_id)
 
@@ -118,6 +131,26 @@ def warnings_text(warnings: Sequence[WarningEvent], *, expand: bool) -> str:
             lines.append(excerpt(SourceRange(warning.filename, start, end, data=warning.source)).rstrip("\n"))
         lines.append("")
     return "\n".join(lines) + "\n"
+
+
+def emulation_text(result: BuildResult) -> str:
+    """What emulation cost, and which stages need not pay it."""
+    if result.emulated_s < LEAST_EMULATED_S:
+        return ""
+    text = f"\n {format_seconds(result.emulated_s)} were spent in emulated steps\n"
+    for stage in result.movable_stages:
+        text += (
+            f" stage {stage} reads nothing of its platform, and only data is copied from it: with "
+            "FROM --platform=$BUILDPLATFORM it would run natively, once for all platforms\n"
+        )
+    return text
+
+
+def format_seconds(seconds: float) -> str:
+    """`0.4s`, `75.0s`, `12m 05s`."""
+    if seconds < 120:
+        return f"{seconds:.1f}s"
+    return f"{int(seconds) // 60}m {int(seconds) % 60:02}s"
 
 
 def summary(result: BuildResult) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
+from anyarch.engine.places import place_of
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from anyarch.worker.result import Result
 
 __all__ = ["StoredCache"]
+
+LEAST_SECONDS = 0.01
+"""Steps that take less are not worth a record of their time."""
 
 
 class StoredCache:
@@ -37,3 +42,17 @@ class StoredCache:
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:
         chains = [output if isinstance(output, SnapshotResult) else None for output in outputs]
         self._records.save(canonical, chains, description=vertex.name)
+        if vertex.seconds >= LEAST_SECONDS:
+            self._records.set_value("duration", duration_key(vertex), b"%.3f" % vertex.seconds)
+
+    def last_seconds(self, vertex: Vertex) -> float | None:
+        """How long the step took when it last ran, in whatever build; None when that is not known."""
+        raw = self._records.get_value("duration", duration_key(vertex))
+        return float(raw) if raw is not None else None
+
+
+def duration_key(vertex: Vertex) -> str:
+    """The same for a step of the same stage, text and platform, although what lies below it has changed."""
+    place = place_of(vertex.name)
+    parts = (vertex.platform or "", place.stage, place.text)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

@@ -103,7 +103,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     stages. `call` other than build (`lint`, `outline`, `targets`) is a question about the Dockerfile: nothing
     is built, and the answer is in the result's metadata. `attests` maps a type (`provenance`, `sbom`) to
     its attributes; a type that is disabled is
-    absent. `root` is the store's directory (None: the usual place).
+    absent. With `no_emulation` a step that would have to be emulated is an error before any work. `root` is
+    the store's directory (None: the usual place).
     """
 
     context: str = "."
@@ -132,6 +133,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_from: tuple[CacheOption, ...] = ()
     cache_to: tuple[CacheOption, ...] = ()
     call: str = "build"
+    no_emulation: bool = False
     root: str | None = None
 
 
@@ -154,7 +156,8 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     `config_digest` that of the config when there is exactly one manifest; `descriptor` the OCI descriptor
     of `digest` as JSON values. `image_names` are normalised references. `metadata` holds further keys for
     `--metadata-file` (JSON values), such as those of the exporters. `warnings` is how many warnings the
-    build gave.
+    build gave. `emulated_s` are the seconds that steps of this build ran emulated, all added up;
+    `movable_stages` the stages among them that need not be (see `engine.advice`).
     """
 
     digest: str | None = None
@@ -164,6 +167,8 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     platforms: tuple[PlatformResult, ...] = ()
     metadata: dict[str, Any] = {}
     warnings: int = 0
+    emulated_s: float = 0.0
+    movable_stages: tuple[str, ...] = ()
 
     @property
     def image_id(self) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
+
+import msgspec
 
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
@@ -21,7 +23,8 @@ from anyarch.engine.options import (
     local_inputs,
     named_contexts,
 )
-from anyarch.errors import Canceled, NoSpace, OutputError, error_context
+from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
+from anyarch.errors import Canceled, NoSpace, OutputError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.solver.solver import Solver
@@ -31,15 +34,17 @@ from anyarch.worker.graph import load
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
-    from anyarch.solver.vertex import Vertex
+    from anyarch.solver.vertex import Edge, Vertex
     from anyarch.worker.result import Result
 
-__all__ = ["BuildStats", "build_async"]
+__all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
+
+T = TypeVar("T")
 
 UPLOAD_HOST = "http://buildkit-session/"
 
@@ -74,6 +79,13 @@ async def build_async(
     stats: BuildStats | None = None,
 ) -> BuildResult:
     """Build on the running event loop. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
+    return await run_async(lambda emit: _build(request, emit, stats), on_event, cancel)
+
+
+async def run_async(
+    work: Callable[[EventSink], Awaitable[T]], on_event: EventSink | None, cancel: CancelToken | None
+) -> T:
+    """Do `work` so that `cancel` ends it, and what the machine refuses is told as such."""
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     assert task is not None
@@ -81,7 +93,7 @@ async def build_async(
         cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
     try:
         with os_errors():
-            return await _build(request, on_event or _ignore, stats)
+            return await work(on_event or _ignore)
     except asyncio.CancelledError:
         if cancel is not None and cancel.is_set():
             raise Canceled("context canceled") from None
@@ -92,9 +104,29 @@ def _ignore(event: Event) -> None:
     """Nobody watches."""
 
 
-async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
-    for output in request.outputs:
-        check_output(output)
+class Prepared:
+    """A build whose Dockerfile is converted and of which no step has run yet."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: StoredCache,
+        worker: Worker,
+        solver: Solver,
+        gateway: EngineGateway,
+        frontend: FrontendResult,
+    ) -> None:
+        self.store = store
+        self.cache = cache
+        self.worker = worker
+        self.solver = solver
+        self.gateway = gateway
+        self.frontend = frontend
+
+
+@asynccontextmanager
+async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prepared]:
+    """Open the store and convert the Dockerfile; leaving ends what still runs and closes the store."""
     lent = lent_things(request)
     lent.check()
     inputs = local_inputs(request)
@@ -106,27 +138,51 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
         named_contexts(request, store, attrs, inputs)
         async with (
             Worker(store, emit, locals=inputs, uploads=uploads, lent=lent) as worker,
-            Solver(StoredCache(store.cache), emit) as solver,
+            Solver(cache := StoredCache(store.cache), emit) as solver,
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
             gateway = EngineGateway(solver, worker, opts)
             from anyarch.frontend.dockerfile.build import build as build_dockerfile
 
             frontend = await build_dockerfile(gateway)
-            if not frontend.platforms:
-                return answer_of(frontend, gateway.warnings)
-            results = await _solve(solver, worker, frontend)
-            exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
-            outcome = await exporter.export(
-                results, multi_platform=frontend.multi_platform, warnings=gateway.warnings
-            )
-            if stats is not None:
-                stats.executed = list(solver.executed)
-            if store.grown:
-                from anyarch.store.collect import collect_after_build
+            yield Prepared(store, cache, worker, solver, gateway, frontend)
 
-                await asyncio.to_thread(collect_after_build, store)
-            return outcome
+
+async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
+    for output in request.outputs:
+        check_output(output)
+    async with prepared(request, emit) as build:
+        store, worker, solver, frontend = build.store, build.worker, build.solver, build.frontend
+        if not frontend.platforms:
+            return answer_of(frontend, build.gateway.warnings)
+        edges = _load(request, build)
+        results = await _solve(solver, worker, frontend, edges)
+        exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
+        outcome = await exporter.export(
+            results, multi_platform=frontend.multi_platform, warnings=build.gateway.warnings
+        )
+        outcome = await _told(outcome, build, edges)
+        if stats is not None:
+            stats.executed = list(solver.executed)
+        if store.grown:
+            from anyarch.store.collect import collect_after_build
+
+            await asyncio.to_thread(collect_after_build, store)
+        return outcome
+
+
+async def _told(outcome: BuildResult, build: Prepared, edges: dict[str, Edge | None]) -> BuildResult:
+    """`outcome` with how the steps ran, and what could be done about it."""
+    solver, worker = build.solver, build.worker
+    platforms = with_routes(outcome.platforms, build.frontend, solver.vertices, worker)
+    seconds = emulated_seconds(solver.executed, worker)
+    movable: tuple[str, ...] = ()
+    if seconds:
+        from anyarch.engine.advice import movable_stages
+
+        results = [edge.vertex for edge in edges.values() if edge is not None]
+        movable = await movable_stages(solver, worker, results)
+    return msgspec.structs.replace(outcome, platforms=platforms, emulated_s=seconds, movable_stages=movable)
 
 
 def _prepare_inputs(
@@ -154,12 +210,21 @@ def _prepare_inputs(
         attrs["dockerfilekey"] = "dockerfile"
 
 
-async def _solve(solver: Solver, worker: Worker, frontend: FrontendResult) -> list[PlatformResult]:
-    edges = {}
-    for name, _ in frontend.platforms:
-        definition = frontend.refs.get(name)
-        edges[name] = load(solver, worker, definition) if definition is not None else None
-    _check_routes(solver, worker)
+def _load(request: BuildRequest, build: Prepared) -> dict[str, Edge | None]:
+    """Make the graphs of all platforms known; what cannot be run is an error here, before any work."""
+    edges: dict[str, Edge | None] = {}
+    for name, _ in build.frontend.platforms:
+        definition = build.frontend.refs.get(name)
+        edges[name] = load(build.solver, build.worker, definition) if definition is not None else None
+    if request.no_emulation:
+        refuse_emulation(build.solver.vertices, build.worker)
+    check_routes(build.solver.vertices, build.worker)
+    return edges
+
+
+async def _solve(
+    solver: Solver, worker: Worker, frontend: FrontendResult, edges: dict[str, Edge | None]
+) -> list[PlatformResult]:
     wanted = {name: edge for name, edge in edges.items() if edge is not None}
     solved: dict[str, Result] = dict(zip(wanted, await solver.solve(list(wanted.values())), strict=True))
     results = []
@@ -171,14 +236,3 @@ async def _solve(solver: Solver, worker: Worker, frontend: FrontendResult) -> li
             PlatformResult(platform, result.layers if result is not None else (), frontend.configs[name])
         )
     return results
-
-
-def _check_routes(solver: Solver, worker: Worker) -> None:
-    """A step that nothing on this machine can run is an error before any work starts."""
-    from anyarch.worker.ops.exec import ExecOperation
-
-    for vertex in solver.vertices:
-        operation = vertex.operation
-        if isinstance(operation, ExecOperation):
-            with error_context(source=vertex.source, platform=str(operation.platform), vertex=vertex.digest):
-                worker.emulator_identity(operation.platform)

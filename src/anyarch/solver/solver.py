@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
 
     from anyarch.solver.events import EventSink
+    from anyarch.solver.solved import Solved
     from anyarch.solver.vertex import CacheMap, CacheStore, Edge, Result, Vertex
 
-__all__ = ["Solver"]
+__all__ = ["Solver", "derived_key", "edge_key"]
 
 
-def _hash(kind: str, digest: str, parts: Iterable[str]) -> str:
+def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
+    """The key of a vertex: `kind` is what it is made of (definition, content), `parts` its inputs' keys."""
     return hashlib.sha256("\0".join((kind, digest, *parts)).encode()).hexdigest()
 
 
@@ -45,8 +47,10 @@ class _State:
         "canonical",
         "completed",
         "error",
+        "is_source",
         "key",
         "keys",
+        "known_by",
         "result",
         "saved",
         "started",
@@ -58,6 +62,8 @@ class _State:
         self.key: asyncio.Future[str] | None = None
         self.result: asyncio.Future[Sequence[Result]] | None = None
         self.keys: tuple[str, ...] = ()  # what is linked to the canonical key when the result is saved
+        self.known_by: tuple[str, ...] = ()  # keys by definition and by content
+        self.is_source = False
         self.saved: Sequence[Result] | None = None
         self.started: float | None = None
         self.completed: float | None = None
@@ -126,7 +132,28 @@ class Solver:
 
     async def key(self, edge: Edge) -> str:
         """The canonical key of an edge, without evaluating more than that needs."""
-        return _edge_key(await self._key(self._states[edge.vertex]), edge.index)
+        return edge_key(await self._key(self._states[edge.vertex]), edge.index)
+
+    def solved(self) -> list[Solved]:
+        """All vertices whose key is known by now, in the order they were added."""
+        from anyarch.solver.solved import Solved
+
+        keys = {
+            digest: state.key.result()
+            for digest, state in self._states.items()
+            if state.key is not None and _has_value(state.key)
+        }
+        found = []
+        for digest, canonical in keys.items():
+            state = self._states[digest]
+            outputs = state.saved
+            if outputs is None and state.result is not None and _has_value(state.result):
+                outputs = state.result.result()
+            edges = state.vertex.inputs
+            inputs = tuple(edge_key(keys[edge.vertex], edge.index) for edge in edges if edge.vertex in keys)
+            others = tuple(key for key in state.known_by if key != canonical)
+            found.append(Solved(state.vertex, canonical, others, inputs, outputs, state.is_source))
+        return found
 
     # keys -----------------------------------------------------------------------------------------
 
@@ -144,15 +171,19 @@ class Solver:
                 self._begin(state)
                 self._finish(state, self._clock(), error=str(error))
                 raise
-        input_keys = await asyncio.gather(*(self.key(edge) for edge in vertex.inputs))
-        fast = _hash("definition", cache_map.definition or cache_map.digest, input_keys)
+        # What fails without a line of its own (the download of an ADD) was for the line of this vertex.
+        with error_context(source=vertex.source, platform=vertex.platform):
+            input_keys = await asyncio.gather(*(self.key(edge) for edge in vertex.inputs))
+        fast = derived_key("definition", cache_map.definition or cache_map.digest, input_keys)
+        state.known_by = (fast,)
         if cache_map.is_source:
+            state.is_source = True
             return fast
         if vertex.ignore_cache:
             # A key of its own, so that everything downstream is made anew too; the plain keys lead to it
             # afterwards.
             state.keys = (fast,)
-            return _hash("fresh", fast, [os.urandom(16).hex()])
+            return derived_key("fresh", fast, [os.urandom(16).hex()])
         known = self._cache.canonical(fast)
         if known is not None:
             if self._load(state, known) is not None:
@@ -183,7 +214,8 @@ class Solver:
                 raise
 
         parts = await asyncio.gather(*(part(n) for n in range(len(vertex.inputs))))
-        slow = _hash("content", cache_map.digest, parts)
+        slow = derived_key("content", cache_map.digest, parts)
+        state.known_by = (fast, slow)
         canonical = self._cache.canonical(slow) or slow
         if self._load(state, canonical) is not None:
             self._cache.link(fast, canonical)
@@ -210,7 +242,8 @@ class Solver:
         vertex = state.vertex
         inputs: list[Result] = []
         if vertex.inputs:
-            inputs = await self.solve(vertex.inputs)
+            with error_context(source=vertex.source, platform=vertex.platform):
+                inputs = await self.solve(vertex.inputs)
             # Another vertex with the same canonical key may have run meanwhile, here or in another process.
             saved = None if vertex.ignore_cache else self._load(state, canonical)
             if saved is not None:
@@ -228,7 +261,9 @@ class Solver:
         self._begin(state)
         try:
             with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+                began = self._clock()
                 outputs = await vertex.operation.run(inputs)
+                vertex.seconds = max(0.0, self._clock() - began)
                 cache_map = await vertex.operation.cache_map()
                 if not cache_map.is_source:
                     self.executed.append(vertex)
@@ -311,5 +346,10 @@ class Solver:
         )
 
 
-def _edge_key(canonical: str, index: int) -> str:
+def _has_value(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
+def edge_key(canonical: str, index: int) -> str:
+    """The key of one output of a vertex."""
     return canonical if index == 0 else f"{canonical}#{index}"

@@ -33,9 +33,10 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class Vertex:
-    """One node: its identity, its inputs and how it is shown."""
+    """One node: its identity, its inputs and how it is shown. `seconds` is how long its operation ran, 0
+    until it has."""
 
-    __slots__ = ("digest", "ignore_cache", "inputs", "name", "operation", "platform", "source")
+    __slots__ = ("digest", "ignore_cache", "inputs", "name", "operation", "platform", "seconds", "source")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class Vertex:
         self.ignore_cache = ignore_cache
         self.source = source
         self.platform = platform
+        self.seconds = 0.0
 
 
 class CacheMap(msgspec.Struct, frozen=True):

@@ -75,6 +75,7 @@ COMMAND = Command(
         Flag("metadata-file", "Write what was built to a file, as JSON", metavar="PATH", complete="file"),
         Flag("network", "Network of RUN steps: default, host or none", metavar="MODE"),
         Flag("no-cache", "Run every step, whatever the cache has"),
+        Flag("no-emulation", "Refuse steps that would need an emulator, before any work"),
         Flag("no-cache-filter", "Run every step of these stages", metavar="STAGE,...", repeat=True),
         Flag(
             "output",
@@ -90,6 +91,7 @@ COMMAND = Command(
             metavar="OS/ARCH[/VARIANT],...",
             repeat=True,
         ),
+        Flag("plan", "Print how each stage would run for each platform, and build nothing"),
         Flag("policy", "Source policy", metavar="ATTRS", repeat=True, state=_LATER),
         Flag("progress", "How progress is shown: auto, none, plain, quiet, rawjson, tty", metavar="MODE"),
         Flag("provenance", "Provenance attestation; only false in this release", metavar="BOOL|ATTRS"),
@@ -157,6 +159,7 @@ COMMAND = Command(
             "reg.example.com/app --push .",
         ),
         ("Only the files of the result", "anyarch build -o out ."),
+        ("What would be emulated", "anyarch build --plan --platform linux/amd64,linux/arm64 ."),
         ("A Dockerfile without a context", "echo 'FROM busybox' | anyarch build -t small -"),
     ),
 )
@@ -180,6 +183,10 @@ def run(parsed: Parsed) -> int:
         request = prepare(request, stdout_is_terminal=lambda: sys.stdout is not None and sys.stdout.isatty())
     except Exception as error:
         return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
+    if parsed.switch("plan"):
+        from anyarch.cli.plan import run_plan
+
+        return run_plan(request, "quiet" if prints_id else mode, debug=parsed.debug)
     asked = method_of(parsed)
     if asked.name == "build" and not request.outputs and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false"):
         print(

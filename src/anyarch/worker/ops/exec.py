@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.emulation import Route
-    from anyarch.llb.ops import CacheOpt, ExecOp, Mount, SSHOpt
+    from anyarch.llb.ops import CacheOpt, ExecOp, Meta, Mount, SSHOpt
     from anyarch.sandbox.plan import CancelToken, ExecRequest, RootFS
     from anyarch.sandbox.plan import Mount as SandboxMount
     from anyarch.snapshot.view import TreeView
@@ -63,6 +63,11 @@ class ExecOperation:
         self._inputs = inputs
         self._vertex = digest
         self._check()
+
+    @property
+    def meta(self) -> Meta:
+        """What is run, with its environment."""
+        return self._op.meta
 
     def _check(self) -> None:
         if self._op.cdi_devices:

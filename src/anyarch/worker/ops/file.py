@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, assert_never
 
@@ -70,6 +71,10 @@ class FileOperation:
         content = tuple(self._content_key(n) for n in range(self._inputs))
         return CacheMap(self._digest, content, definition=self._definition)
 
+    def only_copies_from(self, position: int) -> bool:
+        """Whether an input is nothing but the source of copies."""
+        return self._content_key(position) is not None
+
     def _content_key(self, position: int) -> ContentKey | None:
         """The content of an input stands for it where every use is as the source of a copy."""
         copies = []
@@ -93,6 +98,14 @@ class FileOperation:
         return content
 
     def _content_of(self, result: Result, copies: Sequence[ActionCopy]) -> str:
+        try:
+            return self._digest_of(result, copies)
+        except PathNotFound as error:
+            if isinstance(result, LocalResult):
+                error.hint = error.hint or _hint_missing(result, copies)
+            raise
+
+    def _digest_of(self, result: Result, copies: Sequence[ActionCopy]) -> str:
         tree = self._worker.view(result)
         whole = hashlib.sha256()
         for action in copies:
@@ -360,6 +373,15 @@ def _same_facts(facts: dict[str, object], tree: TreeView | None) -> bool:
         if fact_of(entry) != answer:
             return False
     return True
+
+
+def _hint_missing(context: LocalResult, copies: Sequence[ActionCopy]) -> str:
+    """Why a path of the build context may be missing."""
+    for action in copies:
+        path = clean(action.src)
+        if context.tree.lookup(path) is None and os.path.lexists(os.path.join(context.tree.root, path)):
+            return f"{path} is in the directory, but .dockerignore leaves it out of the build context"
+    return "paths are those of the build context, the directory given last on the command line"
 
 
 def _named_inputs(action: FileAction) -> list[int]:

@@ -84,6 +84,8 @@ class _ImageSource:
 
 
 class _LocalSource:
+    is_local = True  # its files are at hand: nothing has to be fetched to look at them
+
     def __init__(self, worker: Worker, op: SourceOp, name: str) -> None:
         self._worker = worker
         self._name = name
