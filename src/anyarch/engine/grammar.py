@@ -168,9 +168,12 @@ def _unknown_platform(name: str, part: str) -> InvalidPlatform:
     from anyarch.spec.platform import KNOWN_NAMES
 
     close = get_close_matches(part, KNOWN_NAMES, 1, 0.7)
-    hint = (
-        f"did you mean {name.replace(part, close[0])}?" if close else "for example linux/amd64, linux/arm64"
-    )
+    if part in KNOWN_NAMES:  # it is one, but stands where the other belongs
+        hint = f"did you mean linux/{name}?"
+    elif close:
+        hint = f"did you mean {name.replace(part, close[0])}?"
+    else:
+        hint = "for example linux/amd64, linux/arm64"
     return InvalidPlatform(
         f'unknown platform {name}: there is no operating system or architecture "{part}"', hint=hint
     )

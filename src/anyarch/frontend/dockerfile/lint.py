@@ -131,7 +131,7 @@ class LintError(msgspec.Struct, frozen=True):
         source = error.source
         message = error.message
         if error.hint is not None and error.hint.startswith("did you mean"):
-            message += f" ({error.hint.rstrip('?')}?)"
+            message += f" ({error.hint.splitlines()[0].rstrip('?')}?)"
         return cls(message, (source.start, source.end) if source else None)
 
 

@@ -249,10 +249,9 @@ class ExecOperation:
                 return self._agent(mount, mounts)
             case MountType.CACHE:
                 assert mount.cache_opt is not None
-                if mount.input >= 0:
-                    raise NotSupported("RUN --mount=type=cache with from= is not supported yet")
-                path = mounts.cache(mount.cache_opt)
-                return Bind(path, mount.dest, readonly=mount.readonly, selector=clean(mount.selector))
+                selector = clean(mount.selector)
+                path = mounts.cache(mount.cache_opt, self._input_of(mount, inputs), selector)
+                return Bind(path, mount.dest, readonly=mount.readonly, selector=selector)
             case _:
                 rootfs = mounts.rootfs(number, self._input_of(mount, inputs), readonly=mount.readonly)
                 return OverlayMount(rootfs, mount.dest, selector=clean(mount.selector))
@@ -352,10 +351,12 @@ class _MountPlan:
         self._uppers[number] = upper
         return RootFS(lowers=lowers, upper=str(upper), work=str(work))
 
-    def cache(self, options: CacheOpt) -> str:
-        from anyarch.worker.cache_mounts import cache_mount
+    def cache(self, options: CacheOpt, base: SnapshotResult | None, path: str) -> str:
+        """The directory of a cache that begins with what `base` has at `path`."""
+        from anyarch.worker.cache_mounts import TreeSeed, cache_mount
 
-        return self._stack.enter_context(cache_mount(self._worker.store.root, options))
+        seed = TreeSeed(self._worker, base, path) if base is not None else None
+        return self._stack.enter_context(cache_mount(self._worker.store.root, options, seed))
 
     def agent(self, paths: Sequence[str], options: SSHOpt) -> str:
         from anyarch.worker.ssh import agent_socket
