@@ -207,8 +207,10 @@ class GitRepositories:
 
     def time_of(self, source: GitSource, resolved: Resolved, lender: Lender) -> int:
         """When the commit was made, seconds since the epoch."""
-        with self._scratch() as top:
-            bare = self._fetched(_Job(top, source.remote, lender), source.remote, resolved)
+        with (
+            self._scratch() as top,
+            self._fetched(_Job(top, source.remote, lender), source.remote, resolved) as bare,
+        ):
             return _committed(bare, _peel(bare, resolved.object))
 
     @contextmanager
@@ -244,13 +246,14 @@ class GitRepositories:
         """Files of the commit and of its submodules; the answer is when it was committed."""
         if depth > _DEPTH_LIMIT:
             raise BuildError(f"submodules are nested too deep: {redacted(source.remote)}")
-        bare = self._fetched(job, source.remote, resolved)
-        commit = _peel(bare, resolved.object)
-        committed = _committed(bare, commit)
-        links = _check_out(bare, commit, tree, source.subdir, redacted(source.remote))
-        if git_dir is not None:
-            make_git_dir(bare, git_dir, resolved.object, commit, remote=source.remote, ref=resolved.ref)
-        modules = submodules(bare, commit) if source.submodules and links else {}
+        with self._fetched(job, source.remote, resolved) as bare:
+            commit = _peel(bare, resolved.object)
+            committed = _committed(bare, commit)
+            links = _check_out(bare, commit, tree, source.subdir, redacted(source.remote))
+            if git_dir is not None:
+                make_git_dir(bare, git_dir, resolved.object, commit, remote=source.remote, ref=resolved.ref)
+            modules = submodules(bare, commit) if source.submodules and links else {}
+        # Nothing is held any more: a submodule may be of the same remote.
         for path, wanted in links.items() if source.submodules else ():
             module = modules.get(path)
             if module is None:
@@ -291,14 +294,15 @@ class GitRepositories:
             log=job.lender.log,
         )
 
-    def _fetched(self, job: _Job, remote: str, resolved: Resolved) -> Git:
-        """The bare repository of `remote`, with the object in it."""
+    @contextmanager
+    def _fetched(self, job: _Job, remote: str, resolved: Resolved) -> Iterator[Git]:
+        """The bare repository of `remote`, with the object in it, which nobody removes inside."""
         git = self._git(job, remote)
         name = hashlib.sha256(remote.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         if len(resolved.object) == 64:
             name += "-sha256"
         directory = self._root / name
-        with self._locked(self._root / f"{name}.lock"):
+        with self._locked(self._root / f"{name}.lock", remote):
             bare = git.at(directory)
             if not (directory / "HEAD").exists():
                 kind = "sha256" if len(resolved.object) == 64 else "sha1"
@@ -306,11 +310,12 @@ class GitRepositories:
             if not _has(bare, resolved):
                 _clear_locks(directory)
                 _fetch(bare, remote, resolved)
-            return bare
+            yield bare
 
     @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """Whoever fetches into a repository is alone in it, among all processes."""
+    def _locked(self, path: Path, remote: str) -> Iterator[None]:
+        """Whoever uses a repository is alone in it, among all processes. The lock file tells what the
+        repository is, and when it was last used."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while True:
@@ -320,6 +325,7 @@ class GitRepositories:
                 except BlockingIOError:
                     if self._cancel.wait(_LOCK_POLL_S):
                         raise Canceled("context canceled") from None
+            os.pwrite(fd, redacted(remote).encode("utf-8", "surrogateescape"), 0)
             yield
         finally:
             os.close(fd)

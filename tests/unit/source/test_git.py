@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import threading
@@ -357,6 +358,14 @@ def test_submodules_come_with_theirs(server: GitServer, client: Client) -> None:
     assert "vendor/mid/mid.txt" not in without
 
 
+def test_a_submodule_may_be_of_the_same_repository(server: GitServer, client: Client) -> None:
+    old = server.commit("r", {"a": "old"})
+    server.commit("r", {"a": "new"})
+    add_submodule(server, "r", "previous", "../r.git", old)
+    tree = client.tree(server.url("r"))
+    assert (tree["a"], tree["previous/a"]) == ("new", "old")
+
+
 def test_a_submodule_may_say_that_it_is_not_wanted(server: GitServer, client: Client) -> None:
     server.commit("r", {"a": "1"})
     add_submodule(server, "r", "m", "ext::sh -c id", "1" * 40, update="none")
@@ -606,6 +615,15 @@ def test_several_threads_may_want_the_same(server: GitServer, client: Client) ->
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda commit: client.tree(server.url("r"), commit), commits * 2))
     assert found == [{"a": str(number)} for number in range(4)] * 2
+
+
+def test_a_repository_that_was_removed_is_fetched_again(server: GitServer, client: Client) -> None:
+    server.commit("r", {"a": "1"})
+    client.tree(server.url("r"))
+    (bare,) = (path for path in (client.root / "git").iterdir() if path.is_dir())
+    assert (bare.parent / f"{bare.name}.lock").read_text() == server.url("r")
+    shutil.rmtree(bare)
+    assert client.tree(server.url("r")) == {"a": "1"}
 
 
 def test_nothing_is_left_in_the_work_directories(server: GitServer, client: Client) -> None:
