@@ -15,8 +15,9 @@ from anyarch.errors import UsageError
 
 __all__ = ["GitRef", "GitUrl", "is_commit", "is_git", "parse_git_ref", "parse_git_url", "redacted"]
 
-_PROTOCOL = re.compile(r"([a-zA-Z0-9]+)://")
-_SCP = re.compile(r"([a-zA-Z0-9_-]+)@([a-zA-Z0-9.-]+):([^\n]*?)(?:\?([^\n]*?))?(?:#([^\n]*))?\Z")
+# Compiled by whoever needs them: a build without URLs does not.
+_PROTOCOL = r"([a-zA-Z0-9]+)://"
+_SCP = r"([a-zA-Z0-9_-]+)@([a-zA-Z0-9.-]+):([^\n]*?)(?:\?([^\n]*?))?(?:#([^\n]*))?\Z"
 _SCHEMES = ("http", "https", "ssh", "git")
 _TRUE = frozenset(("1", "t", "T", "TRUE", "true", "True"))
 _FALSE = frozenset(("0", "f", "F", "FALSE", "false", "False"))
@@ -65,11 +66,11 @@ def redacted(remote: str) -> str:
 
 def is_git(text: str) -> bool:
     """Whether `text` is a repository that cannot be taken for a path; its options may be wrong."""
-    if text.startswith(("./", "../")):
+    if ":" not in text or text.startswith(("./", "../")):
         return False
-    match = _PROTOCOL.match(text)
+    match = re.match(_PROTOCOL, text)
     if match is None:
-        return _SCP.match(text) is not None
+        return re.match(_SCP, text) is not None
     protocol = match[1].lower()
     if protocol not in _SCHEMES:
         return False
@@ -85,7 +86,7 @@ def parse_git_url(text: str) -> GitUrl | None:
     protocol."""
     from urllib.parse import parse_qsl, unquote
 
-    match = _PROTOCOL.match(text)
+    match = re.match(_PROTOCOL, text)
     if match is not None:
         scheme = match[1].lower()
         if scheme not in _SCHEMES:
@@ -97,7 +98,7 @@ def parse_git_url(text: str) -> GitUrl | None:
         remote = f"{scheme}://{rest}"
         path, fragment = unquote(slash + path), unquote(fragment)
     else:
-        found = _SCP.match(text)
+        found = re.match(_SCP, text)
         if found is None:
             return None
         scheme, host, path = "ssh", found[2], found[3]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["EPOCH", "resolve_epoch"]
 
 EPOCH = "SOURCE_DATE_EPOCH"
-_NUMBER = re.compile(r"[+-]?[0-9]{1,19}")
+_NUMBER = r"[+-]?[0-9]{1,19}"
 
 
 async def resolve_epoch(
@@ -51,7 +51,7 @@ async def resolve_epoch(
     """
     text = build_args[EPOCH] if EPOCH in build_args else global_args.get(EPOCH, "")
     value: int | None = None
-    if _NUMBER.fullmatch(text):
+    if re.fullmatch(_NUMBER, text):
         value = int(text)
     elif text:
         value = await _time(text, loader, dockerfile, target, build_args, global_args)
