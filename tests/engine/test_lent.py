@@ -45,10 +45,10 @@ def test_a_secret_as_a_variable_does_not_count_for_the_cache(
     build: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "FROM busybox\nRUN --mount=type=secret,id=k,env=KEY echo ${#KEY} > /length\n"
-    monkeypatch.setenv("K_VALUE", "abc")
+    monkeypatch.setenv("K_VALUE", "xyz")
     image = build(text, secrets=(Secret("k", env="K_VALUE"),))
     assert image.read_text("/length") == "3\n"
-    assert "abc" not in str(image.config())
+    assert "xyz" not in str(image.config())  # no letters of digests
     monkeypatch.setenv("K_VALUE", "other")
     assert build(text, secrets=(Secret("k", env="K_VALUE"),)).executed == []
 
