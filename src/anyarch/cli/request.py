@@ -143,7 +143,10 @@ def _standard_input(
     if context != "-" and dockerfile != "-":
         return None, None
     if context == "-" and dockerfile == "-":
-        raise UsageError("invalid argument: can't use stdin for both build context and dockerfile")
+        raise UsageError(
+            "invalid argument: can't use stdin for both build context and dockerfile",
+            hint="an archive on standard input may hold its Dockerfile; else name the file with -f",
+        )
     stream = stdin()
     if stream is None:
         raise UsageError("standard input is closed", hint="- reads the context or Dockerfile from it")

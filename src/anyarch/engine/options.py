@@ -93,9 +93,15 @@ def check_output(output: Output) -> None:
                 "annotations as output attributes are not supported yet", hint="use --annotation"
             )
         if name not in known:
-            raise UsageError(f"unknown attribute {name!r} of output type={output.type}")
+            raise UsageError(
+                f"unknown attribute {name!r} of output type={output.type}",
+                hint=f"it takes type, dest, {', '.join(sorted(known))}",
+            )
         if name in _LATER and flag(output.attrs, name, default=False) is not _LATER[name]:
             raise NotSupported(f"{name}={value} of output type={output.type} is not supported yet")
+    epoch_of(output.attrs, None)
+    if output.type not in ("local", "tar", "cacheonly"):
+        compression_of(output.attrs)
     if output.attrs.get("mode", "copy") != "copy":
         raise NotSupported("mode=delete of output type=local is not supported yet")
 

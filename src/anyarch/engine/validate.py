@@ -202,6 +202,11 @@ def _check_destinations(outputs: tuple[Output, ...], stdout_is_terminal: Callabl
                     f"dest file is required for {kind} exporter. refusing to write to console",
                     hint=f"add ,dest=FILE or send it on: anyarch build -o type={kind} . > FILE",
                 )
+        elif dest is not None and not os.path.isdir(os.path.dirname(dest) or "."):
+            raise OutputError(
+                f"cannot write {dest}: its directory does not exist",
+                hint=f"make it first: mkdir -p {os.path.dirname(dest)}",
+            )
         elif dest is not None and os.path.isdir(dest):
             raise OutputError(
                 f"destination file {dest} is a directory",

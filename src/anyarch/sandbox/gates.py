@@ -110,6 +110,8 @@ def _exec_refusal(path: str, code: int, why: str, head: bytes) -> SandboxError:
         interpreter = _script_interpreter(head) or interpreter_of(head)
         if interpreter:
             hint = f"{path} is there, but {interpreter}, which is to run it, is not"
+    elif code == errno.ENOENT and path == "/bin/sh":
+        hint = 'there is no shell in it (FROM scratch is empty); a program without one: RUN ["/program", "…"]'
     elif code == errno.ENOENT and "/" not in path:
         return _with_status(SandboxError(f"exec {path}: executable file not found in $PATH"), code)
     elif code == errno.ENOEXEC:

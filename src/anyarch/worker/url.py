@@ -131,7 +131,7 @@ def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
                 f"invalid response status {response.status} from {redacted(url)}",
                 hint=f"lend the build a token: --secret id=HTTP_AUTH_TOKEN_{urlsplit(url).hostname},…"
                 if response.status in (401, 403)
-                else None,
+                else "check the address",
             )
         total = int(response.headers.get("Content-Length") or 0)
         current = 0

@@ -361,7 +361,7 @@ class Conversion:
             names = [item.name for item in self.stages if item.name]
             match = closest(stage.base_name, [*names, *_WELL_KNOWN])
             if match:
-                error.hint = f"did you mean {match}?"
+                error.hint = "\n".join(filter(None, (f"did you mean {match}?", error.hint)))
             raise
         config = decode(ImageConfig, resolved.config)
         image = Image(config)
