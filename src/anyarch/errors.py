@@ -18,6 +18,7 @@ __all__ = [
     "BadReference",
     "BlobNotFound",
     "BuildError",
+    "CacheError",
     "Canceled",
     "ContextError",
     "DigestMismatch",
@@ -211,6 +212,10 @@ class ExecFailed(BuildError):
         self.argv = tuple(argv)
         self.status = exit_code
         self.tail = tail
+
+
+class CacheError(AnyarchError):
+    """A build cache outside the store that cannot be read or written."""
 
 
 class OutputError(AnyarchError):

@@ -61,6 +61,8 @@ def build_request(
         labels=grammar.key_values(parsed.texts("label")),
         tags=tuple(dict.fromkeys(parsed.texts("tag"))),
         outputs=grammar.with_shorthands(outputs, push=parsed.switch("push"), load=parsed.switch("load")),
+        cache_from=grammar.cache_options(parsed.texts("cache-from")),
+        cache_to=grammar.cache_options(parsed.texts("cache-to")),
         no_cache=parsed.switch("no-cache"),
         no_cache_filter=tuple(
             name for text in parsed.texts("no-cache-filter") for name in text.split(",") if name

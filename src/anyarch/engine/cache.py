@@ -11,6 +11,7 @@ from anyarch.worker.result import SnapshotResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from anyarch.cache.importer import ImportedCache
     from anyarch.solver.vertex import Vertex
     from anyarch.store.cache import CacheRecords
     from anyarch.worker.result import Result
@@ -22,13 +23,21 @@ LEAST_SECONDS = 0.01
 
 
 class StoredCache:
-    """Implements `solver.vertex.CacheStore`. A result is a list of layer chains, one an output."""
+    """Implements `solver.vertex.CacheStore`. A result is a list of layer chains, one an output. `imported`
+    are caches from elsewhere, asked for what the store does not have."""
 
     def __init__(self, records: CacheRecords) -> None:
         self._records = records
+        self.imported: list[ImportedCache] = []
 
     def canonical(self, key: str) -> str | None:
-        return self._records.canonical(key)
+        known = self._records.canonical(key)
+        if self.imported and (known is None or self.load(known) is None):
+            for cache in self.imported:
+                elsewhere = cache.canonical(key)
+                if elsewhere is not None and (known is None or self.load(elsewhere) is not None):
+                    return elsewhere
+        return known
 
     def link(self, key: str, canonical: str) -> None:
         self._records.link(key, canonical)
@@ -37,7 +46,16 @@ class StoredCache:
         outputs: list[Result] = []
         while (saved := self._records.load(canonical, len(outputs))) is not None:
             outputs.append(SnapshotResult(saved.layers) if saved.layers is not None else None)
-        return outputs or None
+        return outputs or self._load_imported(canonical)
+
+    def _load_imported(self, canonical: str) -> Sequence[Result] | None:
+        for cache in self.imported:
+            chains = cache.load(canonical)
+            if chains is not None:
+                outputs = [SnapshotResult(chain) for chain in chains]
+                self._records.save(canonical, outputs, description="from a build cache")
+                return outputs
+        return None
 
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:
         chains = [output if isinstance(output, SnapshotResult) else None for output in outputs]

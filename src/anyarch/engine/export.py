@@ -19,14 +19,14 @@ from anyarch.exporter.assemble import ImageOptions, assemble
 from anyarch.exporter.timestamp import format_time
 from anyarch.solver.events import StatusEvent, VertexEvent
 from anyarch.spec.digest import Digest
-from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyarch.engine.request import BuildRequest
-    from anyarch.exporter.assemble import AssembledImage, PlatformResult
+    from anyarch.exporter.assemble import AssembledImage, InlineCache, PlatformResult
     from anyarch.solver.events import EventSink
+    from anyarch.spec.reference import Reference
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
 
@@ -88,6 +88,8 @@ class Exporter:
         self._worker = worker
         self._emit = emit
         self._assembled: dict[ImageOptions, AssembledImage] = {}
+        self.inline: InlineCache | None = None
+        """Adds a build cache to the configs of images (`--cache-to type=inline`)."""
 
     async def export(
         self, results: Sequence[PlatformResult], *, multi_platform: bool, warnings: int
@@ -170,7 +172,11 @@ class Exporter:
             )
         image = self._assembled.get(options)
         if image is None:
-            image = await assemble(self._store, self._layers, results, options, on_step=progress.step)
+            if options.rewrite_timestamp:
+                await self._fetch_cached(results)
+            image = await assemble(
+                self._store, self._layers, results, options, on_step=progress.step, inline=self.inline
+            )
             self._assembled[options] = image
         names = image_names(self._request, output)
         push = output.type == "registry" or flag(output.attrs, "push", default=False)
@@ -217,6 +223,14 @@ class Exporter:
             self._store.cache.set_value("image", str(name), raw)
             progress.step(f"naming to {name}")
 
+    async def _fetch_cached(self, results: Sequence[PlatformResult]) -> None:
+        """Layers of steps that came from a build cache and are to be written anew."""
+        from anyarch.worker.result import SnapshotResult
+
+        layers = dict.fromkeys(layer for result in results for layer in result.layers)
+        steps = [layer for layer in layers if not self._layers.is_base(self._layers.get(layer))]
+        await self._worker.ensure_local(SnapshotResult(tuple(steps)))
+
     async def _fetch_bases(self, image: AssembledImage) -> None:
         """Layers of base images that so far are only known: an archive has to hold them."""
 
@@ -224,7 +238,7 @@ class Exporter:
             places = self._layers.remote(self._layers.get(layer_id))
             for descriptor, origin in places:
                 if descriptor.digest == digest:
-                    self._worker.fetch_blob(Reference.parse(origin), descriptor, "")
+                    self._worker.fetch_from(origin, descriptor, "")
                     return
 
         wanted = {

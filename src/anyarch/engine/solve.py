@@ -143,6 +143,10 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
             gateway = EngineGateway(solver, worker, opts)
             from anyarch.frontend.dockerfile.build import build as build_dockerfile
+            if request.cache_from:
+                from anyarch.engine.remote_cache import import_caches
+
+                cache.imported = await import_caches(request, worker, gateway.warn)
 
             frontend = await build_dockerfile(gateway)
             yield Prepared(store, cache, worker, solver, gateway, frontend)
@@ -163,10 +167,22 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
         )
         outcome = await _told(outcome, build, edges)
         if stats is not None:
+        if request.cache_to:
+            from anyarch.engine.remote_cache import inline_cache
+
+            exporter.inline = inline_cache(request, solver)
             stats.executed = list(solver.executed)
         if store.grown:
             from anyarch.store.collect import collect_after_build
 
+        if request.cache_to:
+            from anyarch.engine.remote_cache import export_caches
+
+            chains = [result.layers for result in results]
+            metadata = await export_caches(request, worker, solver, chains, build.gateway.warn)
+            outcome = msgspec.structs.replace(
+                outcome, metadata={**outcome.metadata, **metadata}, warnings=build.gateway.warnings
+            )
             await asyncio.to_thread(collect_after_build, store)
         return outcome
 

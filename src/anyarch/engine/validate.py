@@ -27,14 +27,6 @@ __all__ = ["OUTPUT_TYPES", "prepare"]
 OUTPUT_TYPES = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
 _NETWORKS = ("default", "none", "host")
 
-# Fields of a request that a later release acts on: the flag, what is accepted already, and what to do
-# meanwhile.
-_LATER: tuple[tuple[str, Callable[[BuildRequest], bool], str], ...] = (
-    ("--cache-from", lambda r: not r.cache_from, "the local cache is always used"),
-    ("--cache-to", lambda r: not r.cache_to, "the local cache is always written"),
-)
-
-
 def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = lambda: False) -> BuildRequest:
     """Check `request` and complete it.
 
@@ -50,6 +42,10 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
         )
     if request.no_cache and request.no_cache_filter:
         raise UsageError("--no-cache and --no-cache-filter cannot currently be used together")
+    if request.cache_from or request.cache_to:
+        from anyarch.engine.remote_cache import check_caches
+
+        check_caches(request)
     _check_context(request)
     if request.call not in ("", "build"):
         request = msgspec.structs.replace(request, tags=(), outputs=())
@@ -62,9 +58,6 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
 
 
 def _check_later(request: BuildRequest) -> None:
-    for flag, is_fine, instead in _LATER:
-        if not is_fine(request):
-            raise NotSupported(f"{flag} is not supported by this release", hint=instead or _hint_later(flag))
     if request.attests:
         flags = {"provenance": "--provenance", "sbom": "--sbom"}
         kind = next(iter(request.attests))
@@ -75,10 +68,6 @@ def _check_later(request: BuildRequest) -> None:
             if kind in flags
             else "leave it out",
         )
-
-
-def _hint_later(flag: str) -> str:
-    return f"leave {flag} out; it comes in a later release"
 
 
 def _check_context(request: BuildRequest) -> None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from anyarch.snapshot.layers import LayerStore
     from anyarch.store.store import Store
 
+    InlineCache = Callable[[Sequence[str], Sequence[str]], bytes]
+    """Answers a member of the config's JSON object for a chain of layers (ids, and the digests of their
+    blobs, "" for one without entries)."""
+
 __all__ = ["Annotations", "AssembledImage", "AssembledPlatform", "ImageOptions", "PlatformResult", "assemble"]
 
 
@@ -101,6 +105,7 @@ async def assemble(
     options: ImageOptions,
     *,
     on_step: Callable[[str], None] = lambda text: None,
+    inline: InlineCache | None = None,
 ) -> AssembledImage:
     """Make and store all documents of an image. Raises `NoSpace` and its kin."""
     if not results:
@@ -118,7 +123,7 @@ async def assemble(
     on_step("exporting layers")
     platforms = []
     for result in results:
-        platforms.append(_platform(store, result, blobs, options))
+        platforms.append(_platform(store, result, blobs, options, inline))
         on_step(f"exporting manifest {platforms[-1].manifest.digest}")
         on_step(f"exporting config {platforms[-1].config.digest}")
     notes = options.annotations
@@ -147,7 +152,7 @@ class _LayerBlob(msgspec.Struct, frozen=True):
 
 def _layer_blob(store: Store, layers: LayerStore, layer_id: str, options: ImageOptions) -> _LayerBlob:
     layer = layers.get(layer_id)
-    if options.rewrite_timestamp and options.epoch is not None and not layers.remote(layer):
+    if options.rewrite_timestamp and options.epoch is not None and not layers.is_base(layer):
         layer = _rewritten(store, layers, layer, options.epoch)
     diff_id = layers.diff_id(layer)
     if diff_id == EMPTY_LAYER:
@@ -186,7 +191,11 @@ def _rewritten(store: Store, layers: LayerStore, layer: Layer, epoch: int) -> La
 
 
 def _platform(
-    store: Store, result: PlatformResult, blobs: dict[str, _LayerBlob], options: ImageOptions
+    store: Store,
+    result: PlatformResult,
+    blobs: dict[str, _LayerBlob],
+    options: ImageOptions,
+    inline: InlineCache | None = None,
 ) -> AssembledPlatform:
     config = decode(ImageConfig, result.config)
     chain = [blobs[layer] for layer in result.layers]
@@ -202,7 +211,11 @@ def _platform(
         history=tuple(history),
     )
     oci = options.oci_media_types
-    config_blob = Blob.of(media.OCI_CONFIG if oci else media.DOCKER_CONFIG, encode(config))
+    raw = encode(config)
+    if inline is not None:
+        digests = ["" if item.diff_id == EMPTY_LAYER else item.descriptor.digest for item in chain]
+        raw = raw[:-1] + b"," + inline(result.layers, digests) + b"}"
+    config_blob = Blob.of(media.OCI_CONFIG if oci else media.DOCKER_CONFIG, raw)
     notes = options.annotations
     manifest = Manifest(
         schema_version=2,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from anyarch.spec.digest import Digest
-from anyarch.spec.reference import Reference
+from anyarch.worker.transfer import push_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyarch.exporter.assemble import AssembledImage
     from anyarch.spec.oci import Descriptor
+    from anyarch.spec.reference import Reference
     from anyarch.worker.worker import Worker
 
 __all__ = ["push"]
@@ -53,7 +53,7 @@ async def _push_one(
         blobs[item.config.digest] = (item.config.descriptor(), "")
     await asyncio.gather(
         *(
-            asyncio.to_thread(_push_blob, worker, name, descriptor, layer, cancel)
+            asyncio.to_thread(push_blob, worker, name, descriptor, layer, cancel)
             for descriptor, layer in blobs.values()
         )
     )
@@ -65,22 +65,3 @@ async def _push_one(
         )
     tag = None if by_digest else name.tag
     await asyncio.to_thread(registry.push_manifest, name, image.root, tag=tag, cancel=cancel)
-
-
-def _push_blob(
-    worker: Worker, name: Reference, descriptor: Descriptor, layer_id: str, cancel: threading.Event
-) -> None:
-    registry, content = worker.registry, worker.store.content
-    digest = Digest(descriptor.digest)
-    places = worker.layers.remote(worker.layers.get(layer_id)) if layer_id else []
-    origins = [Reference.parse(place) for known, place in places if known.digest == digest]
-    mount_from = next((o.path for o in origins if o.domain == name.domain and o.path != name.path), None)
-
-    def opened() -> BinaryIO:
-        # Asked for only when the bytes have to be sent: what the registry has, or can mount, is fetched from
-        # nowhere.
-        if not content.has(digest) and origins:
-            worker.fetch_blob(origins[0], descriptor, "")
-        return content.open(digest)
-
-    registry.push_blob(name, descriptor, opened, mount_from=mount_from, cancel=cancel)

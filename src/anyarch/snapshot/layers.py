@@ -46,7 +46,13 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
 
-__all__ = ["Layer", "LayerStore", "open_layers"]
+__all__ = ["LAYOUT", "Layer", "LayerStore", "open_layers"]
+
+CACHED = "cache:"
+"""Begins the source of a layer that a step made and that was taken from a build cache."""
+
+LAYOUT = "layout:"
+"""Begins the source of a layer that is in an OCI layout directory."""
 
 _CACHED_ENTRIES = 300_000  # entries of indexes kept in memory, about 150 MB at worst
 
@@ -104,6 +110,34 @@ class LayerStore:
         )
         return self.get(diff_id)
 
+    def add_cached(
+        self,
+        descriptor: Descriptor,
+        diff_id: str,
+        *,
+        fetch_from: str,
+        is_base: bool = False,
+        created_at: float | None = None,
+    ) -> Layer:
+        """A layer that a build cache has. `fetch_from` as for `add_blob`, or `layout:` and the directory of
+        an OCI layout; `is_base`: the layer came with an image, a step did not make it. One that is here stays
+        as it is."""
+        row = self.store.records.find(diff_id)
+        if row is None or not (self._forms.is_local(row) or self.remote(self.get(diff_id))):
+            self.store.records.add_pulled(
+                diff_id,
+                descriptor,
+                diff_id=Digest.parse(diff_id),
+                reference=fetch_from if is_base else CACHED + fetch_from,
+                description="from a build cache",
+                created_at=created_at,
+            )
+        return self.get(diff_id)
+
+    def is_base(self, layer: Layer) -> bool:
+        """Whether the layer came with an image."""
+        return any(not name.startswith(CACHED) for _, name in self.store.records.sources(layer.id))
+
     def adopt_upper(
         self,
         upper: Path,
@@ -159,10 +193,13 @@ class LayerStore:
         return [layer for layer in layers if not self._forms.is_local(self.store.records.get(layer.id))]
 
     def remote(self, layer: Layer) -> list[tuple[Descriptor, str]]:
-        """Blobs of a pulled layer and references where they can be fetched, latest seen first."""
+        """Blobs of a pulled layer and where they can be fetched, latest seen first: references, or `layout:`
+        and a directory."""
         blobs = {blob.descriptor.digest: blob.descriptor for blob in self.store.records.blobs(layer.id)}
         return [
-            (blobs[digest], ref) for digest, ref in self.store.records.sources(layer.id) if digest in blobs
+            (blobs[digest], name.removeprefix(CACHED))
+            for digest, name in self.store.records.sources(layer.id)
+            if digest in blobs
         ]
 
     # -- content

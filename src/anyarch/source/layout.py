@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.store.content import ContentStore
 
-__all__ = ["import_layout", "is_layout", "split_layout_name"]
+__all__ = ["import_blob", "import_layout", "is_layout", "split_layout_name"]
 
 _TAG = "org.opencontainers.image.ref.name"
 _NAME = "io.containerd.image.name"
@@ -91,6 +91,18 @@ def _names_of(descriptor: Descriptor) -> list[str]:
 
 def _import_directory(content: ContentStore, root: Path, descriptor: Descriptor) -> None:
     """The blob and all it leads to; entries of an index that are not in the layout are passed over."""
+    digest = _import_file(content, root, descriptor)
+    if descriptor.media_type in media.INDEXES:
+        for item in decode(Index, content.read(digest)).manifests:
+            if (root / "blobs" / item.digest.replace(":", "/")).exists():
+                _import_directory(content, root, item)
+    elif descriptor.media_type in media.MANIFESTS:
+        manifest = decode(Manifest, content.read(digest))
+        for item in (manifest.config, *manifest.layers):
+            _import_directory(content, root, item)
+
+
+def _import_file(content: ContentStore, root: Path, descriptor: Descriptor) -> Digest:
     digest = Digest.parse(descriptor.digest)
     if not content.has(digest):
         try:
@@ -103,14 +115,12 @@ def _import_directory(content: ContentStore, root: Path, descriptor: Descriptor)
                 writer.commit()
         except FileNotFoundError:
             raise BlobNotFound(f"the layout {root} lacks the blob {digest}") from None
-    if descriptor.media_type in media.INDEXES:
-        for item in decode(Index, content.read(digest)).manifests:
-            if (root / "blobs" / item.digest.replace(":", "/")).exists():
-                _import_directory(content, root, item)
-    elif descriptor.media_type in media.MANIFESTS:
-        manifest = decode(Manifest, content.read(digest))
-        for item in (manifest.config, *manifest.layers):
-            _import_directory(content, root, item)
+    return digest
+
+
+def import_blob(content: ContentStore, path: str, descriptor: Descriptor) -> None:
+    """One blob of the layout directory `path` into `content`, verified. `BlobNotFound`, `DigestMismatch`."""
+    _import_file(content, Path(path), descriptor)
 
 
 def _import_tar(content: ContentStore, path: str) -> Index:

@@ -96,14 +96,22 @@ class LayerRecords:
             (span_s,),
         )
 
-    def add(self, layer: str, *, size: int, diff_id: str | None = None, description: str = "") -> None:
+    def add(
+        self,
+        layer: str,
+        *,
+        size: int,
+        diff_id: str | None = None,
+        description: str = "",
+        created_at: float | None = None,
+    ) -> None:
         """A layer of which nothing need be on disk; one that is known stays as it is."""
         self._hold(layer)
         now = time.time()
         with self._meta.transaction() as database:
             database.execute(
                 "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
-                (layer, diff_id, size, description, now, now),
+                (layer, diff_id, size, description, now if created_at is None else created_at, now),
             )
 
     def publish(
@@ -197,7 +205,14 @@ class LayerRecords:
         )
 
     def add_pulled(
-        self, layer: str, descriptor: Descriptor, *, diff_id: str, reference: str, description: str = ""
+        self,
+        layer: str,
+        descriptor: Descriptor,
+        *,
+        diff_id: str,
+        reference: str,
+        description: str = "",
+        created_at: float | None = None,
     ) -> None:
         """A layer of an image: known by its diff ID, its blob to be had at `reference` ("" for nowhere)."""
         self._hold(layer)
@@ -211,7 +226,13 @@ class LayerRecords:
         if known is not None and bytes(known[0]) == raw and (known[1] is not None or not reference):
             return  # the usual case of a repeated build: nothing to write
         with self._meta.transaction() as database:
-            self.add(layer, size=descriptor.size, diff_id=diff_id, description=description)
+            self.add(
+                layer,
+                size=descriptor.size,
+                diff_id=diff_id,
+                description=description,
+                created_at=created_at,
+            )
             self.add_blob(layer, descriptor)
             if reference:
                 database.execute(

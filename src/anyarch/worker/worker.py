@@ -225,7 +225,7 @@ class Worker:
         error: Exception | None = None
         for descriptor, name in places:
             try:
-                self.fetch_blob(Reference.parse(name), descriptor, self.layer_vertices.get(layer.id, ""))
+                self.fetch_from(name, descriptor, self.layer_vertices.get(layer.id, ""))
             except Exception as failure:
                 error = error or failure
             else:
@@ -238,6 +238,17 @@ class Worker:
             f"layer {layer.id} is not in the store and its origin is not known",
             hint="build again with --no-cache",
         )
+
+    def fetch_from(self, origin: str, descriptor: Descriptor, vertex: str) -> None:
+        """One blob from where `LayerStore.remote` says it is."""
+        from anyarch.snapshot.layers import LAYOUT
+
+        if origin.startswith(LAYOUT):
+            from anyarch.source.layout import import_blob
+
+            import_blob(self.store.content, origin.removeprefix(LAYOUT), descriptor)
+        else:
+            self.fetch_blob(Reference.parse(origin), descriptor, vertex)
 
     def fetch_blob(self, reference: Reference, descriptor: Descriptor, vertex: str) -> None:
         """One blob from a registry into the content store, with progress on `vertex`."""

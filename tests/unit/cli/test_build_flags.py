@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from anyarch.cli.commands.build import COMMAND
-from anyarch.engine.request import Secret, Ssh
+from anyarch.engine.request import CacheOption, Secret, Ssh
 
 # Flag, a value, and what the request then has.
 DONE = [
@@ -23,6 +23,8 @@ DONE = [
     ("--label", "a=b", {"labels": {"a": "b"}}),
     ("--network", "none", {"network": "none"}),
     ("--no-cache", None, {"no_cache": True}),
+    ("--cache-from", "user/app", {"cache_from": (CacheOption("registry", {"ref": "user/app"}),)}),
+    ("--cache-to", "type=inline", {"cache_to": (CacheOption("inline"),)}),
     ("--no-cache-filter", "a,b", {"no_cache_filter": ("a", "b")}),
     ("--platform", "linux/arm64,linux/arm", {"platforms": ("linux/arm64", "linux/arm/v7")}),
     ("--print", "build", {"call": "build"}),
@@ -49,8 +51,6 @@ WARNED = [
 ]
 IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
 REFUSED = [
-    ("--cache-from", "user/app"),
-    ("--cache-to", "type=inline"),
     ("--cgroup-parent", "x"),
     ("--cpu-period", "1"),
     ("--cpu-quota", "1"),

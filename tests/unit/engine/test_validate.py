@@ -40,8 +40,8 @@ def test_names_of_an_output_are_completed(request_of):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"cache_from": (CacheOption("registry"),)},
-        {"cache_to": (CacheOption("inline"),)},
+        {"cache_from": (CacheOption("s3"),)},
+        {"cache_to": (CacheOption("azblob"),)},
         {"attests": {"provenance": {}}},
         {"attests": {"custom": {}}},
         {"outputs": (Output("local", "out", {"mode": "delete"}),)},

@@ -53,8 +53,18 @@ COMMAND = Command(
             repeat=True,
         ),
         Flag("build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True),
-        Flag("cache-from", "Import cache", metavar="ATTRS", repeat=True, state=_LATER),
-        Flag("cache-to", "Export cache", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag(
+            "cache-from",
+            "Take results of steps from a cache: a reference, type=registry,ref=… or type=local,src=DIR",
+            metavar="ATTRS",
+            repeat=True,
+        ),
+        Flag(
+            "cache-to",
+            "Write a cache: type=inline, type=registry,ref=… or type=local,dest=DIR; mode=max for all steps",
+            metavar="ATTRS",
+            repeat=True,
+        ),
         Flag(
             "call",
             "Answer a question instead of building: check, outline, targets; ,format=json ,ignorestatus=true",

@@ -1,0 +1,297 @@
+"""The cache config document (`application/vnd.buildkit.cacheconfig.v0`) and what it says about our keys.
+
+BuildKit's form: `layers` are blobs, each naming the layer it lies on; `records` are keys with their results
+and links to other records. A record of ours has the digest of a key of our solver:
+
+- of a canonical key: its result is the first output of the vertex; it links to the records of the vertex's
+  inputs, one group an input;
+- of a further output: it links to the canonical key's record with the selector `anyarch.output=N`;
+- of another key that leads to a canonical one: the selector is `anyarch.key`, there is no result;
+- `anyarch.layers=0,-,1` links to nothing that matters: it tells where in a chain layers without entries are,
+  which an image (cache `inline`) does not have among its layers.
+
+A stock BuildKit reads all of it and finds no key that it asks for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.spec.oci import Descriptor, decode
+from anyarch.spec.timestamp import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "BASE",
+    "CACHE_CONFIG",
+    "CREATED_AT",
+    "INLINE_KEY",
+    "UNCOMPRESSED",
+    "CacheConfig",
+    "CacheLayer",
+    "CacheRecord",
+    "Found",
+    "KeyedResult",
+    "decode_config",
+    "encode_records",
+    "parse",
+    "write",
+]
+
+CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
+INLINE_KEY = "moby.buildkit.cache.v0"
+UNCOMPRESSED = "containerd.io/uncompressed"
+CREATED_AT = "buildkit/createdat"
+BASE = "anyarch/base"
+"""Marks a layer that came with an image: no step made it."""
+
+_ALIAS = "anyarch.key"
+_OUTPUT = "anyarch.output="
+_LAYERS = "anyarch.layers="
+
+
+class LayerAnnotations(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media_type": "mediaType"}):
+    media_type: str = ""
+    diff_id: str = msgspec.field(default="", name="diffID")
+    size: int = 0
+
+
+class CacheLayer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A blob; `parent` is the position of the layer below it, -1 for none."""
+
+    blob: str = ""
+    parent: int = 0
+    annotations: LayerAnnotations | None = None
+
+
+class CacheResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A chain: the layer at this position, and what it lies on."""
+
+    layer: int = msgspec.field(default=-1)
+    created_at: str = ""
+
+
+class ChainedResult(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    layers: tuple[int, ...] = ()
+    created_at: str = ""
+
+
+class CacheInput(msgspec.Struct, frozen=True, omit_defaults=True):
+    selector: str = ""
+    link: int = -1
+
+
+class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    layers: tuple[CacheResult, ...] = ()
+    chains: tuple[ChainedResult, ...] = ()
+    digest: str = ""
+    inputs: tuple[tuple[CacheInput, ...], ...] = ()
+
+
+class CacheConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    layers: tuple[CacheLayer, ...] = ()
+    records: tuple[CacheRecord, ...] = ()
+
+
+class KeyedResult(msgspec.Struct, frozen=True):
+    """What is to be written of one vertex: its canonical key (hex), the keys that lead to it, the canonical
+    keys of its inputs, and the chain of blobs of each output (None where there is none to be written).
+    `created_at` in seconds since the epoch, 0 leaves it out."""
+
+    canonical: str
+    keys: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, ...] | None, ...] = ()
+    created_at: float = 0.0
+
+
+def _digest(key: str) -> str:
+    return f"sha256:{key}"
+
+
+def _output_digest(key: str, number: int) -> str:
+    return f"sha256:{hashlib.sha256(f'{key}@{number}'.encode()).hexdigest()}"
+
+
+def write(results: Iterable[KeyedResult], *, present: Sequence[str] | None = None) -> CacheConfig:
+    """The document for `results`. Layers and records are in an order that depends on nothing but them.
+
+    `present` (for `inline`) gives the layers, lowest first; the chains must be parts of it, with "" for a
+    layer without entries.
+    """
+    known = {item.canonical: item for item in sorted(results, key=lambda item: item.canonical)}
+    layers = _Layers(present or ())
+    positions: dict[str, int] = {}
+    groups: list[tuple[str, list[tuple[CacheInput, ...]], tuple[str, ...] | None, float]] = []
+
+    def add(
+        digest: str, inputs: list[tuple[CacheInput, ...]], chain: tuple[str, ...] | None, at: float
+    ) -> int:
+        positions[digest] = len(groups)
+        groups.append((digest, inputs, chain, at))
+        return positions[digest]
+
+    for item in known.values():
+        add(_digest(item.canonical), [], item.outputs[0] if item.outputs else None, item.created_at)
+    for item in known.values():
+        number = positions[_digest(item.canonical)]
+        links = [positions.get(_digest(key)) for key in item.inputs]
+        groups[number][1].extend((CacheInput(link=link),) for link in links if link is not None)
+        for output, chain in enumerate(item.outputs[1:], 1):
+            selector = CacheInput(f"{_OUTPUT}{output}", number)
+            add(_output_digest(item.canonical, output), [(selector,)], chain, item.created_at)
+        for key in sorted(set(item.keys) - {item.canonical}):
+            if _digest(key) not in positions:
+                add(_digest(key), [(CacheInput(_ALIAS, number),)], None, 0.0)
+    anchor = add(_output_digest("anyarch", 0), [], None, 0.0) if present is not None else -1
+    records = []
+    for digest, inputs, chain, created_at in groups:
+        result: tuple[CacheResult, ...] = ()
+        if chain:
+            top = layers.top([blob for blob in chain if blob], grow=present is None)
+            if top >= 0:
+                result = (CacheResult(top, format_time(created_at) if created_at else ""),)
+                if "" in chain:
+                    inputs = [*inputs, (CacheInput(_LAYERS + _positions(chain), anchor),)]
+        records.append(CacheRecord(layers=result, digest=digest, inputs=tuple(inputs)))
+    return CacheConfig(tuple(layers.made) if present is None else (), tuple(records))
+
+
+class _Layers:
+    """Chains as a tree: each layer knows the one below. Takes time linear in the length of the chains."""
+
+    def __init__(self, present: Sequence[str]) -> None:
+        self.made: list[CacheLayer] = []
+        self._numbers: dict[tuple[int, str], int] = {}
+        self.top(present, grow=True)
+
+    def top(self, chain: Sequence[str], *, grow: bool) -> int:
+        """The position of the uppermost layer of `chain`; -1 for none, and without `grow` for a new chain."""
+        below = -1
+        for blob in chain:
+            number = self._numbers.get((below, blob), -1)
+            if number < 0:
+                if not grow:
+                    return -1
+                number = self._numbers[below, blob] = len(self.made)
+                self.made.append(CacheLayer(blob, below))
+            below = number
+        return below
+
+
+def _positions(chain: Sequence[str]) -> str:
+    """`0,-,1` for a chain whose second layer has no entries."""
+    count = 0
+    texts = []
+    for blob in chain:
+        texts.append(str(count) if blob else "-")
+        count += bool(blob)
+    return ",".join(texts)
+
+
+def encode_records(config: CacheConfig) -> bytes:
+    """The records alone, as an image has them."""
+    return msgspec.json.encode(config.records)
+
+
+class Found(msgspec.Struct):
+    """What a cache knows. `links` leads from keys to canonical keys, `results` from those to a chain of blobs
+    (with their diff IDs) for each output; a blob None is a layer without entries."""
+
+    links: dict[str, str]
+    results: dict[str, tuple[tuple[Descriptor | None, ...], ...]]
+
+
+def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
+    """Read a document; `blobs` are those of its manifest. What is not of our form, or whose blobs are not
+    there, is passed over."""
+    found = Found({}, {})
+    outputs: dict[str, dict[int, tuple[Descriptor | None, ...]]] = {}
+    for record in config.records:
+        hexdigits = record.digest.partition(":")[2]
+        chain = _chain(config, record, blobs)
+        links = [item for group in record.inputs for item in group]
+        special = next((item for item in links if item.selector.startswith(("anyarch.key", _OUTPUT))), None)
+        if special is None:
+            if chain is not None:
+                outputs.setdefault(hexdigits, {})[0] = chain
+            continue
+        if not 0 <= special.link < len(config.records):
+            continue
+        canonical = config.records[special.link].digest.partition(":")[2]
+        if special.selector == _ALIAS:
+            found.links[hexdigits] = canonical
+        elif chain is not None and special.selector.removeprefix(_OUTPUT).isdigit():
+            outputs.setdefault(canonical, {})[int(special.selector.removeprefix(_OUTPUT))] = chain
+    announced: dict[str, int] = {}
+    for record in config.records:
+        for item in (item for group in record.inputs for item in group):
+            if item.selector.startswith(_OUTPUT) and 0 <= item.link < len(config.records):
+                canonical = config.records[item.link].digest.partition(":")[2]
+                announced[canonical] = announced.get(canonical, 0) + 1
+    for canonical, by_number in outputs.items():
+        count = announced.get(canonical, 0) + 1
+        if sorted(by_number) == list(range(count)):
+            found.results[canonical] = tuple(by_number[number] for number in range(count))
+    return found
+
+
+def _chain(
+    config: CacheConfig, record: CacheRecord, blobs: dict[str, Descriptor]
+) -> tuple[Descriptor | None, ...] | None:
+    """The first of a record's results whose blobs are all there."""
+    for result in record.layers:
+        positions: list[int] = []
+        position = result.layer
+        while 0 <= position < len(config.layers) and len(positions) <= len(config.layers):
+            positions.append(position)
+            position = config.layers[position].parent
+        chain = _descriptors(config, positions[::-1], blobs) if position == -1 and positions else None
+        if chain is not None:
+            return _with_empty(record, chain)
+    for chained in record.chains:
+        chain = _descriptors(config, chained.layers, blobs)
+        if chain:
+            return chain
+    return None
+
+
+def _with_empty(record: CacheRecord, chain: tuple[Descriptor, ...]) -> tuple[Descriptor | None, ...] | None:
+    for group in record.inputs:
+        for item in group:
+            if item.selector.startswith(_LAYERS):
+                texts = item.selector.removeprefix(_LAYERS).split(",")
+                if [t for t in texts if t != "-"] != [str(n) for n in range(len(chain))]:
+                    return None
+                return tuple(None if text == "-" else chain[int(text)] for text in texts)
+    return chain
+
+
+def _descriptors(
+    config: CacheConfig, positions: Iterable[int], blobs: dict[str, Descriptor]
+) -> tuple[Descriptor, ...] | None:
+    chain = []
+    for position in positions:
+        if not 0 <= position < len(config.layers):
+            return None
+        layer = config.layers[position]
+        descriptor = blobs.get(layer.blob)
+        if descriptor is None:
+            return None
+        notes = dict(descriptor.annotations or {})
+        if layer.annotations is not None and layer.annotations.diff_id:
+            notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
+        if UNCOMPRESSED not in notes:
+            return None
+        chain.append(msgspec.structs.replace(descriptor, annotations=notes))
+    return tuple(chain)
+
+
+def decode_config(raw: bytes) -> CacheConfig:
+    """Raises `UnsupportedMedia`."""
+    return decode(CacheConfig, raw)

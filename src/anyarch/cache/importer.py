@@ -1,0 +1,198 @@
+"""Reading a build cache: its manifest and config now, its layers when a build needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from anyarch.cache.config import (
+    BASE,
+    CACHE_CONFIG,
+    CREATED_AT,
+    INLINE_KEY,
+    UNCOMPRESSED,
+    CacheConfig,
+    CacheLayer,
+    CacheRecord,
+    Found,
+    decode_config,
+    parse,
+)
+from anyarch.errors import BlobNotFound, CacheError, DigestMismatch
+from anyarch.snapshot.layers import LAYOUT
+from anyarch.spec import media
+from anyarch.spec.digest import Digest
+from anyarch.spec.oci import ImageConfig, Index, Manifest, decode
+from anyarch.spec.timestamp import parse_time
+from anyarch.worker.worker import EMPTY_LAYER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anyarch.spec.oci import Descriptor
+    from anyarch.spec.reference import Reference
+    from anyarch.worker.worker import Worker
+
+__all__ = ["ImportedCache", "read_local", "read_registry"]
+
+
+class ImportedCache:
+    """What a cache knows, and its layers as layers of the store. Nothing of it is written to the store before
+    a build uses it."""
+
+    def __init__(self, worker: Worker, found: Found, fetch_from: str) -> None:
+        self._worker = worker
+        self._found = found
+        self._fetch_from = fetch_from
+        self._layers: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._found.results)
+
+    def canonical(self, key: str) -> str | None:
+        """The canonical key that `key` leads to."""
+        return self._found.links.get(key)
+
+    def load(self, canonical: str) -> list[tuple[str, ...]] | None:
+        """The chains of layers (ids) of a result, made known to the store; their bytes stay elsewhere."""
+        outputs = self._found.results.get(canonical)
+        if outputs is None:
+            return None
+        return [tuple(self._layer(descriptor) for descriptor in chain) for chain in outputs]
+
+    def _layer(self, descriptor: Descriptor | None) -> str:
+        digest = descriptor.digest if descriptor is not None else ""
+        layer = self._layers.get(digest)
+        if layer is None:
+            layer = self._layers[digest] = self._new_layer(descriptor)
+        return layer
+
+    def _new_layer(self, descriptor: Descriptor | None) -> str:
+        if descriptor is None:
+            return self._worker.empty_layer()
+        notes = descriptor.annotations or {}
+        created_at = parse_time(notes.get(CREATED_AT, ""))
+        if notes[UNCOMPRESSED] == EMPTY_LAYER:
+            # Made here instead of fetched; the image tells when the step ran that changed nothing.
+            records = self._worker.store.records
+            records.add(EMPTY_LAYER, size=0, diff_id=EMPTY_LAYER, created_at=created_at)
+            return self._worker.empty_layer()
+        return self._worker.layers.add_cached(
+            msgspec.structs.replace(descriptor, annotations=None),
+            notes[UNCOMPRESSED],
+            fetch_from=self._fetch_from,
+            is_base=BASE in notes,
+            created_at=created_at,
+        ).id
+
+
+def read_registry(worker: Worker, reference: Reference) -> ImportedCache:
+    """The cache that `reference` names, or that is in the images it names. Raises `RegistryError` and its
+    kin, `UnsupportedMedia`."""
+    registry = worker.registry
+    cancel = worker.network_cancel
+    root = registry.manifest(reference, cancel=cancel)
+
+    def read(descriptor: Descriptor) -> bytes:
+        if descriptor.media_type in media.INDEXES | media.MANIFESTS:
+            return registry.manifest(reference, Digest.parse(descriptor.digest), cancel=cancel).raw
+        return registry.read(reference, descriptor, cancel=cancel)
+
+    return ImportedCache(worker, _read(root.raw, root.media_type, read), str(reference))
+
+
+def read_local(worker: Worker, source: str, *, digest: str = "", tag: str = "latest") -> ImportedCache:
+    """The cache in the directory `source`: that of `digest`, else what `tag` names."""
+    directory = Path(os.path.abspath(source))
+    descriptor = _choose(directory, digest, tag)
+
+    def read(item: Descriptor) -> bytes:
+        wanted = Digest.parse(item.digest)
+        try:
+            raw = (directory / "blobs" / wanted.algorithm / wanted.hex).read_bytes()
+        except FileNotFoundError:
+            raise BlobNotFound(f"the cache {source} lacks the blob {wanted}") from None
+        if Digest.of(raw) != wanted:
+            raise DigestMismatch(f"the cache {source}: blob {wanted} has digest {Digest.of(raw)}")
+        return raw
+
+    found = _read(read(descriptor), descriptor.media_type, read)
+    return ImportedCache(worker, found, f"{LAYOUT}{directory}")
+
+
+def _choose(directory: Path, digest: str, tag: str) -> Descriptor:
+    try:
+        index = decode(Index, (directory / "index.json").read_bytes())
+    except FileNotFoundError:
+        raise CacheError(
+            f"could not read {directory}/index.json: no such file or directory",
+            hint="an earlier build writes it with --cache-to type=local,dest=…",
+        ) from None
+    for item in index.manifests:
+        name = (item.annotations or {}).get("org.opencontainers.image.ref.name", "latest")
+        if item.digest == digest or (not digest and name == tag):
+            return item
+    raise CacheError(f"{directory}: no cache {digest or tag} in its index.json")
+
+
+def _read(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Found:
+    if media_type in media.INDEXES:
+        index = decode(Index, raw)
+        config = next((item for item in index.manifests if item.media_type == CACHE_CONFIG), None)
+        blobs = [item for item in index.manifests if item is not config]
+    else:
+        manifest = decode(Manifest, raw)
+        config = manifest.config if manifest.config.media_type == CACHE_CONFIG else None
+        blobs = list(manifest.layers)
+    if config is not None:
+        return parse(decode_config(read(config)), {item.digest: item for item in blobs})
+    found = Found({}, {})
+    for image in _images(raw, media_type, read):
+        inline = _inline(image, read)
+        if inline is not None:
+            found.links.update(inline.links)
+            found.results.update(inline.results)
+    if not found.results:
+        raise CacheError("there is no build cache in it")
+    return found
+
+
+def _images(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Iterator[Manifest]:
+    if media_type not in media.INDEXES:
+        yield decode(Manifest, raw)
+        return
+    for item in decode(Index, raw).manifests:
+        if item.media_type in media.MANIFESTS:
+            yield decode(Manifest, read(item))
+
+
+def _inline(manifest: Manifest, read: Callable[[Descriptor], bytes]) -> Found | None:
+    """The cache that an image carries in its config."""
+    if manifest.config.media_type not in media.CONFIGS:
+        return None
+    raw = read(manifest.config)
+    config = decode(ImageConfig, raw)
+    diff_ids = config.rootfs.diff_ids or ()
+    members: dict[str, Any] = json.loads(raw)
+    encoded = members.get(INLINE_KEY)
+    if not encoded or len(diff_ids) != len(manifest.layers):
+        return None
+    try:
+        plain = msgspec.convert(encoded, bytes)
+        records = msgspec.json.decode(plain, type=tuple[CacheRecord, ...])
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    times = [item.created or "" for item in config.history or () if not item.empty_layer]
+    blobs = {}
+    for number, (layer, diff_id) in enumerate(zip(manifest.layers, diff_ids, strict=True)):
+        # What such an image holds was written with its times already, so its layers are left as they are.
+        notes = {UNCOMPRESSED: diff_id, BASE: "true"}
+        if len(times) == len(diff_ids):
+            notes[CREATED_AT] = times[number]
+        blobs[layer.digest] = msgspec.structs.replace(layer, annotations=notes)
+    layers = tuple(CacheLayer(layer.digest, number - 1) for number, layer in enumerate(manifest.layers))
+    return parse(CacheConfig(layers, records), blobs)

@@ -1,0 +1,245 @@
+"""`--cache-from` and `--cache-to`: which caches a build reads before it starts and writes when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.engine.options import compression_of, flag
+from anyarch.errors import AnyarchError, NotSupported, UsageError
+from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
+from anyarch.spec.digest import Digest
+from anyarch.spec.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.cache.exporter import CacheOptions
+    from anyarch.cache.importer import ImportedCache
+    from anyarch.engine.request import BuildRequest, CacheOption
+    from anyarch.exporter.assemble import InlineCache
+    from anyarch.solver.events import EventSink
+    from anyarch.solver.solver import Solver
+    from anyarch.worker.worker import Worker
+
+__all__ = ["check_caches", "export_caches", "import_caches", "inline_cache"]
+
+_LATER = ("s3", "azblob", "gha")
+
+
+def check_caches(request: BuildRequest) -> None:
+    """What can be known to be wrong before any work. Raises `UsageError`, `NotSupported`, `BadReference`."""
+    for option in _wanted(request.cache_from):
+        _check(option, "--cache-from", ("registry", "local"))
+    for option in _wanted(request.cache_to):
+        _check(option, "--cache-to", ("registry", "local", "inline"))
+        if option.type != "inline":
+            _options(option)
+
+
+def _wanted(options: Sequence[CacheOption]) -> list[CacheOption]:
+    """Without GitHub's variables `type=gha` is nothing, as for buildx."""
+    here = any(os.environ.get(name) for name in ("ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL"))
+    return [option for option in options if option.type != "gha" or here or "url" in option.attrs]
+
+
+def _check(option: CacheOption, name: str, known: tuple[str, ...]) -> None:
+    if option.type in _LATER:
+        raise NotSupported(f"{name} type={option.type} is not supported yet", hint="registry and local are")
+    if option.type not in known:
+        raise UsageError(
+            f"{name}: unknown cache type {option.type!r}", hint=f"it is one of {', '.join(known)}"
+        )
+    if option.type == "registry":
+        if not option.attrs.get("ref"):
+            raise UsageError(
+                f"{name} type=registry needs ref=", hint="for example ref=registry.example/app:cache"
+            )
+        Reference.parse(option.attrs["ref"])
+    place = "src" if name == "--cache-from" else "dest"
+    if option.type == "local" and not option.attrs.get(place):
+        raise UsageError(f"{name} type=local needs {place}=")
+
+
+def _options(option: CacheOption) -> CacheOptions:
+    from anyarch.cache.exporter import CacheOptions
+
+    attrs = option.attrs
+    mode = attrs.get("mode", "min")
+    if mode not in ("min", "max"):
+        raise UsageError(f"--cache-to: invalid mode {mode!r}", hint="it is min or max")
+    oci = flag(attrs, "oci-mediatypes", default=True)
+    image_manifest = flag(attrs, "image-manifest", default=oci)
+    if image_manifest and not oci:
+        raise UsageError(
+            "invalid configuration for remote cache,"
+            " OCI mediatypes are required for image-manifest cache format",
+            hint="add image-manifest=false, or leave out oci-mediatypes=false",
+        )
+    return CacheOptions(
+        compression_of(attrs),
+        force_compression=flag(attrs, "force-compression", default=False),
+        is_max=mode == "max",
+        image_manifest=image_manifest,
+        oci_media_types=oci,
+    )
+
+
+class _Step:
+    """A vertex of the progress for one cache."""
+
+    def __init__(self, emit: EventSink, name: str) -> None:
+        self._emit = emit
+        self._name = name
+        self.digest = Digest.of(name.encode())
+        self._started = self._last = time.time()
+        emit(VertexEvent(self.digest, name, started=self._started))
+
+    def step(self, text: str) -> None:
+        now = time.time()
+        self._emit(StatusEvent(self.digest, text, "", 0, 0, now, self._last, now))
+        self._last = now
+
+    def done(self, error: str = "") -> None:
+        self._emit(
+            VertexEvent(self.digest, self._name, started=self._started, completed=time.time(), error=error)
+        )
+
+
+# reading ------------------------------------------------------------------------------------------
+
+
+async def import_caches(
+    request: BuildRequest, worker: Worker, warn: Callable[[WarningEvent], None]
+) -> list[ImportedCache]:
+    """What `--cache-from` names, as far as it can be read; the rest is a warning."""
+
+    async def one(option: CacheOption) -> ImportedCache | None:
+        place = option.attrs.get("ref") or option.attrs.get("src", "")
+        step = _Step(worker.emit, f"importing cache manifest from {place}")
+        try:
+            found = await asyncio.to_thread(_read, worker, option)
+        except AnyarchError as error:
+            step.done()
+            text = f"failed to import the build cache from {place}: {error.message}"
+            warn(WarningEvent(step.digest, text, detail=(error.hint,) if error.hint else ()))
+            return None
+        except BaseException:
+            step.done("context canceled")
+            raise
+        step.done()
+        return found
+
+    found = await asyncio.gather(*(one(option) for option in _wanted(request.cache_from)))
+    return [cache for cache in found if cache is not None]
+
+
+def _read(worker: Worker, option: CacheOption) -> ImportedCache:
+    from anyarch.cache.importer import read_local, read_registry
+
+    attrs = option.attrs
+    if option.type == "local":
+        return read_local(
+            worker, attrs["src"], digest=attrs.get("digest", ""), tag=attrs.get("tag") or "latest"
+        )
+    reference = Reference.parse(attrs["ref"])
+    if flag(attrs, "registry.insecure", default=False):
+        worker.allow_insecure({reference.domain})
+    return read_registry(worker, reference)
+
+
+# writing ------------------------------------------------------------------------------------------
+
+
+def inline_cache(request: BuildRequest, solver: Solver) -> InlineCache | None:
+    """What `--cache-to type=inline` adds to an image's config, None without it."""
+    if not any(option.type == "inline" for option in request.cache_to):
+        return None
+    from anyarch.cache.config import INLINE_KEY, encode_records, write
+    from anyarch.cache.exporter import keyed
+
+    def member(layers: Sequence[str], digests: Sequence[str]) -> bytes:
+        of_layer = dict(zip(layers, digests, strict=True))
+        results = keyed(solver.solved(), [layers], of_layer.__getitem__, is_max=False)
+        config = write(results, present=[digest for digest in digests if digest])
+        return b'"%b":"%b"' % (INLINE_KEY.encode(), base64.b64encode(encode_records(config)))
+
+    return member
+
+
+async def export_caches(
+    request: BuildRequest,
+    worker: Worker,
+    solver: Solver,
+    chains: Sequence[Sequence[str]],
+    warn: Callable[[WarningEvent], None],
+) -> dict[str, object]:
+    """Write what `--cache-to` names; answers metadata about it. A failure is one of the build, unless the
+    cache has `ignore-error`."""
+    metadata: dict[str, object] = {}
+    for option in _wanted(request.cache_to):
+        if option.type == "inline":
+            continue
+        step = _Step(worker.emit, f"exporting cache to {_TITLES[option.type]}")
+        try:
+            descriptor = await _write(option, worker, solver, chains, step.step)
+        except AnyarchError as error:
+            step.done(error.message)
+            if not flag(option.attrs, "ignore-error", default=False):
+                raise
+            warn(WarningEvent(step.digest, f"failed to export the build cache: {error.message}"))
+            continue
+        except BaseException as error:
+            step.done(str(error) or "context canceled")
+            raise
+        step.done()
+        if descriptor is not None:
+            metadata["cache.manifest"] = descriptor
+    return metadata
+
+
+_TITLES = {"registry": "registry", "local": "client directory"}
+
+
+async def _write(
+    option: CacheOption,
+    worker: Worker,
+    solver: Solver,
+    chains: Sequence[Sequence[str]],
+    on_step: Callable[[str], None],
+) -> object:
+    from anyarch.cache.exporter import gather, to_directory, to_registry
+
+    cache = await gather(worker, solver.solved(), chains, _options(option))
+    on_step("preparing build cache for export")
+    if cache is None:
+        on_step("skipping cache export for empty result")
+        return None
+    attrs = option.attrs
+    if option.type == "local":
+        tag = attrs.get("tag") or "latest"
+        if flag(attrs, "reset", default=False):
+            await asyncio.to_thread(_reset, attrs["dest"])
+        await asyncio.to_thread(to_directory, worker, cache, attrs["dest"], tag=tag, on_step=on_step)
+    else:
+        reference = Reference.parse(attrs["ref"])
+        if flag(attrs, "registry.insecure", default=False):
+            worker.allow_insecure({reference.domain})
+        await to_registry(worker, cache, reference, on_step=on_step)
+    return msgspec.to_builtins(cache.manifest.descriptor())
+
+
+def _reset(dest: str) -> None:
+    """Remove an older cache in `dest`; nothing that is no layout."""
+    from anyarch.store.failure import disk_errors
+    from anyarch.store.tree import remove_tree
+
+    if os.path.isfile(os.path.join(dest, "oci-layout")):
+        with disk_errors(dest):
+            for name in ("index.json", "oci-layout", "blobs", "ingest"):
+                remove_tree(os.path.join(dest, name))

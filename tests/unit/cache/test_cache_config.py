@@ -1,0 +1,150 @@
+"""The cache config document: what is written is what is read, in BuildKit's form."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyarch.cache.config import (
+    UNCOMPRESSED,
+    CacheConfig,
+    CacheLayer,
+    CacheRecord,
+    KeyedResult,
+    decode_config,
+    encode_records,
+    parse,
+    write,
+)
+from anyarch.errors import UnsupportedMedia
+from anyarch.spec.oci import Descriptor
+
+
+def key(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def blob(name: str) -> str:
+    return f"sha256:{key(name)}"
+
+
+def descriptors(*names: str) -> dict[str, Descriptor]:
+    return {
+        blob(name): Descriptor("m", blob(name), 1, annotations={UNCOMPRESSED: blob(f"diff {name}")})
+        for name in names
+    }
+
+
+def through_json(config: CacheConfig) -> CacheConfig:
+    return decode_config(msgspec.json.encode(config))
+
+
+names = st.sampled_from("abcdef")
+chains = st.lists(names, min_size=1, max_size=5).map(tuple)
+results = st.dictionaries(
+    names, st.tuples(st.lists(chains, max_size=3), st.sets(st.sampled_from("uvwxyz"), max_size=3)), max_size=6
+)
+
+
+@given(results)
+def test_what_is_written_is_read(wanted: dict[str, tuple[list[tuple[str, ...]], set[str]]]) -> None:
+    taken: set[str] = set()
+    items = []
+    for name, (outputs, keys) in sorted(wanted.items()):
+        mine = keys - taken
+        taken |= mine
+        items.append(
+            KeyedResult(
+                key(name),
+                tuple(map(key, sorted(mine))),
+                outputs=tuple(tuple(map(blob, chain)) for chain in outputs),
+            )
+        )
+    found = parse(through_json(write(items)), descriptors(*"abcdef"))
+    assert found.links == {k: item.canonical for item in items for k in item.keys}
+    assert {
+        canonical: tuple(tuple(d.digest for d in chain if d is not None) for chain in outputs)
+        for canonical, outputs in found.results.items()
+    } == {item.canonical: item.outputs for item in items if item.outputs}
+
+
+@given(st.permutations([KeyedResult(key(n), outputs=((blob("a"), blob(n)),)) for n in "abcd"]))
+def test_the_order_of_results_does_not_matter(items: list[KeyedResult]) -> None:
+    assert write(items) == write(sorted(items, key=lambda item: item.canonical))
+
+
+def test_shared_layers_are_written_once_below_one_another() -> None:
+    config = write(
+        [
+            KeyedResult(key("1"), outputs=((blob("a"),),)),
+            KeyedResult(key("2"), inputs=(key("1"),), outputs=((blob("a"), blob("b")),)),
+        ]
+    )
+    assert {layer.blob: layer.parent for layer in config.layers} == {
+        blob("a"): -1,
+        blob("b"): [layer.blob for layer in config.layers].index(blob("a")),
+    }
+    raw = msgspec.json.decode(msgspec.json.encode(config))
+    (second,) = [record for record in raw["records"] if record["digest"] == f"sha256:{key('2')}"]
+    (group,) = second["inputs"]
+    assert raw["records"][group[0].get("link", 0)]["digest"] == f"sha256:{key('1')}"
+
+
+def test_a_result_whose_blob_is_gone_is_passed_over() -> None:
+    config = write([KeyedResult(key("1"), (key("2"),), outputs=((blob("a"), blob("b")),))])
+    found = parse(config, descriptors("b"))
+    assert found.results == {}
+    assert found.links == {key("2"): key("1")}
+
+
+def test_a_step_with_one_of_its_outputs_gone_is_passed_over() -> None:
+    config = write([KeyedResult(key("1"), outputs=((blob("a"),), (blob("b"),)))])
+    assert parse(config, descriptors("a")).results == {}
+
+
+def test_an_image_tells_where_layers_without_entries_are() -> None:
+    chain = (blob("a"), "", blob("b"), "")
+    config = write([KeyedResult(key("1"), outputs=(chain,))], present=[blob("a"), blob("b")])
+    assert config.layers == ()
+    records = msgspec.json.decode(encode_records(config), type=tuple[CacheRecord, ...])
+    image = CacheConfig((CacheLayer(blob("a"), -1), CacheLayer(blob("b"), 0)), records)
+    found = parse(image, descriptors("a", "b"))
+    (outputs,) = found.results.values()
+    assert [None if d is None else d.digest for d in outputs[0]] == [blob("a"), None, blob("b"), None]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"layers":[{"blob":"x","parent":0}],"records":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"layers":[{"blob":"x","parent":7}],"records":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"records":[{"digest":"sha256:a","layers":[{"layer":-5}]}]}',
+        b'{"records":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.key","link":9}]]}]}',
+        b'{"records":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.output=x","link":0}]]}]}',
+        b'{"records":[{"digest":"","inputs":[[]],"chains":[{"layers":[3],"createdAt":"x"}]}]}',
+        b"{}",
+    ],
+)
+def test_a_document_that_makes_no_sense_gives_nothing(raw: bytes) -> None:
+    assert parse(decode_config(raw), {"x": next(iter(descriptors("x").values()))}).results == {}
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"records":3}', b"\xff"])
+def test_what_is_no_document_is_refused(raw: bytes) -> None:
+    with pytest.raises(UnsupportedMedia):
+        decode_config(raw)
+
+
+def test_a_document_of_buildkit_is_read() -> None:
+    """Made by BuildKit's v1 exporter: records of operations, whose keys mean nothing here."""
+    raw = b"""{"layers":[{"blob":"%s","parent":-1}],"records":[
+        {"digest":"sha256:aa","layers":[{"layer":0,"createdAt":"2024-01-02T03:04:05.123456789Z"}],
+         "inputs":[[{"link":1}]]},
+        {"digest":"sha256:bb"}]}""" % blob("a").encode()
+    found = parse(decode_config(raw), descriptors("a"))
+    assert list(found.results) == ["aa"]
+    assert found.links == {}
