@@ -142,11 +142,11 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
             gateway = EngineGateway(solver, worker, opts)
-            from anyarch.frontend.dockerfile.build import build as build_dockerfile
             if request.cache_from:
                 from anyarch.engine.remote_cache import import_caches
 
                 cache.imported = await import_caches(request, worker, gateway.warn)
+            from anyarch.frontend.dockerfile.build import build as build_dockerfile
 
             frontend = await build_dockerfile(gateway)
             yield Prepared(store, cache, worker, solver, gateway, frontend)
@@ -162,19 +162,14 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
         edges = _load(request, build)
         results = await _solve(solver, worker, frontend, edges)
         exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
-        outcome = await exporter.export(
-            results, multi_platform=frontend.multi_platform, warnings=build.gateway.warnings
-        )
-        outcome = await _told(outcome, build, edges)
-        if stats is not None:
         if request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
 
             exporter.inline = inline_cache(request, solver)
-            stats.executed = list(solver.executed)
-        if store.grown:
-            from anyarch.store.collect import collect_after_build
-
+        outcome = await exporter.export(
+            results, multi_platform=frontend.multi_platform, warnings=build.gateway.warnings
+        )
+        outcome = await _told(outcome, build, edges)
         if request.cache_to:
             from anyarch.engine.remote_cache import export_caches
 
@@ -183,6 +178,11 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
             outcome = msgspec.structs.replace(
                 outcome, metadata={**outcome.metadata, **metadata}, warnings=build.gateway.warnings
             )
+        if stats is not None:
+            stats.executed = list(solver.executed)
+        if store.grown:
+            from anyarch.store.collect import collect_after_build
+
             await asyncio.to_thread(collect_after_build, store)
         return outcome
 
