@@ -76,6 +76,8 @@ def build_request(
         secrets=tuple(grammar.secret(text, environment) for text in parsed.texts("secret")),
         ssh=tuple(grammar.ssh(text) for text in parsed.texts("ssh")),
         allow=tuple(name for text in parsed.texts("allow") for name in text.split(",") if name),
+        arch_check=parsed.text("arch-check") or "warn",
+        arch_check_allow=tuple(parsed.texts("arch-check-allow")),
         no_emulation=parsed.switch("no-emulation"),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,

@@ -7,7 +7,7 @@ import struct
 
 import msgspec
 
-__all__ = ["Header", "identity_of", "interpreter_of", "machine_name", "parse"]
+__all__ = ["ET_DYN", "ET_EXEC", "Header", "identity_of", "interpreter_of", "machine_name", "parse"]
 
 ET_EXEC, ET_DYN = 2, 3
 _PT_INTERP = 3

@@ -40,7 +40,7 @@ def tiny_executable(architecture: str, exit_code: int = 0) -> bytes:
 
 
 def executable(architecture: str, code: bytes) -> bytes:
-    """A static program of `architecture` (one of `ARCHITECTURES`) that is this machine code and nothing else."""
+    """A static program of `architecture` (one of `ARCHITECTURES`) that is just this machine code."""
     bits, order, machine, flags = _FIELDS[architecture]
     header_size, segment_size = (64, 56) if bits == 64 else (52, 32)
     start = header_size + segment_size

@@ -103,8 +103,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     stages. `call` other than build (`lint`, `outline`, `targets`) is a question about the Dockerfile: nothing
     is built, and the answer is in the result's metadata. `attests` maps a type (`provenance`, `sbom`) to
     its attributes; a type that is disabled is
-    absent. With `no_emulation` a step that would have to be emulated is an error before any work. `root` is
-    the store's directory (None: the usual place).
+    absent. `arch_check` is off, warn or error, for files that are not for the platform they are built for
+    (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore file, that are
+    meant to be so. With `no_emulation` a step that would have to be emulated is an error before any work.
+    `root` is the store's directory (None: the usual place).
     """
 
     context: str = "."
@@ -134,6 +136,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_to: tuple[CacheOption, ...] = ()
     call: str = "build"
     no_emulation: bool = False
+    arch_check: str = "warn"
+    arch_check_allow: tuple[str, ...] = ()
     root: str | None = None
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
     from anyarch.solver.vertex import Edge, Vertex
@@ -155,12 +156,16 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
 async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
     for output in request.outputs:
         check_output(output)
+    from anyarch.engine.truthcheck import TruthCheck
+
     async with prepared(request, emit) as build:
         store, worker, solver, frontend = build.store, build.worker, build.solver, build.frontend
         if not frontend.platforms:
             return answer_of(frontend, build.gateway.warnings)
+        check = TruthCheck(worker, solver, mode=request.arch_check, allow=request.arch_check_allow)
         edges = _load(request, build)
         results = await _solve(solver, worker, frontend, edges)
+        await _check_truth(check, build, results, edges)
         exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
         if request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
@@ -185,6 +190,43 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
 
             await asyncio.to_thread(collect_after_build, store)
         return outcome
+
+
+async def _check_truth(
+    check: TruthCheck, build: Prepared, results: list[PlatformResult], edges: dict[str, Edge | None]
+) -> None:
+    """Warn of files that are not for their platform, or fail before anything leaves."""
+    if check.mode == "off":
+        return
+
+    def work() -> list[Located]:
+        configs = build.frontend.base_configs
+        pairs = zip(results, build.frontend.platforms, strict=True)
+        return [
+            item
+            for result, (name, _) in pairs
+            for item in check.check(result, edges[name], configs.get(name, b""))
+        ]
+
+    located = await asyncio.to_thread(work)
+    if not located:
+        return
+    from anyarch.engine.truthcheck import failure, warning_of
+    from anyarch.solver.events import WarningEvent
+
+    if check.mode == "error":
+        raise failure(located)
+    for text, item in warning_of(located):
+        source = item.source
+        build.gateway.warn(
+            WarningEvent(
+                item.vertex.digest if item.vertex is not None else "",
+                text,
+                filename=source.filename if source is not None else "",
+                source=source.data if source is not None else b"",
+                lines=((source.start, source.end),) if source is not None else (),
+            )
+        )
 
 
 async def _told(outcome: BuildResult, build: Prepared, edges: dict[str, Edge | None]) -> BuildResult:

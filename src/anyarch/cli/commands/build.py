@@ -45,6 +45,18 @@ COMMAND = Command(
             repeat=True,
         ),
         Flag("annotation", "Add an annotation to the image", metavar="[TYPE:]KEY=VALUE", repeat=True),
+        Flag(
+            "arch-check",
+            "Check that new files are for their platform, and can start there (default: warn)",
+            metavar="MODE",
+            choices=("off", "warn", "error"),
+        ),
+        Flag(
+            "arch-check-allow",
+            "Paths that may be for another platform, as in a .dockerignore file",
+            metavar="PATTERN",
+            repeat=True,
+        ),
         Flag("attest", "Attestations; only disabled=true in this release", metavar="ATTRS", repeat=True),
         Flag(
             "build-arg",

@@ -69,6 +69,11 @@ class ExecOperation:
         """What is run, with its environment."""
         return self._op.meta
 
+    @property
+    def root_input(self) -> int:
+        """Which input the step's root file system is; -1 for an empty one."""
+        return next(mount.input for mount in self._op.mounts if mount.dest == "/")
+
     def _check(self) -> None:
         if self._op.cdi_devices:
             raise NotSupported("RUN --device is not supported yet")

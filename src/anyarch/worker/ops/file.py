@@ -71,6 +71,12 @@ class FileOperation:
         content = tuple(self._content_key(n) for n in range(self._inputs))
         return CacheMap(self._digest, content, definition=self._definition)
 
+    @property
+    def root_input(self) -> int:
+        """Which input the first action changes; -1 for an empty tree."""
+        first = self._op.actions[0].input if self._op.actions else -1
+        return first if first < self._inputs else -1
+
     def only_copies_from(self, position: int) -> bool:
         """Whether an input is nothing but the source of copies."""
         return self._content_key(position) is not None

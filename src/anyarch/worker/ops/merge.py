@@ -28,6 +28,11 @@ class MergeOperation:
         self._op = op
         self._inputs = inputs
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Its inputs, lowest first; -1 is an empty tree."""
+        return self._op.inputs
+
     async def cache_map(self) -> CacheMap:
         digest = hashlib.sha256(repr(("merge/1", self._op.inputs)).encode()).hexdigest()
         return CacheMap(digest, (None,) * self._inputs)

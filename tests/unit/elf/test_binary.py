@@ -1,0 +1,218 @@
+"""What is read from the headers of programs, and what is said of them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyarch.elf.binary import Binary, inspect
+from anyarch.elf.findings import Finding, check_binary, check_command
+from anyarch.elf.tiny import ARCHITECTURES, tiny_executable
+from anyarch.spec.platform import Platform
+
+ARM64, AMD64 = Platform("linux", "arm64"), Platform("linux", "amd64")
+
+
+def binary(raw: bytes) -> Binary | None:
+    return inspect(lambda offset, size: raw[offset : offset + size])
+
+
+def pe(machine: int, *, is_dotnet: bool = False) -> bytes:
+    directories = b"".join(
+        struct.pack("<II", 0x2000 if number == 14 and is_dotnet else 0, 0) for number in range(16)
+    )
+    optional = struct.pack("<H", 0x20B) + bytes(110) + directories
+    coff = struct.pack("<HHIIIHH", machine, 0, 0, 0, 0, len(optional), 0)
+    return b"MZ" + bytes(58) + struct.pack("<I", 64) + b"PE\0\0" + coff + optional
+
+
+# headers
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_architecture_of_an_elf_program_is_read(architecture: str) -> None:
+    found = binary(tiny_executable(architecture))
+
+    assert found is not None
+    assert (found.format, found.architectures, found.interpreter) == ("elf", (architecture,), "")
+    assert found.order in ("little", "big")
+
+
+def test_dynamic_program_tells_its_loader_and_libraries() -> None:
+    found = binary(Path("/bin/ls").read_bytes())
+
+    assert found is not None
+    assert found.interpreter.startswith("/lib")
+    assert "libc.so.6" in found.needed
+
+
+@pytest.mark.parametrize(("flags", "abi"), [(0x05000400, "hard"), (0x05000200, "soft"), (0x05000000, "")])
+def test_float_abi_of_arm_is_read(flags: int, abi: str) -> None:
+    raw = bytearray(tiny_executable("arm"))
+    raw[36:40] = struct.pack("<I", flags)
+    found = binary(bytes(raw))
+    assert found is not None
+    assert found.float_abi == abi
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (pe(0x8664), Binary("pe", ("amd64",))),
+        (pe(0x14C, is_dotnet=True), Binary("pe", ("386",), is_native=False)),
+        (b"\xcf\xfa\xed\xfe" + struct.pack("<I", 0x0100000C) + bytes(24), Binary("macho", ("arm64",), 64)),
+        (
+            b"\xca\xfe\xba\xbe" + struct.pack(">I", 2) + struct.pack(">5I", 0x01000007, 3, 0, 0, 0)
+            + struct.pack(">5I", 0x0100000C, 0, 0, 0, 0),
+            Binary("macho", ("amd64", "arm64")),
+        ),
+        (b"\xca\xfe\xba\xbe\0\0\0\x34" + bytes(60), None),  # a Java class file
+        (b"MZ but no program" + bytes(100), None),
+        (b"#!/bin/sh\n", None),
+        (b"\x7fELF", None),
+        (b"", None),
+    ],
+    ids=["pe", "dotnet", "macho", "universal", "class", "mz", "script", "cut", "empty"],
+)  # fmt: skip
+def test_other_formats_are_told_apart(raw: bytes, found: Binary | None) -> None:
+    assert binary(raw) == found
+
+
+def test_object_files_and_kernel_modules_are_data() -> None:
+    raw = bytearray(tiny_executable("amd64"))
+    raw[16] = 1  # ET_REL
+    assert binary(bytes(raw)) is None
+
+
+@given(st.data())
+def test_damaged_files_are_read_without_failing(data: st.DataObject) -> None:
+    raw = bytearray(_LS[:4096] if data.draw(st.booleans()) else pe(0x8664))
+    for _ in range(data.draw(st.integers(1, 20))):
+        raw[data.draw(st.integers(4, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    binary(bytes(raw[: data.draw(st.integers(0, len(raw)))]))
+
+
+_LS = Path("/bin/ls").read_bytes()
+
+
+# findings
+
+
+class FakeFiles:
+    def __init__(self, *paths: str, heads: dict[str, bytes] | None = None, mode: int = 0o755) -> None:
+        self.heads = {**dict.fromkeys(paths, b""), **(heads or {})}
+        self.mode = mode
+
+    def exists(self, path: str) -> bool:
+        return path in self.heads
+
+    def head(self, path: str) -> tuple[bytes, int] | None:
+        return (self.heads[path], self.mode) if path in self.heads else None
+
+    def binary(self, path: str) -> Binary | None:
+        return binary(self.heads[path])
+
+    def named(self, name: str) -> bool:
+        return any(path.rpartition("/")[2] == name for path in self.heads)
+
+    def library_directories(self) -> list[str]:
+        return ["/opt/lib"]
+
+
+def dynamic(**fields: object) -> Binary:
+    values = {"format": "elf", "architectures": ("arm64",), "interpreter": "/lib/ld.so", **fields}
+    return Binary(**values)  # type: ignore[arg-type]
+
+
+def kinds(found: list[Finding]) -> list[str]:
+    return [item.kind for item in found]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "platform", "is_fine"),
+    [
+        ("arm64", "linux/arm64", True),
+        ("amd64", "linux/arm64", False),
+        ("386", "linux/amd64", True),
+        ("arm", "linux/arm64", True),
+        ("amd64", "linux/386", False),
+        ("arm", "linux/arm/v6", True),
+        ("ppc64", "linux/ppc64le", False),
+        ("machine 300", "linux/arm64", False),
+    ],
+)
+def test_programs_are_for_their_platform_or_one_that_it_runs(
+    architecture: str, platform: str, is_fine: bool
+) -> None:
+    found = check_binary("/x", Binary("elf", (architecture,)), Platform.parse(platform), FakeFiles())
+    assert kinds(found) == ([] if is_fine else ["machine"])
+
+
+def test_programs_of_other_systems_are_data() -> None:
+    assert check_binary("/x.exe", Binary("pe", ("amd64",)), ARM64, FakeFiles()) == []
+    windows = Platform("windows", "arm64")
+    assert kinds(check_binary("/x.exe", Binary("pe", ("amd64",)), windows, FakeFiles())) == ["machine"]
+    portable = Binary("pe", ("386",), is_native=False)
+    assert check_binary("/x.dll", portable, windows, FakeFiles()) == []
+
+
+def test_loader_has_to_be_in_the_image() -> None:
+    assert kinds(check_binary("/x", dynamic(), ARM64, FakeFiles())) == ["loader"]
+    assert check_binary("/x", dynamic(), ARM64, FakeFiles("/lib/ld.so")) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "search"),
+    [
+        ("/lib/a.so", ()),
+        ("/usr/lib64/a.so", ()),
+        ("/opt/lib/a.so", ()),
+        ("/app/lib/a.so", ("$ORIGIN/../lib",)),
+        ("/app/bin/a.so", ("${ORIGIN}",)),
+        ("/strange/place/a.so", ()),
+    ],
+)
+def test_libraries_are_found_where_the_loader_looks_or_a_start_script_may_point(
+    place: str, search: tuple[str, ...]
+) -> None:
+    program = dynamic(needed=("a.so",), search=search)
+    assert check_binary("/app/bin/x", program, ARM64, FakeFiles("/lib/ld.so", place)) == []
+
+
+def test_missing_libraries_are_named() -> None:
+    (found,) = check_binary(
+        "/x", dynamic(needed=("a.so", "b.so")), ARM64, FakeFiles("/lib/ld.so", "/lib/a.so")
+    )
+    assert found == Finding("library", "/x", "it needs a library that is not in the image: b.so")
+
+
+def command(files: FakeFiles, *argv: str, env: tuple[str, ...] = ()) -> list[Finding]:
+    return check_command(argv, env=env, directory="/work", platform=ARM64, files=files)
+
+
+def test_command_is_looked_for_as_a_runtime_would() -> None:
+    program = tiny_executable("arm64")
+    assert command(FakeFiles(heads={"/bin/app": program}), "app") == []
+    assert command(FakeFiles(heads={"/opt/app": program}), "app", env=("PATH=/opt",)) == []
+    assert command(FakeFiles(heads={"/work/app": program}), "./app") == []
+    assert kinds(command(FakeFiles(), "app")) == ["command"]
+    assert command(FakeFiles()) == []
+
+
+def test_script_runs_if_its_interpreter_does() -> None:
+    script = b"#!/bin/sh -e\n"
+    assert command(FakeFiles(heads={"/a": script, "/bin/sh": tiny_executable("arm64")}), "/a") == []
+    (foreign,) = command(FakeFiles(heads={"/a": script, "/bin/sh": tiny_executable("amd64")}), "/a")
+    assert (foreign.path, "for amd64" in foreign.message) == ("/bin/sh", True)
+    (missing,) = command(FakeFiles(heads={"/a": script}), "/a")
+    assert (missing.path, "not in the image" in missing.message) == ("/bin/sh", True)
+    assert command(FakeFiles(heads={"/a": b"#!/a\n"}), "/a") == []  # a circle ends
+
+
+def test_command_has_to_be_executable_and_a_program_of_the_system() -> None:
+    assert "not executable" in command(FakeFiles("/a", mode=0o644), "/a")[0].message
+    assert "no program of linux/arm64" in command(FakeFiles(heads={"/a": pe(0xAA64)}), "/a")[0].message
