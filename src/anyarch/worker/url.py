@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import BuildError, DigestMismatch
+from anyarch.errors import BuildError, DigestMismatch, NetworkError
 from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
@@ -48,7 +48,11 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
     if parts.hostname == UPLOAD_HOST:
         known = _upload(worker, parts.path.strip("/"))
     else:
-        known = _download(worker, op, vertex)
+        try:
+            known = _download(worker, op, vertex)
+        except NetworkError as error:
+            error.hint = error.hint or f"{redacted(url)} is fetched by this machine: check address and network"
+            raise
     checksum = op.attrs.get("http.checksum", "")
     if checksum and checksum != known.digest:
         raise DigestMismatch(

@@ -324,6 +324,8 @@ class ExecOperation:
                 f"the step runs {self.platform} under emulation and crashed: a newer QEMU often helps, "
                 "or build this stage with FROM --platform=$BUILDPLATFORM"
             )
+        if b"No space left on device" in tail:
+            return "the disk of the store is full: free some space, or set ANYARCH_ROOT to a larger one"
         if status == 137:
             return "the step was killed (signal 9): often it is out of memory"
         return None
