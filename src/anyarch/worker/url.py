@@ -51,7 +51,7 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
         try:
             known = _download(worker, op, vertex)
         except NetworkError as error:
-            error.hint = error.hint or f"{redacted(url)} is fetched by this machine: check address and network"
+            error.hint = error.hint or f"this machine fetches {redacted(url)}: check address and network"
             raise
     checksum = op.attrs.get("http.checksum", "")
     if checksum and checksum != known.digest:
