@@ -100,6 +100,7 @@ class Plan(msgspec.Struct, frozen=True):
     seccomp: tuple[int, bytes]
     insecure: bool
     tty: bool
+    pids: int
 
     def describe(self) -> list[str]:
         """One line an operation, for people and tests."""
@@ -156,6 +157,7 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str) -> Plan:
         seccomp=(SECCOMP_NR.get(machine, 0), program),
         insecure=request.insecure,
         tty=request.tty,
+        pids=request.pids,
     )
 
 

@@ -84,7 +84,7 @@ class Executor:
 
     @property
     def ids(self) -> str:
-        """Which ids a step can have: `all`, `range` (those of /etc/subuid), `single`. Starts the supervisor."""
+        """Which ids a step can have: `all`, `range` (those of /etc/subuid), `single`. Starts it."""
         self._start()
         return self._ids
 

@@ -18,7 +18,7 @@ def parse_subids(text: str, *, name: str, number: int) -> list[tuple[int, int]]:
 
 
 def map_arguments(own: int, ranges: list[tuple[int, int]]) -> list[str]:
-    """What newuidmap (newgidmap) takes after the pid: 0 is the user itself, 1 and up are its ranges in order."""
+    """What newuidmap (newgidmap) takes after the pid: 0 is the user itself, from 1 on its ranges."""
     arguments = ["0", str(own), "1"]
     inside = 1
     for first, count in ranges:

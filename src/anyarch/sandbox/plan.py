@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_HOSTNAME",
+    "DEFAULT_PIDS",
     "DEFAULT_SHM_SIZE",
     "Bind",
     "CancelToken",
@@ -32,6 +33,8 @@ __all__ = [
 
 DEFAULT_HOSTNAME = "buildkitsandbox"
 DEFAULT_SHM_SIZE = 64 << 20
+DEFAULT_PIDS = 16384
+"""Processes and threads of one step: more than builds use, less than brings a machine down."""
 
 
 class RootFS(msgspec.Struct, frozen=True):
@@ -117,7 +120,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine)
     or `none` (loopback only). `insecure` keeps all capabilities and hides nothing. With `emulators` the
     process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
-    terminal of its own. `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
+    terminal of its own. `pids` bounds its processes and threads (0: nothing does) where the kernel can.
+    `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
     """
 
     argv: tuple[str, ...]
@@ -136,6 +140,7 @@ class ExecRequest(msgspec.Struct, frozen=True):
     emulators: tuple[Registration, ...] = ()
     tty: bool = False
     stdin: int | None = None
+    pids: int = DEFAULT_PIDS
 
 
 class CancelToken:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 _PROGRESS_STEP_S = 0.2
+_PIDS = 16384  # of one step: `sandbox.plan.DEFAULT_PIDS`, which a cached build does not load
 
 
 class Machine:
@@ -112,6 +113,7 @@ class Worker:
         self.locals = locals or {}
         self.uploads = uploads or {}
         self.lent = lent or Lent()
+        self.pids = _PIDS
         self.platform = host_platform()
         self.images = ImageResolver(store.content, lambda: self.registry)
         self.layouts = ImageResolver(store.content, _no_registry)

@@ -12,6 +12,8 @@ from anyarch.engine.request import CacheOption, Secret, Ssh
 DONE = [
     ("--add-host", "db:10.0.0.2", {"add_hosts": (("db", "10.0.0.2"),)}),
     ("--allow", "network.host", {"allow": ("network.host",)}),
+    ("--arch-check", "error", {"arch_check": "error"}),
+    ("--arch-check-allow", "/opt/**", {"arch_check_allow": ("/opt/**",)}),
     ("--build-arg", "A=1", {"build_args": {"A": "1"}}),
     ("--build-context", "a=b", {"build_contexts": {"a": "b"}}),
     ("--call", "build", {"call": "build"}),
@@ -22,6 +24,7 @@ DONE = [
     ("-f", "https://h/Dockerfile", {"dockerfile": "https://h/Dockerfile"}),
     ("--label", "a=b", {"labels": {"a": "b"}}),
     ("--network", "none", {"network": "none"}),
+    ("--no-emulation", None, {"no_emulation": True}),
     ("--no-cache", None, {"no_cache": True}),
     ("--cache-from", "user/app", {"cache_from": (CacheOption("registry", {"ref": "user/app"}),)}),
     ("--cache-to", "type=inline", {"cache_to": (CacheOption("inline"),)}),
@@ -43,6 +46,7 @@ DONE = [
 DONE_ELSEWHERE = {
     *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
     *("--quiet", "-q", "--ulimit", "--check"),
+    "--plan",  # test_plan.py
 }
 WARNED = [
     ("--isolation", "x", "isolation flag is deprecated"),
@@ -141,5 +145,6 @@ def test_every_flag_of_buildx_is_known():
         iidfile isolation label load memory memory-swap metadata-file network no-cache no-cache-filter output
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
-    assert set(buildx.split()) == {flag.name for flag in COMMAND.flags}
+    ours = {"arch-check", "arch-check-allow", "no-emulation", "plan"}
+    assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

@@ -17,6 +17,7 @@ import struct
 
 from . import syscalls as kernel
 from .launch import become_supervisor
+from .limits import clear_cgroups
 from .namespaces import EmulatorNamespaces
 from .report import Refused, send_frame
 from .step import run_command, run_step
@@ -136,6 +137,7 @@ class Supervisor:
                 return
             running = self.running.pop(pid, None)
             if running is not None:
+                clear_cgroups()
                 self._report(running, os.waitstatus_to_exitcode(status))
 
     def _report(self, running: Running, code: int) -> None:

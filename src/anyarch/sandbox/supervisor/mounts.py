@@ -405,7 +405,7 @@ def _forget_volatile(work: int) -> None:
 
 
 def _real_path(root_fd: int, path: bytes) -> bytes:
-    """`path` with the links on it resolved inside the root, as far as it exists. No program runs in it yet."""
+    """`path` with the links on it resolved inside the root, as far as it exists. No program runs yet."""
     todo = path.split(b"/")[::-1]
     done: list[bytes] = []
     links = 0

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Refused(Exception):
-    """What the kernel refused: a `gate` (one word, told from others by the parent), on what, and its errno."""
+    """What the kernel refused: a `gate` (a word that the parent knows), on what, and its errno."""
 
     def __init__(self, gate: str, subject: bytes, code: int, detail: bytes = b"") -> None:
         super().__init__(gate, subject, code, detail)

@@ -12,6 +12,7 @@ import errno
 import os
 
 from . import syscalls as kernel
+from .limits import limit_processes
 from .mounts import Tree
 from .report import Refused, gate, receive_frame, send_frame
 
@@ -69,6 +70,8 @@ def _run(
     os.umask(0)  # modes are given in full
     if plan["rlimits"]:
         import resource  # noqa: F401 - once the root has changed nothing can be imported
+    if plan["pids"]:
+        limit_processes(plan["pids"])  # before the cgroup namespace, whose root is the new cgroup then
     with gate("unshare"):
         kernel.unshare(plan["namespaces"])
         kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)  # before anything is mounted

@@ -1,4 +1,4 @@
-"""The system calls of the sandbox, each declared once. Every function raises OSError with the call's errno."""
+"""The system calls of the sandbox, each declared once. Each function raises OSError with its errno."""
 
 from __future__ import annotations
 

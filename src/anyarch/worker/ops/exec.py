@@ -238,6 +238,7 @@ class ExecOperation:
             insecure=op.security is SecurityMode.INSECURE,
             ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
             emulators=route.emulators,
+            pids=worker.pids,
         )
 
     def _extra(
