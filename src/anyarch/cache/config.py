@@ -212,9 +212,10 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
     there, is passed over."""
     found = Found({}, {})
     outputs: dict[str, dict[int, tuple[Descriptor | None, ...]]] = {}
+    descriptors = [_descriptor(layer, blobs) for layer in config.layers]
     for record in config.records:
         hexdigits = record.digest.partition(":")[2]
-        chain = _chain(config, record, blobs)
+        chain = _chain(config, record, descriptors)
         links = [item for group in record.inputs for item in group]
         special = next((item for item in links if item.selector.startswith(("anyarch.key", _OUTPUT))), None)
         if special is None:
@@ -242,7 +243,7 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
 
 
 def _chain(
-    config: CacheConfig, record: CacheRecord, blobs: dict[str, Descriptor]
+    config: CacheConfig, record: CacheRecord, descriptors: Sequence[Descriptor | None]
 ) -> tuple[Descriptor | None, ...] | None:
     """The first of a record's results whose blobs are all there."""
     for result in record.layers:
@@ -251,11 +252,11 @@ def _chain(
         while 0 <= position < len(config.layers) and len(positions) <= len(config.layers):
             positions.append(position)
             position = config.layers[position].parent
-        chain = _descriptors(config, positions[::-1], blobs) if position == -1 and positions else None
+        chain = _pick(descriptors, positions[::-1]) if position == -1 and positions else None
         if chain is not None:
             return _with_empty(record, chain)
     for chained in record.chains:
-        chain = _descriptors(config, chained.layers, blobs)
+        chain = _pick(descriptors, chained.layers)
         if chain:
             return chain
     return None
@@ -272,24 +273,27 @@ def _with_empty(record: CacheRecord, chain: tuple[Descriptor, ...]) -> tuple[Des
     return chain
 
 
-def _descriptors(
-    config: CacheConfig, positions: Iterable[int], blobs: dict[str, Descriptor]
+def _pick(
+    descriptors: Sequence[Descriptor | None], positions: Iterable[int]
 ) -> tuple[Descriptor, ...] | None:
     chain = []
     for position in positions:
-        if not 0 <= position < len(config.layers):
-            return None
-        layer = config.layers[position]
-        descriptor = blobs.get(layer.blob)
+        descriptor = descriptors[position] if 0 <= position < len(descriptors) else None
         if descriptor is None:
             return None
-        notes = dict(descriptor.annotations or {})
-        if layer.annotations is not None and layer.annotations.diff_id:
-            notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
-        if UNCOMPRESSED not in notes:
-            return None
-        chain.append(msgspec.structs.replace(descriptor, annotations=notes))
+        chain.append(descriptor)
     return tuple(chain)
+
+
+def _descriptor(layer: CacheLayer, blobs: dict[str, Descriptor]) -> Descriptor | None:
+    """The blob of a layer, with its diff ID as annotation; None when either is not known."""
+    descriptor = blobs.get(layer.blob)
+    if descriptor is None:
+        return None
+    notes = dict(descriptor.annotations or {})
+    if layer.annotations is not None and layer.annotations.diff_id:
+        notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
+    return msgspec.structs.replace(descriptor, annotations=notes) if UNCOMPRESSED in notes else None
 
 
 def decode_config(raw: bytes) -> CacheConfig:

@@ -1,8 +1,8 @@
 """Garbage collection: choosing what goes by policies, and taking it away without harm to anyone.
 
-Names go first, in one transaction; then blobs and layers are renamed out of the way; then the marks of living
-processes are read, what they use is put back (see `leases`), and only then is content removed. A process
-killed in between leaves files without a row, which the next open clears, and nothing else.
+While new marks of use have to wait (see `leases`), the rows go in one transaction, then files and directories
+are renamed out of the way. Only then is content removed. A process killed in between leaves files without a
+row, which the next open clears, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from anyarch.errors import StoreError
 from anyarch.store.failure import disk_errors
 from anyarch.store.leases import Marks, collecting
 from anyarch.store.policy import Disk, Settings
-from anyarch.store.tree import move_tree
+from anyarch.store.tree import move_tree, remove_tree
 from anyarch.store.usage import records_of
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from anyarch.store.policy import Policy
     from anyarch.store.store import Store
     from anyarch.store.usage import Record
-
-    _Rows = dict[str, set[tuple[object, ...]]]
 
 __all__ = ["collect", "collect_after_build", "disk_usage"]
 
@@ -54,19 +52,26 @@ def collect(
     with collecting(store.root, wait=wait) as is_alone:
         if not is_alone:
             return []
-        but = "" if keep_own else store.liveness.token
-        chosen = _choose(records_of(store, Marks(store.liveness, but=but)), policies, Disk.of(store.root))
-        removed, trash = _take(store, chosen, but)
+        marks = Marks(store.liveness, but="" if keep_own else store.liveness.token)
+        chosen = _choose(records_of(store, marks), policies, Disk.of(store.root))
+        removed, trash = _take(store, chosen)
         if any(policy.all and not policy.filters and not policy.keep_s for policy in policies):
             _forget_hints(store, everything=not any(p.reserved or p.max_used or p.min_free for p in policies))
     for record in removed:
         on_removed(record)
     for path in trash:
+        _remove(store, path)
+    return removed
+
+
+def _remove(store: Store, path: str) -> None:
+    try:
+        remove_tree(path)
+    except OSError:  # of other ids, which only a user namespace has
         try:
             store.remove(path)
         except (OSError, StoreError):
-            store.leftovers.append(path)  # of other ids: the next open removes it with their rights
-    return removed
+            store.leftovers.append(path)  # the next open tries again
 
 
 def _choose(records: Iterable[Record], policies: Sequence[Policy], disk: Disk) -> list[Record]:
@@ -91,13 +96,11 @@ def _choose(records: Iterable[Record], policies: Sequence[Policy], disk: Disk) -
     return chosen
 
 
-def _take(store: Store, chosen: Sequence[Record], but: str) -> tuple[list[Record], list[str]]:
-    """Take `chosen` away as far as nobody uses it; answers what went, and the paths to be removed."""
-    layers = {record.id: record for record in chosen if record.kind == "regular"}
+def _take(store: Store, chosen: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Take `chosen` away; answers what went, and the paths to be removed."""
+    layers = [record.id for record in chosen if record.kind == "regular"]
     blobs = {record.id for record in chosen if record.kind == "internal"}
-    saved, orphaned = _drop_rows(store, layers, blobs)
-    blobs |= orphaned
-    moved: dict[str, str] = {}
+    blobs |= _drop_rows(store, layers, blobs)
     trash: list[str] = []
     with disk_errors(store.root):
         for digest in sorted(blobs):
@@ -106,48 +109,41 @@ def _take(store: Store, chosen: Sequence[Record], but: str) -> tuple[list[Record
                 os.rename(_blob_path(store, digest), target)
             except FileNotFoundError:
                 continue
-            moved[digest] = target
-        marks = Marks(store.liveness, but=but)
-        wanted = {layer for layer, r in layers.items() if layer in marks or any(b in marks for b in r.blobs)}
-        back = {digest for digest in moved if digest in marks}
-        back |= {digest for layer in wanted for digest in layers[layer].blobs if digest in moved}
-        for digest in sorted(back):
-            os.rename(moved.pop(digest), _blob_path(store, digest))
-        _put_back(store, saved, wanted, back)
-        trash += _move_layers(store, layers.keys() - wanted)
-        removed = [
-            record
-            for record in chosen
-            if record.id not in wanted and record.id not in back and record.kind in ("regular", "internal")
-        ]
+            trash.append(target)
+        for layer in layers:
+            source = store.layer_path(layer)
+            if os.path.lexists(source):
+                trash.append(_move_away(store, source))
+        removed = [record for record in chosen if record.kind in ("regular", "internal")]
         others = [record for record in chosen if record.kind not in ("regular", "internal")]
         removed += [record for record in others if _move_directory(store, record, trash)]
-        for path in moved.values():
-            os.unlink(path)
     return removed, trash
+
+
+def _move_away(store: Store, path: str) -> str:
+    target = str(store.work_dir())
+    move_tree(path, f"{target}/gone")
+    return target
 
 
 def _blob_path(store: Store, digest: str) -> str:
     return f"{store.root}/blobs/{digest.replace(':', '/')}"
 
 
-def _drop_rows(store: Store, layers: Iterable[str], blobs: set[str]) -> tuple[_Rows, set[str]]:
-    """Delete the rows of `layers` and `blobs` and what depends on them; answers the rows that may have to
-    come back, and the digests that no layer has any more."""
+def _drop_rows(store: Store, layers: Sequence[str], blobs: set[str]) -> set[str]:
+    """Delete the rows of `layers` and `blobs` and what depends on them; answers the digests that no layer has
+    any more."""
     import json
 
     keys = json.dumps(sorted(layers))
     chosen = "(SELECT value FROM json_each(?))"
-    saved: _Rows = {}
     with store.meta.transaction() as database:
         of_layers = {
             row[0]
             for row in database.execute(f"SELECT digest FROM layer_blobs WHERE layer IN {chosen}", (keys,))
         }
         for table, column in _LAYER_TABLES.items():
-            where = f"FROM {table} WHERE {column} IN {chosen}"
-            saved[table] = set(database.execute(f"SELECT * {where}", (keys,)))
-            database.execute(f"DELETE {where}", (keys,))
+            database.execute(f"DELETE FROM {table} WHERE {column} IN {chosen}", (keys,))
         candidates = json.dumps(sorted(of_layers))
         rows = database.execute(
             "SELECT value FROM json_each(?) WHERE value NOT IN (SELECT digest FROM layer_blobs)",
@@ -155,9 +151,7 @@ def _drop_rows(store: Store, layers: Iterable[str], blobs: set[str]) -> tuple[_R
         )
         gone = {row[0] for row in rows}
         digests = json.dumps(sorted(gone | blobs))
-        where = f"FROM blobs WHERE digest IN {chosen}"
-        saved["blobs"] = set(database.execute(f"SELECT * {where}", (digests,)))
-        database.execute(f"DELETE {where}", (digests,))
+        database.execute(f"DELETE FROM blobs WHERE digest IN {chosen}", (digests,))
         database.execute(
             f"""DELETE FROM cache_results WHERE EXISTS (
                 SELECT 1 FROM json_each(cache_results.layers) WHERE value IN {chosen})""",
@@ -166,35 +160,7 @@ def _drop_rows(store: Store, layers: Iterable[str], blobs: set[str]) -> tuple[_R
         for name, raw in list(database.execute("SELECT key, value FROM memo WHERE namespace = 'image'")):
             if json.loads(bytes(raw)).get("digest") in blobs:
                 database.execute("DELETE FROM memo WHERE namespace = 'image' AND key = ?", (name,))
-    return saved, gone
-
-
-def _put_back(store: Store, saved: _Rows, layers: set[str], blobs: set[str]) -> None:
-    """Rows of what somebody turned out to use."""
-    if not layers and not blobs:
-        return
-    with store.meta.transaction() as database:
-        for table, rows in saved.items():
-            wanted = blobs if table == "blobs" else layers
-            for row in rows:
-                if row[0] in wanted:
-                    places = ", ".join("?" * len(row))
-                    database.execute(f"INSERT OR IGNORE INTO {table} VALUES ({places})", row)
-
-
-def _move_layers(store: Store, layers: Iterable[str]) -> list[str]:
-    """Rename the directories of layers away, but of those that were made again meanwhile."""
-    trash = []
-    with store.meta.transaction() as database:
-        for layer in sorted(layers):
-            if database.execute("SELECT 1 FROM layers WHERE id = ?", (layer,)).fetchone():
-                continue
-            source = store.layer_path(layer)
-            if os.path.lexists(source):
-                target = str(store.work_dir())
-                move_tree(source, f"{target}/gone")
-                trash.append(target)
-    return trash
+    return gone
 
 
 def _move_directory(store: Store, record: Record, trash: list[str]) -> bool:
@@ -206,9 +172,7 @@ def _move_directory(store: Store, record: Record, trash: list[str]) -> bool:
     try:
         if lock >= 0:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        target = str(store.work_dir())
-        move_tree(path, f"{target}/gone")
-        trash.append(target)
+        trash.append(_move_away(store, path))
         # The lock file stays: who waits for it would else hold another one than who comes after.
     except BlockingIOError:
         return False
@@ -244,7 +208,7 @@ def collect_after_build(store: Store) -> list[Record]:
     """
     if not store.grown:
         return []
-    stamp = f"{store.root}/collect.lock"
+    stamp = f"{store.root}/collect.time"
     with disk_errors(stamp):
         try:
             if time.time() - os.stat(stamp).st_mtime < CHECK_EVERY_S:

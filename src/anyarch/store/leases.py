@@ -1,13 +1,13 @@
 """Leases: what a process uses is not taken by a collection that runs at the same time in any process.
 
 Every layer and blob that a process touches is marked in its lock file (`locks/<token>`, see `liveness`)
-*before* it is looked for. A collection first removes the names (rows, files renamed away), then reads the
-marks of all processes that live, and puts back what is marked before any content is removed. So whoever
-looked before the names went has its mark seen, and whoever looks later finds nothing and makes it anew.
+*before* it is looked for. A collection reads the marks of all processes that live and takes names away
+(rows, files) while it holds `collect.lock`; a new mark waits for that. So a mark is either seen by the
+collection, or made when all that goes has gone, and who made it finds nothing and makes the thing anew.
 
-The marks are a bit map, written a byte at a time: about a microsecond for each new thing, nothing for one
-that was touched before, no transaction. Two things may share a bit; then one is kept for longer than needed.
-The kernel frees the lock of a process that dies, and with it what it held.
+The marks are a bit map, written a byte at a time: about three microseconds for each new thing, nothing for
+one that was touched before, no transaction. Two things may share a bit; then one is kept for longer than
+needed. The kernel frees the lock of a process that dies, and with it what it held.
 """
 
 from __future__ import annotations
@@ -59,27 +59,43 @@ class Leases:
 
     def __init__(self, root: Path, liveness: Liveness) -> None:
         self._root = root
-        self._fd = liveness.fd
+        self._marks_fd = liveness.fd
+        self._gate_fd = -1
         self._bits = bytearray(_BYTES)
         self._held: set[str] = set()
         self._lock = threading.Lock()
-        self._no_collection = -1
+        self._stops_collections = False
 
     def hold(self, key: str) -> bool:
         """Mark a layer (its id) or a blob (its digest) as used until the store is closed; True when it was
-        not before. To be called before looking whether it is there."""
+        not before. To be called before looking whether it is there, and outside of a transaction: it may
+        wait for a collection."""
         if key in self._held:
             return False
         offset, bit = _slot(key)
         with self._lock:
             if not self._bits[offset] & bit:
-                self._bits[offset] |= bit
-                try:
-                    os.pwrite(self._fd, self._bits[offset : offset + 1], offset)
-                except OSError:
-                    self._stop_collections()
+                self._mark(offset, bit)
             self._held.add(key)
         return True
+
+    def _mark(self, offset: int, bit: int) -> None:
+        self._bits[offset] |= bit
+        if self._stops_collections:
+            return
+        if self._gate_fd < 0:
+            with disk_errors(self._root):
+                self._gate_fd = os.open(
+                    f"{self._root}/collect.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+                )
+        fcntl.flock(self._gate_fd, fcntl.LOCK_SH)
+        try:
+            os.pwrite(self._marks_fd, self._bits[offset : offset + 1], offset)
+        except OSError:
+            # Without room for a mark nothing may be collected while we live: the gate stays locked.
+            self._stops_collections = True
+        else:
+            fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
 
     def held(self) -> list[str]:
         """All that was marked, sorted."""
@@ -88,18 +104,11 @@ class Leases:
 
     def close(self) -> None:
         """Forget all; the marks go with the lock file."""
-        self._held = set()
-        if self._no_collection >= 0:
-            os.close(self._no_collection)
-            self._no_collection = -1
-
-    def _stop_collections(self) -> None:
-        """Without room for a mark nothing may be collected while we live."""
-        if self._no_collection < 0:
-            with disk_errors(self._root):
-                fd = os.open(f"{self._root}/collect.lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-                fcntl.flock(fd, fcntl.LOCK_SH)
-            self._no_collection = fd
+        with self._lock:
+            self._held = set()
+            if self._gate_fd >= 0:
+                os.close(self._gate_fd)
+                self._gate_fd = -1
 
 
 class Marks:

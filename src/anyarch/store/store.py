@@ -6,7 +6,7 @@
     work/             directories being written or worked in, named likewise
     layers/<name>/    forms of layers (see `snapshot.layers`)
     locks/            one locked file for each process; in it, what the process uses (see `leases`)
-    collect.lock      locked by who takes things away (see `collect`)
+    collect.lock      locked by who takes things away (see `collect`); collect.time: when that was last tried
     stat/             digests of files of build contexts (see `snapshot.hosttree`)
 
 What a process that died left is cleared by the next one that opens the store; what live ones do is never

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from anyarch.store.policy import Filter, Policy
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from anyarch.snapshot.layers import Layer
 
@@ -185,25 +186,38 @@ def test_what_another_process_uses_stays(store: Store, root: Path) -> None:
     assert ids(store) == set()
 
 
-def test_what_is_taken_into_use_while_its_name_goes_is_put_back(
+def while_collecting(
+    monkeypatch: pytest.MonkeyPatch, store: Store, work: Callable[[], object]
+) -> list[object]:
+    """Collect everything, and let another process begin `work` after the marks were read; its answer."""
+    answers: list[object] = []
+    thread = threading.Thread(target=lambda: answers.append(work()))
+    drop = collecting._drop_rows
+
+    def late(store: Store, layers: Sequence[str], blobs: set[str]) -> set[str]:
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()  # what is not marked yet has to wait
+        return drop(store, layers, blobs)
+
+    monkeypatch.setattr(collecting, "_drop_rows", late)
+    collect(store, EVERYTHING)
+    thread.join()
+    return answers
+
+
+def test_who_looks_while_it_goes_finds_nothing(
     store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other process looks just before the row is gone, after the marks were read for choosing."""
     one = layer(store, "one")
-    blob = open_layers(store).blob(one, Compression("gzip"))
-    open_layers(store).directory(one)
-    drop = collecting._drop_rows
+    digest = store.content.put(b"document")
+    store.cache.save("canonical", [Snapshot((one.id,))])
     with Store.open(root) as other:
 
-        def late(*args: object) -> object:
-            assert other.records.find(one.id) is not None
-            return drop(*args)  # type: ignore[arg-type]
+        def look() -> tuple[object, ...]:
+            return other.content.has(digest), other.records.find(one.id), other.cache.load("canonical", 0)
 
-        monkeypatch.setattr(collecting, "_drop_rows", late)
-        assert collect(store, EVERYTHING) == []
-        row = other.records.get(one.id)
-        assert set(row.forms) == {"tar", "index", "dir"}
-        assert other.content.has(blob.digest)
+        assert while_collecting(monkeypatch, store, look) == [(False, None, None)]
         assert store.verify() == []
 
 
@@ -211,17 +225,11 @@ def test_a_layer_made_again_meanwhile_stays(
     store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = layer(store, "one")
-    drop = collecting._drop_rows
+    open_layers(store).directory(one)
     with Store.open(root) as other:
-
-        def and_again(*args: object) -> object:
-            result = drop(*args)  # type: ignore[arg-type]
-            layer(other, "one")
-            return result
-
-        monkeypatch.setattr(collecting, "_drop_rows", and_again)
-        collect(store, EVERYTHING)
+        while_collecting(monkeypatch, store, lambda: layer(other, "one"))
         assert ids(store) == {one.id}
+        assert set(os.listdir(store.layer_path(one.id))) == {"index", "tar"}
         assert store.verify() == []
 
 
@@ -250,7 +258,7 @@ from anyarch.store import collect
 from anyarch.store.policy import Policy
 from anyarch.store.store import Store
 store = Store.open(Path(sys.argv[1]))
-collect._move_layers = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+collect._move_away = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 collect.collect(store, (Policy(all=True),))
 """
     done = subprocess.run([sys.executable, "-c", program, str(root)], check=False)
