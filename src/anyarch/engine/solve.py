@@ -24,7 +24,7 @@ from anyarch.engine.options import (
     named_contexts,
 )
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
-from anyarch.errors import Canceled, NoSpace, OutputError
+from anyarch.errors import AnyarchError, Canceled, NoSpace, OutputError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.solver.solver import Solver
@@ -149,7 +149,16 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
                 cache.imported = await import_caches(request, worker, gateway.warn)
             from anyarch.frontend.dockerfile.build import build as build_dockerfile
 
-            frontend = await build_dockerfile(gateway)
+            try:
+                frontend = await build_dockerfile(gateway)
+            except AnyarchError:
+                # A damaged archive is copied as a plain file, as ADD does; then there is no Dockerfile in it.
+                if worker.uploaded is not None:
+                    from anyarch.worker.unpack import check_archive
+
+                    with store.content.open(worker.uploaded) as packed:
+                        await asyncio.to_thread(check_archive, packed)
+                raise
             yield Prepared(store, cache, worker, solver, gateway, frontend)
 
 

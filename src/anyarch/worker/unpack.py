@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anyarch.worker.copytree import Owner
     from anyarch.worker.draft import Draft
 
-__all__ = ["unpack_archive"]
+__all__ = ["check_archive", "unpack_archive"]
 
 
 def unpack_archive(
@@ -64,6 +64,23 @@ def unpack_archive(
     for entry, start in found:
         _put(draft, target, entry, owner, (spool, start))
     return True
+
+
+def check_archive(packed: BinaryIO) -> None:
+    """Read an archive to its end. Raises `MalformedArchive` when it is damaged or none."""
+    from anyarch.archive.compression import open_decompressed
+    from anyarch.archive.tar_reader import read_tar
+
+    try:
+        with open_decompressed(packed) as plain:
+            for _, content in read_tar(plain, whiteouts=False):
+                while content.read(1 << 20):
+                    continue
+    except MalformedArchive as error:
+        raise MalformedArchive(
+            f"the build context on standard input cannot be read: {error.message}",
+            hint="it has to be a whole tar archive, which may be compressed: tar -c . | anyarch build -",
+        ) from None
 
 
 def _put(draft: Draft, target: str, entry: Entry, owner: Owner | None, content: tuple[Path, int]) -> None:

@@ -89,6 +89,7 @@ def _upload(worker: Worker, name: str) -> _Known:
         while chunk := stream.read(1 << 20):
             writer.write(chunk)
         digest = writer.commit()
+    worker.uploaded = digest
     return _Known(str(digest), "", "", "context")
 
 

@@ -112,6 +112,8 @@ class Worker:
         self.emit = emit
         self.locals = locals or {}
         self.uploads = uploads or {}
+        self.uploaded: Digest | None = None
+        """The archive that came as the build context, when it has been read."""
         self.lent = lent or Lent()
         self.pids = _PIDS
         self.platform = host_platform()
