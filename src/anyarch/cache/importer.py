@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -25,6 +26,7 @@ from anyarch.cache.config import (
 from anyarch.errors import BlobNotFound, CacheError, DigestMismatch
 from anyarch.snapshot.layers import LAYOUT
 from anyarch.spec import media
+from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, Index, Manifest, decode
 from anyarch.spec.timestamp import parse_time
@@ -182,9 +184,8 @@ def _inline(manifest: Manifest, read: Callable[[Descriptor], bytes]) -> Found | 
     if not encoded or len(diff_ids) != len(manifest.layers):
         return None
     try:
-        plain = msgspec.convert(encoded, bytes)
-        records = msgspec.json.decode(plain, type=tuple[CacheRecord, ...])
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        records = json_decoder(tuple[CacheRecord, ...]).decode(base64.b64decode(encoded, validate=True))
+    except (ValueError, TypeError, msgspec.DecodeError):
         return None
     times = [item.created or "" for item in config.history or () if not item.empty_layer]
     blobs = {}

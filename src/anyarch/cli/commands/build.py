@@ -210,7 +210,11 @@ def run(parsed: Parsed) -> int:
 
         return run_plan(request, "quiet" if prints_id else mode, debug=parsed.debug)
     asked = method_of(parsed)
-    if asked.name == "build" and not request.outputs and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false"):
+    if (
+        asked.name == "build"
+        and not request.outputs
+        and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false")
+    ):
         print(
             "WARNING: No output specified. Build result will only remain in the build cache. To push "
             "result image into "
