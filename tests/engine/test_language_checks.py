@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anyarch.engine.request import Output
-from anyarch.errors import AnyarchError, DockerfileError, NotSupported
+from anyarch.errors import AnyarchError, BuildError, DockerfileError, NotSupported
 from anyarch.solver.events import WarningEvent
 
 if TYPE_CHECKING:
@@ -88,6 +88,12 @@ def test_a_base_of_another_platform_is_told(build: Builder, bases: Bases) -> Non
         'expected "linux/amd64" for current build (line 1)'
     )
     assert image.config().architecture == "amd64"
+
+    both = build("FROM onlyarm\nCOPY a /b\n", platform=("linux/amd64", "linux/386"))
+    assert rules(both) == [("ArchCheck", 1), ("InvalidBaseImagePlatform", 1)]
+    assert [w.short for w in warnings(both) if w.short.startswith("ArchCheck: linux/386: its base")]
+    with pytest.raises(BuildError, match="its base image is for linux/arm64"):
+        build("FROM onlyarm\nCOPY a /b\n", arch_check="error")
 
 
 @pytest.mark.parametrize(

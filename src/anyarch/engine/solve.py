@@ -225,7 +225,8 @@ async def _check_truth(
 
     if check.mode == "error":
         raise failure(located)
-    for text, item in warning_of(located):
+    told = {line for rule, line in build.frontend.warned if rule == "InvalidBaseImagePlatform"}
+    for text, item in warning_of([item for item in located if not _is_told(item, told, results[0])]):
         source = item.source
         build.gateway.warn(
             WarningEvent(
@@ -236,6 +237,17 @@ async def _check_truth(
                 lines=((source.start, source.end),) if source is not None else (),
             )
         )
+
+
+def _is_told(item: Located, lines: set[int], first: PlatformResult) -> bool:
+    """Whether a build check has told of this base already; they look at the first platform only."""
+    source = item.source
+    return (
+        item.finding.kind == "base"
+        and item.platform == first.platform
+        and source is not None
+        and source.start in lines
+    )
 
 
 async def _told(outcome: BuildResult, build: Prepared, edges: dict[str, Edge | None]) -> BuildResult:

@@ -129,7 +129,8 @@ class FrontendResult(msgspec.Struct, frozen=True):
     IDs only (to be replaced) and whose new history entries have no `created`: the exporter fills both.
     `base_configs` are the configs of the base images, so that it can tell inherited history from new.
     `multi_platform` asks for an index even for one platform. `metadata` are further facts for exporters
-    (`source-date-epoch` by `key/platform id`).
+    (`source-date-epoch` by `key/platform id`). `warned` are the build checks that fired, each with its first
+    line; those about base images speak of the first platform.
     """
 
     refs: dict[str, Definition | None]
@@ -138,3 +139,4 @@ class FrontendResult(msgspec.Struct, frozen=True):
     base_configs: dict[str, bytes] = {}
     multi_platform: bool = False
     metadata: dict[str, bytes] = {}
+    warned: tuple[tuple[str, int], ...] = ()

@@ -83,7 +83,9 @@ async def build(gateway: Gateway) -> FrontendResult:
         raise failed
     context.resolve((await loader.main_state(shared.paths)).output)
     shared.settle()
-    return _result(options, [(item, item.finish()) for item in conversions])
+    warned = tuple((warning.rule, warning.lines[0]) for warning in checker.warnings)
+    result = _result(options, [(item, item.finish()) for item in conversions])
+    return msgspec.structs.replace(result, warned=warned)
 
 
 def _event(vertex: str, info: SourceInfo, warning: LintWarning) -> WarningEvent:
