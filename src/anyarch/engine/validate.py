@@ -27,6 +27,7 @@ __all__ = ["OUTPUT_TYPES", "prepare"]
 OUTPUT_TYPES = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
 _NETWORKS = ("default", "none", "host")
 
+
 def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = lambda: False) -> BuildRequest:
     """Check `request` and complete it.
 
