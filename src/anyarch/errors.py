@@ -35,6 +35,7 @@ __all__ = [
     "NotSupported",
     "OutputError",
     "PathNotFound",
+    "ProtocolError",
     "RegistryError",
     "SandboxError",
     "SourceRange",
@@ -146,6 +147,11 @@ class NetworkError(AnyarchError):
         super().__init__(message, hint=hint)
         self.kind = kind
         self.host = host
+
+
+class ProtocolError(AnyarchError):
+    """A builder or client on the other side of a connection sent what its protocol does not allow, or the
+    connection was lost."""
 
 
 class RegistryError(AnyarchError):

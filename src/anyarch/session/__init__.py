@@ -1,0 +1,4 @@
+"""What a client and a daemon do for one another while a build runs: files, secrets, agents, credentials.
+
+`packet`, `sender` and `receiver` are the file transfer; `offer` is what a client serves.
+"""
