@@ -15,6 +15,8 @@ COMMANDS = {
     "build": ("anyarch.cli.commands.build", "Build an image for one or many platforms"),
     "run": ("anyarch.cli.commands.run", "Run a program of an image, emulated where needed"),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
+    "login": ("anyarch.cli.commands.login", "Log in to a registry"),
+    "logout": ("anyarch.cli.commands.logout", "Forget the credentials of a registry"),
     "emulators ls": (
         "anyarch.cli.commands.emulators_ls",
         "Show which platforms this machine can run, and how",

@@ -118,11 +118,14 @@ class HttpClient:
         cancel: Cancel | None = None,
         retry: RetryPolicy | None = None,
         answer_timeout_s: float | None = None,
+        whole: int = 0,
     ) -> Response:
         """Exchange until an answer comes that is worth keeping; the last one whatever it is.
 
         Answers of every status are returned; 429 and 5xx only after the retries. `answer_timeout_s` is how
-        long the server may take to answer once it has the whole request. Raises `NetworkError`, `Canceled`.
+        long the server may take to answer once it has the whole request. With `whole` the answer's body, of
+        at most so many bytes, is read here, so that one that breaks off is asked for again;
+        `Response.read_all` gives it. Raises `NetworkError`, `Canceled`.
         """
         policy = retry or self.retry
         started = time.monotonic()
@@ -141,8 +144,13 @@ class HttpClient:
                     cancel=cancel,
                     answer_timeout_s=answer_timeout_s,
                 )
+                if whole and response.status == 200:
+                    response.preload(whole)
             except NetworkError as error:
                 problem, reason = error, error.message
+                if response is not None:
+                    response.close()
+                    response = None
             else:
                 if response.status not in RETRY_STATUSES:
                     return response

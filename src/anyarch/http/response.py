@@ -24,7 +24,7 @@ class Response:
     Reading raises `NetworkError` and `Canceled`.
     """
 
-    __slots__ = ("_finish", "_is_broken", "_label", "_raw", "headers", "reason", "status", "url")
+    __slots__ = ("_body", "_finish", "_is_broken", "_label", "_raw", "headers", "reason", "status", "url")
 
     def __init__(self, raw: HTTPResponse, url: str, label: str, finish: Callable[[bool], None]) -> None:
         """`finish` is called once, with whether the connection can be used again."""
@@ -35,6 +35,7 @@ class Response:
         self._raw = raw
         self._label = label
         self._is_broken = False
+        self._body: bytes | None = None
         self._finish: Callable[[bool], None] | None = finish
 
     @property
@@ -64,6 +65,8 @@ class Response:
 
     def read_all(self, limit: int) -> bytes:
         """The rest of the body. Raises `NetworkError` when it is longer than `limit` bytes."""
+        if self._body is not None:
+            return self._body
         expected = self._raw.length
         parts = []
         left = limit + 1
@@ -73,6 +76,10 @@ class Response:
         if not left:
             raise NetworkError(f"{self._label}: the answer is longer than {limit} bytes", kind="protocol")
         return b"".join(parts)
+
+    def preload(self, limit: int) -> None:
+        """Take the whole body now; `read_all` gives it then. Raises as `read_all`."""
+        self._body = self.read_all(limit)
 
     def discard(self) -> None:
         """Close, but first read a body that is short, so that the connection can be used again."""

@@ -1,4 +1,4 @@
-"""The rarer calls of the distribution API: list tags, delete."""
+"""The rarer calls of the distribution API: list tags, delete, see whether credentials are taken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyarch.spec.digest import Digest
     from anyarch.spec.reference import Reference
 
-__all__ = ["delete_manifest", "list_tags"]
+__all__ = ["check_login", "delete_manifest", "list_tags"]
 
 _PAGE_LIMIT = 16 << 20
 _MAX_PAGES = 10000
@@ -37,7 +37,7 @@ def list_tags(
     url = endpoint.url(ref.path, "tags", "list")
     found: set[str] = set()
     for _ in range(_MAX_PAGES):
-        response = transport.request(endpoint, "GET", url, scopes=scopes, cancel=cancel)
+        response = transport.request(endpoint, "GET", url, scopes=scopes, cancel=cancel, whole=_PAGE_LIMIT)
         if response.status != 200:
             raise Refused(transport.failure(endpoint, response))
         with response:
@@ -66,3 +66,12 @@ def delete_manifest(
     if response.status not in (200, 202):
         raise Refused(transport.failure(endpoint, response))
     response.close()
+
+
+def check_login(transport: Transport, endpoint: Endpoint, cancel: Cancel | None) -> None:
+    """GET /v2/, which a registry answers with 200 when it knows who asks."""
+    url = f"{endpoint.scheme}://{endpoint.netloc}/v2/"
+    response = transport.request(endpoint, "GET", url, scopes=(), cancel=cancel)
+    if response.status != 200:
+        raise Refused(transport.failure(endpoint, response))
+    response.discard()

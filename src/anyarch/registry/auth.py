@@ -133,7 +133,8 @@ class Authorizer:
             stale = [key for key, token in self._tokens.items() if token.header == used]
             for key in stale:  # it may have been revoked before its time
                 del self._tokens[key]
-        return used is None or (chosen.scheme == "bearer" and bool(stale))
+        # None may be left because another thread was told the same and has a new one already.
+        return used is None or chosen.scheme == "bearer"
 
     def _bearer(
         self, endpoint: Endpoint, challenge: Challenge, scopes: tuple[str, ...], cancel: Cancel | None
@@ -208,7 +209,13 @@ class Authorizer:
                 headers["Authorization"] = credential.basic()
         try:
             with self._http.request(
-                method, url, headers=headers, body=body, tls=endpoint.tls, cancel=cancel
+                method,
+                url,
+                headers=headers,
+                body=body,
+                tls=endpoint.tls,
+                cancel=cancel,
+                whole=_ANSWER_LIMIT,
             ) as response:
                 raw = response.read_all(_ANSWER_LIMIT)
                 status, reason = response.status, response.reason

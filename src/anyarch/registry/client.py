@@ -22,7 +22,7 @@ from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyarch.http.cancel import Cancel
     from anyarch.http.response import Response
@@ -64,6 +64,7 @@ class Registry:
         self._shunned: dict[str, tuple[float, Failure]] = {}
         self._present: set[tuple[str, str]] = set()  # (repository name, digest) known to be there
         self._push_locks: dict[tuple[str, str], threading.Lock] = {}
+        self._referrers_lock = threading.Lock()  # lists under tags are read, changed and written
 
     def close(self) -> None:
         """Close idle connections. The object can be used again afterwards."""
@@ -238,16 +239,70 @@ class Registry:
         self, ref: Reference, blob: Blob, *, tag: str | None = None, cancel: Cancel | None = None
     ) -> None:
         """Store a manifest or index by its digest, or under `tag`. What it points at must be there
-        already."""
+        already. One with a subject is entered in the list of its subject's referrers, where the registry does
+        not keep that itself."""
         from anyarch.registry.push import put_manifest
 
         endpoint = self._hosts.upstream(ref.domain)
         target = ref.with_tag(tag) if tag else ref.with_digest(blob.digest)
-        self._at(
-            target,
-            "pushed",
+
+        def put() -> None:
+            is_listed = put_manifest(self._transport, endpoint, target, blob, tag, cancel)
+            if is_listed or b'"subject"' not in blob.raw:
+                return
+            from anyarch.registry.referrers import descriptor_of_referrer, record_referrer
+
+            if (found := descriptor_of_referrer(blob)) is not None:
+                with self._referrers_lock:
+                    record_referrer(self._transport, endpoint, ref, *found, cancel)
+
+        self._at(target, "pushed", endpoint, put)
+
+    def has_manifest(self, ref: Reference, digest: Digest, *, cancel: Cancel | None = None) -> bool:
+        """Whether the repository itself (no mirror) has the manifest or index."""
+        from anyarch.registry.push import has_manifest
+
+        endpoint = self._hosts.upstream(ref.domain)
+        return self._at(
+            ref,
+            "asked for",
             endpoint,
-            lambda: put_manifest(self._transport, endpoint, target, blob, tag, cancel),
+            lambda: has_manifest(self._transport, endpoint, ref, digest, cancel),
+        )
+
+    def referrers(
+        self,
+        ref: Reference,
+        digest: Digest,
+        artifact_types: Sequence[str] = (),
+        *,
+        cancel: Cancel | None = None,
+    ) -> list[Descriptor]:
+        """What refers to a manifest of the repository (signatures, attestations), of these types only when
+        any are given; from the registry itself. Raises as `resolve`, but for what nothing refers to."""
+        from anyarch.registry.referrers import list_referrers
+
+        endpoint = self._hosts.upstream(ref.domain)
+        return self._at(
+            ref,
+            "asked for",
+            endpoint,
+            lambda: list_referrers(self._transport, endpoint, ref, digest, artifact_types, cancel),
+        )
+
+    def check_login(self, domain: str, *, cancel: Cancel | None = None) -> None:
+        """Ask the registry of `domain` whether it takes our credentials. Raises `Unauthorized`,
+        `RegistryError`."""
+        from anyarch.registry.admin import check_login
+        from anyarch.spec.reference import Reference
+
+        endpoint = self._hosts.upstream(domain)
+        self._at(
+            Reference(domain, ""),
+            "logged in to",
+            endpoint,
+            lambda: check_login(self._transport, endpoint, cancel),
+            what=domain,
         )
 
     def delete(self, ref: Reference, digest: Digest, *, cancel: Cancel | None = None) -> None:
@@ -348,6 +403,7 @@ class Registry:
             headers={"Accept": ACCEPT},
             cancel=cancel,
             retry=retry,
+            whole=_MANIFEST_LIMIT,
         )
         self._expect(endpoint, response, 200)
         with response:

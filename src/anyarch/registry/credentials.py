@@ -17,10 +17,10 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Credential", "Credentials"]
+__all__ = ["HUB_KEY", "HUB_NAMES", "Credential", "Credentials"]
 
 HUB_KEY = "https://index.docker.io/v1/"
-_HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _HELPER_TIMEOUT_S = 60
 _NOT_FOUND = "credentials not found in native keychain"
 
@@ -109,14 +109,14 @@ class Credentials:
         for name in _spellings(domain):
             helper = helpers.get(name)
             if isinstance(helper, str) and helper:
-                return self._ask(helper, HUB_KEY if domain in _HUB_NAMES else name)
+                return self._ask(helper, HUB_KEY if domain in HUB_NAMES else name)
         auths = _table(document, "auths")
         found = _entry(auths, domain, repository)
         if found is not None:
             return found
         store = document.get("credsStore")
         if isinstance(store, str) and store:
-            return self._ask(store, HUB_KEY if domain in _HUB_NAMES else domain)
+            return self._ask(store, HUB_KEY if domain in HUB_NAMES else domain)
         return None
 
     def _ask(self, helper: str, server: str) -> Credential | None:
@@ -169,14 +169,14 @@ def _table(document: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _spellings(domain: str) -> list[str]:
-    if domain in _HUB_NAMES:
+    if domain in HUB_NAMES:
         return [HUB_KEY, "docker.io", "index.docker.io", "registry-1.docker.io"]
     return [domain, f"https://{domain}", f"http://{domain}"]
 
 
 def _entry(auths: dict[str, Any], domain: str, repository: str) -> Credential | None:
     # podman's files may name a repository or a part of its path: the longest that fits wins.
-    path = f"{'docker.io' if domain in _HUB_NAMES else domain}/{repository}".rstrip("/")
+    path = f"{'docker.io' if domain in HUB_NAMES else domain}/{repository}".rstrip("/")
     while "/" in path:
         if (found := _decode(auths.get(path))) is not None:
             return found

@@ -8,7 +8,8 @@ the form BuildKit's daemon uses:
     [registry."localhost:5000"]
     http = true
 
-and from `$ANYARCH_REGISTRY_MIRRORS` (`docker.io=localhost:5000,other:5000,quay.io=…`), which goes first.
+and from `$ANYARCH_REGISTRY_MIRRORS` (`docker.io=localhost:5000,other:5000,quay.io=…`), which goes first. What
+buildx or BuildKit were told is heard last: `buildkitd.default.toml` of buildx, and `buildkitd.toml`.
 Certificates are also found where docker and podman keep them (`certs.d/HOST/`). A mirror's own settings are
 those of its host.
 """
@@ -103,6 +104,8 @@ class Hosts:
         configs = _read_file(
             explicit or os.path.join(home, "anyarch", "config.toml"), must_exist=bool(explicit)
         )
+        for path in _buildkit_files(env, home):
+            configs = {**_read_file(path, must_exist=False), **configs}
         for domain, mirrors in _parse_mirrors(env.get("ANYARCH_REGISTRY_MIRRORS") or "").items():
             config = configs.get(domain, HostConfig())
             later = tuple(m for m in config.mirrors if m not in mirrors)
@@ -186,6 +189,16 @@ class Hosts:
             )
             return ca, pairs
         return (), ()
+
+
+def _buildkit_files(env: Mapping[str, str], config_home: str) -> tuple[str, ...]:
+    """Where the same tables are written for BuildKit, the nearest to the user first."""
+    docker = env.get("DOCKER_CONFIG") or os.path.join(env.get("HOME") or "/", ".docker")
+    return (
+        os.path.join(env.get("BUILDX_CONFIG") or os.path.join(docker, "buildx"), "buildkitd.default.toml"),
+        os.path.join(config_home, "buildkit", "buildkitd.toml"),
+        "/etc/buildkit/buildkitd.toml",
+    )
 
 
 def _host_of(netloc: str) -> str | None:

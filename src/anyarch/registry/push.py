@@ -16,6 +16,7 @@ from anyarch.errors import DigestMismatch, NetworkError, RegistryError
 from anyarch.http.cancel import pause
 from anyarch.http.client import FileBody
 from anyarch.http.retry import RETRY_STATUSES, RetryPolicy, retry_after_s
+from anyarch.registry.download import ACCEPT
 from anyarch.registry.failure import Failure, Refused
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Blob, Descriptor
     from anyarch.spec.reference import Reference
 
-__all__ = ["Upload", "has_blob", "put_manifest"]
+__all__ = ["Upload", "has_blob", "has_manifest", "put_manifest"]
 
 _ANSWER_TIMEOUT_S = 600.0  # a registry on an object store copies and hashes the whole blob before it answers
 _PIECES = (1 << 62, 64 << 20, 16 << 20, 5 << 20)  # S3 and its kin refuse parts under 5 MiB
@@ -59,6 +60,24 @@ def has_blob(
     return True
 
 
+def has_manifest(
+    transport: Transport, endpoint: Endpoint, ref: Reference, digest: str, cancel: Cancel | None
+) -> bool:
+    """HEAD; False on 404, and where the registry does not answer such questions."""
+    response = transport.request(
+        endpoint,
+        "HEAD",
+        endpoint.url(ref.path, "manifests", digest),
+        scopes=endpoint.push_scopes(ref.path),
+        headers={"Accept": ACCEPT},
+        cancel=cancel,
+    )
+    if response.status not in (200, 404, 405, 501):
+        raise Refused(transport.failure(endpoint, response))
+    response.discard()
+    return response.status == 200
+
+
 def put_manifest(
     transport: Transport,
     endpoint: Endpoint,
@@ -66,8 +85,9 @@ def put_manifest(
     blob: Blob,
     tag: str | None,
     cancel: Cancel | None,
-) -> None:
-    """PUT under `tag`, or under the digest."""
+) -> bool:
+    """PUT under `tag`, or under the digest. Whether the registry says that it keeps the list of referrers of
+    the manifest's subject."""
     response = transport.request(
         endpoint,
         "PUT",
@@ -82,6 +102,7 @@ def put_manifest(
         raise Refused(transport.failure(endpoint, response))
     with response:
         stored = response.headers.get("Docker-Content-Digest")
+        lists_referrers = response.headers.get("OCI-Subject") is not None
     # Other algorithms than ours are the registry's right; another value of ours is not.
     if (
         stored
@@ -93,6 +114,7 @@ def put_manifest(
             f"{endpoint.label}: it stored {stored} instead of {blob.digest}",
             hint="the registry altered the manifest",
         )
+    return lists_referrers
 
 
 class Upload:

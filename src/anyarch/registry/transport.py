@@ -24,6 +24,7 @@ __all__ = ["Transport"]
 
 _PORTS = {"http": 80, "https": 443}
 _ERROR_LIMIT = 1 << 20
+_MAX_RENEWALS = 3  # of tokens for one request; more that expire at once are a refusal
 
 
 class Transport:
@@ -46,16 +47,18 @@ class Transport:
         cancel: Cancel | None = None,
         retry: RetryPolicy | None = None,
         answer_timeout_s: float | None = None,
+        whole: int = 0,
     ) -> Response:
         """An answer of whatever status; a 401 only after the endpoint's challenge was answered as well as we
         can.
 
-        `url` is one of the endpoint's (`Endpoint.url`), or one that it named for an upload.
+        `url` is one of the endpoint's (`Endpoint.url`), or one that it named for an upload. `whole` as for
+        `HttpClient.request`.
         """
         is_own = _is_within(endpoint, url)
         if endpoint.netloc in self._downgraded:
             url = url.replace("https://", "http://", 1) if is_own else url
-        is_renewed = False
+        renewals = 0
         while True:
             sent = dict(headers or {})
             authorization = self._authorizer.header(endpoint, scopes, cancel=cancel) if is_own else None
@@ -71,6 +74,7 @@ class Transport:
                     cancel=cancel,
                     retry=retry,
                     answer_timeout_s=answer_timeout_s,
+                    whole=whole,
                 )
             except NetworkError as error:
                 if error.kind == "not_tls" and endpoint.may_downgrade and url.startswith("https://"):
@@ -78,13 +82,13 @@ class Transport:
                     url = "http://" + url.removeprefix("https://")
                     continue
                 raise
-            if response.status != 401 or not is_own or is_renewed:
+            if response.status != 401 or not is_own or renewals >= _MAX_RENEWALS:
                 return response
             challenges = response.headers.get_all("WWW-Authenticate") or []
             if not self._authorizer.answer(endpoint, challenges, authorization):
                 return response
             response.discard()
-            is_renewed = authorization is not None
+            renewals += authorization is not None
 
     def failure(self, endpoint: Endpoint, response: Response) -> Failure:
         """What an answer that is no success means. Reads its body and closes it."""

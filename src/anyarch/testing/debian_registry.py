@@ -43,6 +43,17 @@ storage:
 http:
   addr: 127.0.0.1:{port}
 """
+_TLS = """\
+  tls:
+    certificate: {certificate}
+    key: {key}
+"""
+_AUTH = """\
+auth:
+  htpasswd:
+    realm: test
+    path: {path}
+"""
 _PROXY = """\
 proxy:
   remoteurl: {upstream}
@@ -52,18 +63,28 @@ proxy:
 class DebianRegistry:
     """A context manager: started and ready inside, stopped at its end. What was pushed stays in `directory`.
 
-    `port` 0 takes a free one. `upstream` (a URL) makes it a pull-through mirror of that registry. With
-    `access_log` the requests are in `directory/registry.log`. Raises `AnyarchError` when the program is
-    missing or does not start.
+    `port` 0 takes a free one. `tls` is a (certificate, key) pair of files, `htpasswd` a file of users with
+    bcrypt passwords, as `htpasswd -B` writes it. `upstream` (a URL) makes it a pull-through mirror
+    of that registry. With `access_log` the requests are in `directory/registry.log`. Raises `AnyarchError`
+    when the program is missing or does not start.
     """
 
     def __init__(
-        self, directory: Path, port: int = 0, *, upstream: str | None = None, access_log: bool = False
+        self,
+        directory: Path,
+        port: int = 0,
+        *,
+        upstream: str | None = None,
+        access_log: bool = False,
+        tls: tuple[str, str] | None = None,
+        htpasswd: str | None = None,
     ) -> None:
         self.directory = directory
         self._port = port
         self._upstream = upstream
         self._access_log = access_log
+        self._tls = tls
+        self._htpasswd = htpasswd
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -116,6 +137,10 @@ class DebianRegistry:
             directory=self.directory,
             port=self._port,
         )
+        if self._tls:
+            config += _TLS.format(certificate=self._tls[0], key=self._tls[1])
+        if self._htpasswd:
+            config += _AUTH.format(path=self._htpasswd)
         if self._upstream:
             config += _PROXY.format(upstream=self._upstream)
         path = self.directory / "config.yml"
@@ -137,16 +162,31 @@ class DebianRegistry:
         deadline = time.monotonic() + _READY_S
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                with socket.create_connection(("127.0.0.1", self._port), timeout=1) as connection:
-                    connection.settimeout(0.5)
-                    connection.sendall(b"GET /v2/ HTTP/1.0\r\n\r\n")
-                    answer = connection.recv(64)
+                with socket.create_connection(("127.0.0.1", self._port), timeout=1) as plain:
+                    plain.settimeout(0.5)
+                    with self._wrapped(plain) as connection:
+                        connection.sendall(b"GET /v2/ HTTP/1.0\r\n\r\n")
+                        answer = connection.recv(64)
             except OSError:
                 answer = b""
-            if b" 200 " in answer and b"HTTP/1." in answer and self._process.poll() is None:
+            if (
+                (b" 200 " in answer or b" 401 " in answer)
+                and b"HTTP/1." in answer
+                and self._process.poll() is None
+            ):
                 return True
             time.sleep(0.02)
         return False
+
+    def _wrapped(self, connection: socket.socket) -> socket.socket:
+        if self._tls is None:
+            return connection
+        import ssl
+
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # whether it is up is all that is asked
+        return context.wrap_socket(connection)
 
     def stop(self) -> None:
         """Stop it; nothing happens when it is stopped already."""

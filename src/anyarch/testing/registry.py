@@ -1,9 +1,9 @@
 """FakeRegistry: an OCI registry inside the test's process, with counters and faults.
 
 It speaks the whole of what the client uses (distribution-spec 1.1): manifests, blobs with ranges, uploads in
-one or in pieces, mounts, tags, deletion, basic and token authorization, redirects of blobs to a storage host.
-Everything is held in memory and can be looked at: `log`, `count`, `blobs`, `manifests`. `fault` makes
-requests go wrong.
+one or in pieces, mounts, tags, referrers, deletion, basic and token authorization, redirects of blobs to a
+storage host. Everything is held in memory and can be looked at: `log`, `count`, `blobs`, `manifests`.
+`fault` makes requests go wrong.
 
     with FakeRegistry() as registry:
         registry.add_image("library/tiny", "latest", [layer])
@@ -31,7 +31,7 @@ from anyarch.spec.oci import Blob, Descriptor, ImageConfig, Index, Manifest, Roo
 from anyarch.testing.registry_handler import Handler
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["FakeRegistry", "Fault", "Request"]
 
@@ -64,6 +64,8 @@ class Fault(msgspec.Struct):
     drop_body_after: int | None = None
     delay_s: float = 0.0
     digest_header: str | None = None
+    bytes_per_s: float = 0.0
+    expire_tokens: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -103,7 +105,8 @@ class FakeRegistry:
     `auth` is none, basic or token; `users` maps names to passwords, `identity_tokens` maps OAuth2 refresh
     tokens to names; with `anonymous_pull` tokens for reading need no user. Switches for what registries
     differ in are attributes and may be changed at any time: `supports_ranges`, `supports_mounts`,
-    `supports_whole_put`, `max_body` (413 above), `page_size` (tags), `redirect_blobs` (a host name that leads
+    `supports_whole_put`, `supports_head`, `supports_referrers`, `supports_delete`,
+    `max_body` (413 above), `page_size` (tags), `redirect_blobs` (a host name that leads
     here, `localhost`), `token_life_s`.
     """
 
@@ -126,6 +129,8 @@ class FakeRegistry:
         self.supports_mounts = True
         self.supports_whole_put = True
         self.supports_head = True
+        self.supports_referrers = True
+        self.supports_delete = True
         self.sends_digest_header = True
         self.max_body: int | None = None
         self.page_size = 1000
@@ -140,6 +145,8 @@ class FakeRegistry:
         self.uploads: dict[str, bytearray] = {}
         self.tokens: dict[str, tuple[frozenset[str], float]] = {}
         self.faults: list[Fault] = []
+        self.draw_fault: Callable[[str, str], Fault | None] | None = None
+        """Asked for each request (method, path) that no `fault` fits: a test's own weather."""
         self.tls_context: ssl.SSLContext | None = None
         if tls is not None:
             self.tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -290,6 +297,8 @@ class FakeRegistry:
         drop_body_after: int | None = None,
         delay_s: float = 0.0,
         digest_header: str | None = None,
+        bytes_per_s: float = 0.0,
+        expire_tokens: bool = False,
     ) -> Fault:
         """Let requests of `method` (empty: any) whose path fits `pattern` go wrong: from the `nth` on,
         `times` times.
@@ -298,7 +307,8 @@ class FakeRegistry:
         `truncate`: the answer's body breaks off after so many bytes. `corrupt`: its first byte is wrong.
         `drop`: the connection is closed without an answer. `drop_body_after`: closed when so many bytes of
         the request's body came (they are kept by an upload). `delay_s`: first wait. `digest_header`: this
-        Docker-Content-Digest.
+        Docker-Content-Digest. `bytes_per_s`: the answer's body comes that slowly. `expire_tokens`: all tokens
+        given out are worth nothing from this request on.
         """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         fault = Fault(
@@ -315,6 +325,8 @@ class FakeRegistry:
             drop_body_after,
             delay_s,
             digest_header,
+            bytes_per_s,
+            expire_tokens,
         )
         with self.lock:
             self.faults.append(fault)
@@ -333,7 +345,7 @@ class FakeRegistry:
                     continue
                 fault.times -= 1
                 return fault
-        return None
+            return self.draw_fault(method, path) if self.draw_fault is not None else None
 
     def issue_token(self, scopes: frozenset[str]) -> str:
         with self.lock:

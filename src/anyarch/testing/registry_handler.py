@@ -68,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None:
             if fault.delay_s:
                 time.sleep(fault.delay_s)
+            if fault.expire_tokens:
+                self.registry.revoke_tokens()
             if fault.drop:
                 raise _Gone
             if fault.status:
@@ -117,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def _needed_scopes(self, path: str) -> frozenset[str]:
-        match = re.fullmatch(rf"/v2/{_NAME}/(manifests|blobs|tags)/.*", path)
+        match = re.fullmatch(rf"/v2/{_NAME}/(manifests|blobs|tags|referrers)/.*", path)
         if match is None:
             return frozenset()
         actions = {"GET": ["pull"], "HEAD": ["pull"], "DELETE": ["delete"]}.get(
@@ -172,6 +174,8 @@ class Handler(BaseHTTPRequestHandler):
         match self.command:
             case "PUT":
                 self._put_manifest(name, reference)
+            case "DELETE" if not registry.supports_delete:
+                self._error(405, "UNSUPPORTED", "deletion is off")
             case "DELETE":
                 if found is None:
                     self._error(404, "MANIFEST_UNKNOWN", "manifest unknown")
@@ -203,7 +207,39 @@ class Handler(BaseHTTPRequestHandler):
             self._error(404, "MANIFEST_BLOB_UNKNOWN", "blob unknown to registry", detail=missing[0])
             return
         registry.add_manifest(name, blob, tag=None if ":" in reference else reference)
-        self._answer(201, b"", {"Docker-Content-Digest": blob.digest, "Location": self.path})
+        headers = {"Docker-Content-Digest": blob.digest, "Location": self.path}
+        subject = json.loads(raw).get("subject")
+        if subject and registry.supports_referrers:
+            headers["OCI-Subject"] = subject["digest"]
+        self._answer(201, b"", headers)
+
+    def _referrers(self, name: str, digest: str) -> None:
+        registry = self.registry
+        if not registry.supports_referrers:
+            self._error(404, "UNSUPPORTED", "no such page")
+            return
+        with registry.lock:
+            known = [blob for (repository, _), blob in registry.manifests.items() if repository == name]
+        entries: list[dict[str, Any]] = []
+        for blob in known:
+            document = json.loads(blob.raw)
+            if (document.get("subject") or {}).get("digest") != digest:
+                continue
+            kind = document.get("artifactType") or document.get("config", {}).get("mediaType", "")
+            entry = {"mediaType": blob.media_type, "digest": blob.digest, "size": len(blob.raw)}
+            entry |= {"artifactType": kind, "annotations": document.get("annotations") or {}}
+            entries.append(entry)
+        headers = {"Content-Type": media.OCI_INDEX}
+        if wanted := self._query.get("artifactType"):
+            entries = [entry for entry in entries if entry["artifactType"] == wanted]
+            headers["OCI-Filters-Applied"] = "artifactType"
+        entries.sort(key=lambda entry: str(entry["digest"]))
+        start = int(self._query.get("start", 0))
+        page = entries[start : start + registry.page_size]
+        if start + len(page) < len(entries):
+            more = f"start={start + len(page)}" + (f"&artifactType={wanted}" if wanted else "")
+            headers["Link"] = f'</v2/{name}/referrers/{digest}?{more}>; rel="next"'
+        self._answer_json(200, {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": page}, headers)
 
     def _referred(self, blob: Blob) -> list[str]:
         document = json.loads(blob.raw)
@@ -381,13 +417,21 @@ class Handler(BaseHTTPRequestHandler):
             self._record.sent += fault.truncate
             self.wfile.flush()
             raise _Gone
-        self.wfile.write(body)
+        if fault is not None and fault.bytes_per_s:
+            step = max(1, int(fault.bytes_per_s / 20))
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                self.wfile.flush()
+                time.sleep(0.05)
+        else:
+            self.wfile.write(body)
         self._record.sent += len(body)
 
     _ROUTES: ClassVar[tuple[tuple[str, Callable[..., None]], ...]] = (
         (r"/v2/", _base),
         (rf"/v2/{_NAME}/manifests/(?P<reference>[^/]+)", _manifest),
         (rf"/v2/{_NAME}/tags/list", _tags),
+        (rf"/v2/{_NAME}/referrers/(?P<digest>[a-z0-9]+:[0-9a-f]+)", _referrers),
         (rf"/v2/{_NAME}/blobs/uploads/", _start_upload),
         (rf"/v2/{_NAME}/blobs/uploads/(?P<number>[^/]+)", _upload),
         (rf"/v2/{_NAME}/blobs/(?P<digest>[a-z0-9]+:[0-9a-f]+)", _blob),
