@@ -329,8 +329,3 @@ def test_a_step_that_fails_says_what_and_where(build: Builder) -> None:
     assert caught.value.source is not None
     assert caught.value.source.start == 3
     assert b"doing" in caught.value.tail
-
-
-def test_devices_are_refused_and_not_ignored(build: Builder) -> None:
-    with pytest.raises(AnyarchError, match="--device"):
-        build("FROM busybox\nRUN --device=vendor.com/class=dev true\n")

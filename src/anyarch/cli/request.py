@@ -75,7 +75,7 @@ def build_request(
         build_contexts=grammar.build_contexts(parsed.texts("build-context")),
         secrets=tuple(grammar.secret(text, environment) for text in parsed.texts("secret")),
         ssh=tuple(grammar.ssh(text) for text in parsed.texts("ssh")),
-        allow=tuple(name for text in parsed.texts("allow") for name in text.split(",") if name),
+        allow=tuple(text for text in parsed.texts("allow") if text),
         arch_check=parsed.text("arch-check") or "warn",
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
         no_emulation=parsed.switch("no-emulation"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import SandboxError
-from anyarch.sandbox.plan import Bind, FileMount, OverlayMount, Tmpfs
+from anyarch.sandbox.plan import Bind, DeviceNode, FileMount, OverlayMount, Tmpfs
 from anyarch.sandbox.seccomp import SECCOMP_NR, filter_for
 
 if TYPE_CHECKING:
@@ -173,7 +173,11 @@ def _mount(mount: Mount, nodev: bool) -> Op:
         raise SandboxError("nothing can be mounted on the root directory", hint="choose another target")
     match mount:
         case Bind():
-            return ("bind", dest, _text(mount.source), _relative(mount.selector), mount.readonly, nodev)
+            words = (b"nosuid",) * mount.nosuid + (b"noexec",) * mount.noexec
+            source, selector = _text(mount.source), _relative(mount.selector)
+            return ("bind", dest, source, selector, mount.readonly, nodev, *words)
+        case DeviceNode():
+            return ("node", dest, _text(mount.source), mount.mode, mount.number, mount.uid, mount.gid)
         case Tmpfs():
             return ("tmpfs", dest, mount.size, mount.mode, nodev)
         case FileMount():

@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_SHM_SIZE",
     "Bind",
     "CancelToken",
+    "DeviceNode",
     "ExecRequest",
     "FileMount",
     "Mount",
@@ -62,6 +63,20 @@ class Bind(msgspec.Struct, frozen=True):
     dest: str
     readonly: bool = False
     selector: str = ""
+    nosuid: bool = False
+    noexec: bool = False
+
+
+class DeviceNode(msgspec.Struct, frozen=True):
+    """A device (or a pipe) at `dest`: a new node of `mode` (type and permissions) and `number`, owned by
+    `uid` and `gid`; in a user namespace, where there can be none, the machine's own node `source`."""
+
+    dest: str
+    source: str
+    mode: int
+    number: int
+    uid: int = 0
+    gid: int = 0
 
 
 class Tmpfs(msgspec.Struct, frozen=True):
@@ -91,7 +106,7 @@ class OverlayMount(msgspec.Struct, frozen=True):
     selector: str = ""
 
 
-Mount: TypeAlias = Bind | Tmpfs | FileMount | OverlayMount
+Mount: TypeAlias = Bind | Tmpfs | FileMount | OverlayMount | DeviceNode
 
 
 class Ulimit(msgspec.Struct, frozen=True):

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import BuildError, NotSupported, UsageError
+from anyarch.errors import BuildError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Lent", "LentSecret", "LentSsh"]
+__all__ = ["DeviceGrants", "Lent", "LentSecret", "LentSsh"]
 
 _MAX_SECRET = 500 << 10
-_ENTITLEMENTS = frozenset({"network.host", "security.insecure"})
-_KNOWN = "known are network.host and security.insecure"
+_ENTITLEMENTS = frozenset({"network.host", "security.insecure", "device"})
+_KNOWN = "known are network.host, security.insecure, device and device=NAME"
 
 
 class LentSecret(msgspec.Struct, frozen=True):
@@ -37,6 +37,42 @@ class LentSsh(msgspec.Struct, frozen=True):
     paths: tuple[str, ...] = ()
 
 
+class DeviceGrants(msgspec.Struct, frozen=True):
+    """Which devices steps may use: all, or those of `devices`: name to nothing, or alias to the real name."""
+
+    is_all: bool = False
+    devices: dict[str, str] = {}
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> DeviceGrants | None:
+        """From `device`, `device=NAME` and `device=NAME,alias=OTHER` among the entitlements; None without
+        any. Raises `UsageError`."""
+        found: DeviceGrants | None = None
+        for text in texts:
+            name, has_value, value = text.partition("=")
+            if name != "device":
+                continue
+            found = found or cls()
+            if not has_value or not value:
+                found = msgspec.structs.replace(found, is_all=True)
+                continue
+            device, *fields = value.split(",")
+            alias = ""
+            for field in fields:
+                key, equals, alias_value = field.partition("=")
+                if not equals:
+                    raise UsageError(f'invalid device config "{field}"', hint=_DEVICE_HINT)
+                if key != "alias":
+                    raise UsageError(f'unknown device config key "{key}"', hint=_DEVICE_HINT)
+                alias = alias_value
+            pair = {alias: device} if alias else {device: ""}
+            found = msgspec.structs.replace(found, devices={**found.devices, **pair})
+        return found
+
+
+_DEVICE_HINT = "written --allow device=vendor/class=name[,alias=NAME]"
+
+
 class Lent:
     """All that is lent to one build."""
 
@@ -51,11 +87,11 @@ class Lent:
         self._secrets = dict(secrets or {})
         self._ssh = dict(ssh or {})
         self._env = os.environ if env is None else env
-        self.entitlements = frozenset(entitlements)
+        texts = list(entitlements)
+        self.devices = DeviceGrants.parse(texts)
+        self.entitlements = frozenset("device" if text.startswith("device=") else text for text in texts)
         unknown = sorted(self.entitlements - _ENTITLEMENTS)
         if unknown:
-            if unknown[0].startswith("device"):
-                raise NotSupported(f"--allow {unknown[0]} is not supported yet")
             raise UsageError(f"unknown entitlement {unknown[0]}", hint=_KNOWN)
 
     def require(self, entitlement: str) -> None:

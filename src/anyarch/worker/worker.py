@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyarch.archive.entry import Entry
     from anyarch.emulation import Host, Route
     from anyarch.http.client import HttpClient
-    from anyarch.llb.ops import ActionCopy, HostIP
+    from anyarch.llb.ops import ActionCopy, CDIDevice, HostIP
     from anyarch.registry.client import Registry
     from anyarch.sandbox.executor import Executor
     from anyarch.sandbox.plan import CancelToken, FileMount
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
     from anyarch.store.store import Store
+    from anyarch.worker.cdi import Devices
     from anyarch.worker.copytree import Owner
     from anyarch.worker.draft import Draft
     from anyarch.worker.result import Result
@@ -126,6 +127,7 @@ class Worker:
         self._insecure: set[str] = set()
         self._http: HttpClient | None = None
         self._repositories: GitRepositories | None = None
+        self._cdi: Devices | None = None
         self._exec_threads: ThreadPoolExecutor | None = None
         self._host: Host | None = None
         self._routes: dict[Platform, Route] = {}
@@ -182,6 +184,22 @@ class Worker:
 
                 self._http = HttpClient()
             return self._http
+
+    @property
+    def cdi(self) -> Devices:
+        """The devices of this machine; looked for once a build."""
+        with self._lock:
+            if self._cdi is None:
+                from anyarch.worker.cdi import Devices, Settings
+
+                self._cdi = Devices(Settings.load())
+            return self._cdi
+
+    def granted_devices(self, wanted: Sequence[CDIDevice]) -> tuple[str, ...]:
+        """The devices that a step gets of those it asks for. Raises `BuildError`."""
+        from anyarch.worker.devices import granted
+
+        return granted(wanted, self.lent.devices, self.cdi)
 
     @property
     def network_cancel(self) -> threading.Event:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anyarch.errors import AnyarchError, DockerfileError, NotSupported
+from anyarch.errors import AnyarchError, DockerfileError
 from anyarch.frontend.dockerfile.build import build
 from anyarch.llb.ops import ActionCopy, ActionMkdir, ActionMkfile, ExecOp, FileOp, MergeOp, NetMode, SourceOp
 from tests.unit.frontend.fakes import FakeGateway
@@ -414,10 +414,6 @@ def test_errors_name_their_line(dockerfile: str, line: int) -> None:
 def test_errors_name_the_platform() -> None:
     error = failure("FROM busybox\nARG TARGETARCH\nENV A=${NO:?missing}\n", TWO)
     assert error.platform == "linux/amd64"
-
-
-def test_what_is_not_offered_is_an_error_and_never_ignored() -> None:
-    assert isinstance(failure("FROM busybox\nRUN --device=vendor/x=y z\n"), NotSupported)
 
 
 def test_unknown_base_image_suggests_a_stage() -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import DockerfileError, NotSupported
-from anyarch.llb.ops import ActionMkdir, ActionMkfile, CacheSharing, Chown, NetMode, SecurityMode
+from anyarch.errors import DockerfileError
+from anyarch.llb.ops import ActionMkdir, ActionMkfile, CacheSharing, CDIDevice, Chown, NetMode, SecurityMode
 from anyarch.llb.state import Constraints, ExecMount, ExecSecret, ExecSsh, State
 
 from .heredoc import chomp_tabs, parse_heredoc
@@ -51,8 +51,11 @@ def mount_stage_names(instruction: Run) -> list[str]:
 def run(stage: Stage, work: Work, command: Command, scope: Scope) -> None:
     instruction = command.instruction
     assert isinstance(instruction, Run)
-    if instruction.devices:
-        raise NotSupported("RUN --device is not supported yet", hint="it needs CDI devices on the builder")
+    if instruction.devices and not scope.is_labs:
+        raise DockerfileError(
+            "device feature is only supported in Dockerfile frontend 1.14.0-labs or later",
+            hint="let the file begin with `# syntax=docker/dockerfile:1-labs`",
+        )
     work.paths.add("/")  # a process may read any file
     env = work.state.env.values
     args, mounts, title = _process(work, instruction)
@@ -92,6 +95,7 @@ def run(stage: Stage, work: Work, command: Command, scope: Scope) -> None:
         mounts=mounts,
         secrets=secrets,
         ssh=ssh,
+        devices=[CDIDevice(device.name, not device.required) for device in instruction.devices],
         proxy_env=options.proxy_env,
         constraints=_limited(constraints, stage, scope),
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .convert import global_args
 from .epoch import resolve_epoch
+from .lexer import detect_syntax
 from .lint import predefined_args
 from .stage import Scope
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .check import Checker
     from .context import Loader
     from .instructions import Dockerfile
+    from .options import Options
 
 __all__ = ["check_file", "make_scope"]
 
@@ -43,7 +45,17 @@ async def make_scope(
         context=context,
         info=info,
         epoch=epoch,
+        is_labs=_is_labs(options, dockerfile),
     )
+
+
+def _is_labs(options: Options, dockerfile: Dockerfile) -> bool:
+    """Whether `# syntax=`, or what replaces it, names a release with what is not final yet."""
+    text = options.build_args.get("BUILDKIT_SYNTAX")
+    if text is None:
+        syntax = detect_syntax(dockerfile.data)
+        text = syntax.reference if syntax is not None else ""
+    return text.strip().partition(" ")[0].partition("@")[0].endswith("labs")
 
 
 def check_file(scope: Scope, checker: Checker, build_platform: Platform) -> None:

@@ -42,6 +42,7 @@ class Scope:
         "ignore",
         "info",
         "is_implicit_target",
+        "is_labs",
         "options",
         "outline",
         "target",
@@ -60,8 +61,10 @@ class Scope:
         info: SourceInfo,
         epoch: int | None,
         checker: Checker | None = None,
+        is_labs: bool = False,
     ) -> None:
         self.options = options
+        self.is_labs = is_labs  # the file asks for the syntax with what is not final yet
         self.target = target
         self.is_implicit_target = is_implicit_target
         self.global_args = global_args

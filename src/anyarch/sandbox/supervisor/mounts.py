@@ -54,11 +54,18 @@ class Tree:
             kernel.mount(b"tmpfs", self.base, b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755")
             for name in (b"/root", b"/skel", b"/empty", b"/file", b"/tree"):
                 os.mkdir(self.base + name, 0o755)
+            if any(op[0] == "node" for op in operations):
+                os.mkdir(self.base + b"/node", 0o755)
+                kernel.mount(
+                    b"tmpfs", self.base + b"/node", b"tmpfs", kernel.MS_NOSUID | kernel.MS_NOEXEC, None
+                )
         for position, op in enumerate(operations):
             if op[0] == "tree":
                 self._mount_tree(position, op)
             elif op[0] == "file":
                 self._write_file(position, op)
+            elif op[0] == "node":
+                self._make_node(position, op)
         self._mount_root(operations)
         empty = os.open(self.base + b"/empty", os.O_PATH | os.O_CLOEXEC)
         for position, op in enumerate(operations):
@@ -69,7 +76,7 @@ class Tree:
                     self._mount_dev(op[1], shm_size=op[2], all_devices=op[3])
                 case "sys":
                     self._mount_sys(op[1], writable=op[2])
-                case "bind" | "file" | "tree":
+                case "bind" | "file" | "tree" | "node":
                     self._attach(position, op)
                 case "tmpfs":
                     self._mount_tmpfs(op[1], size=op[2], mode=op[3], nodev=op[4])
@@ -86,6 +93,8 @@ class Tree:
             with gate("source", source):
                 fd = os.open(source, os.O_PATH | os.O_CLOEXEC)
                 self._sources[position] = kernel.open_in_root(fd, selector, os.O_PATH) if selector else fd
+        elif op[0] == "node":
+            self._sources[position] = _open_device(op[2])
         elif op[0] in ("root", "tree"):
             lowers, upper, work = op[1], op[2], op[3]
             fds = []
@@ -121,6 +130,21 @@ class Tree:
             os.fchown(fd, uid, gid)
             os.fchmod(fd, mode)
             os.close(fd)
+            self._sources[position] = os.open(place, os.O_PATH | os.O_CLOEXEC)
+
+    def _make_node(self, position: int, op: Op) -> None:
+        """A node with the owner and mode that are wanted; else the machine's own, opened before."""
+        _, dest, source, mode, number, uid, gid = op
+        place = self.base + b"/node/%d" % position
+        try:
+            os.mknod(place, mode, number)
+        except PermissionError as error:
+            if self._sources[position] < 0:
+                raise Refused("device", source, error.errno or 0) from error
+            return
+        with gate("device", dest):
+            os.chown(place, uid, gid)
+            os.chmod(place, stat.S_IMODE(mode))
             self._sources[position] = os.open(place, os.O_PATH | os.O_CLOEXEC)
 
     # the root
@@ -238,6 +262,10 @@ class Tree:
                 attributes = (kernel.MOUNT_ATTR_RDONLY if op[4] else 0) | (
                     kernel.MOUNT_ATTR_NODEV if op[5] else 0
                 )
+                attributes |= kernel.MOUNT_ATTR_NOSUID if b"nosuid" in op[6:] else 0
+                attributes |= kernel.MOUNT_ATTR_NOEXEC if b"noexec" in op[6:] else 0
+            case "node":
+                attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC
             case "file":
                 attributes = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
                 attributes |= 0 if op[3] & 0o111 else kernel.MOUNT_ATTR_NOEXEC
@@ -430,6 +458,14 @@ def _real_path(root_fd: int, path: bytes) -> bytes:
             done.clear()
         todo.extend(reversed(target.split(b"/")))
     return b"/".join(done)
+
+
+def _open_device(path: bytes) -> int:
+    """-1 where there is none: then its number has to do."""
+    try:
+        return os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
 
 
 def _bind_device(name: bytes, dev: int) -> None:

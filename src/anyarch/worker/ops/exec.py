@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import BuildError, ExecFailed, NotSupported
+from anyarch.errors import BuildError, ExecFailed
 from anyarch.llb.ops import MountType, NetMode, SecurityMode
 from anyarch.solver.events import LogEvent
 from anyarch.solver.vertex import CacheMap
@@ -62,6 +62,7 @@ class ExecOperation:
         self.platform = platform or worker.platform
         self._inputs = inputs
         self._vertex = digest
+        self._devices: tuple[str, ...] = ()
         self._check()
 
     @property
@@ -76,7 +77,7 @@ class ExecOperation:
 
     def _check(self) -> None:
         if self._op.cdi_devices:
-            raise NotSupported("RUN --device is not supported yet")
+            self._devices = self._worker.granted_devices(self._op.cdi_devices)
         if self._op.security is SecurityMode.INSECURE:
             self._worker.lent.require("security.insecure")
         if self._op.network is NetMode.HOST:
@@ -114,6 +115,7 @@ class ExecOperation:
             int(op.security),
             [[s.name, s.optional] for s in op.secret_env],
             mounts,
+            *([list(self._devices)] if self._devices else []),
         ]
         raw = msgspec.json.encode(_printable(key))
         digest = hashlib.sha256(raw).hexdigest()
@@ -219,12 +221,12 @@ class ExecOperation:
         for number, mount in enumerate(op.mounts):
             if mount is root_mount:
                 continue
-            made = self._extra(number, mount, mounts, inputs)
-            if made is not None:
-                extra.append(made)
+            one = self._extra(number, mount, mounts, inputs)
+            if one is not None:
+                extra.append(one)
         worker = self._worker
         env += self._secret_env()
-        return ExecRequest(
+        made = ExecRequest(
             argv=meta.args,
             env=tuple(env),
             cwd=meta.cwd or "/",
@@ -240,6 +242,11 @@ class ExecOperation:
             emulators=route.emulators,
             pids=worker.pids,
         )
+        if self._devices:
+            from anyarch.worker.devices import with_devices
+
+            return with_devices(made, self._devices, worker.cdi)
+        return made
 
     def _extra(
         self, number: int, mount: Mount, mounts: _MountPlan, inputs: Sequence[Result]
