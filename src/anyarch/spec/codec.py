@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-__all__ = ["json_decoder", "msgpack_decoder"]
+__all__ = ["convert", "json_decoder", "msgpack_decoder"]
 
 _T = TypeVar("_T")
 
@@ -38,3 +38,9 @@ def msgpack_decoder(kind: type[_T]) -> msgspec.msgpack.Decoder[_T]:
         with _lock:
             decoder = _msgpack.setdefault(kind, msgspec.msgpack.Decoder(kind))
     return decoder
+
+
+def convert(document: object, kind: type[_T]) -> _T:
+    """What a TOML or YAML parser gave, as `kind`. Raises `msgspec.ValidationError`."""
+    with _lock:
+        return msgspec.convert(document, kind)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import BuildError, UsageError
+from anyarch.spec.codec import convert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,7 +149,7 @@ class Settings(msgspec.Struct, frozen=True):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
         try:
-            found = msgspec.convert(table, _Table)
+            found = convert(table, _Table)
         except msgspec.ValidationError as error:
             raise UsageError(
                 f"{path}: [cdi]: {error}",
@@ -169,7 +170,7 @@ def read_file(path: str) -> list[Device]:
         raw = file.read(_MAX_FILE)
     try:
         document = msgspec.json.decode(raw) if path.endswith(".json") else _yaml(raw, path)
-        found = msgspec.convert(document, _File)
+        found = convert(document, _File)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise BuildError(f"{path}: {error}") from None
     version = found.cdi_version.removeprefix("v")
