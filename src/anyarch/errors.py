@@ -205,16 +205,22 @@ class PathNotFound(BuildError):
 class ExecFailed(BuildError):
     """A RUN step ended with a status that is not 0.
 
-    `argv` is what ran, `exit_code` its status (128+N when signal N ended it), `tail` its last output.
+    `argv` is what ran, `exit_code` its status (128+N when signal N ended it), `tail` its last output;
+    `reason` is told in the status's place where it is known.
     """
 
     def __init__(
-        self, argv: Sequence[str], exit_code: int, *, tail: bytes = b"", hint: str | None = None
+        self,
+        argv: Sequence[str],
+        exit_code: int,
+        *,
+        tail: bytes = b"",
+        hint: str | None = None,
+        reason: str = "",
     ) -> None:
         command = " ".join(argv)
-        super().__init__(
-            f'process "{command}" did not complete successfully: exit code: {exit_code}', hint=hint
-        )
+        why = reason or f"exit code: {exit_code}"
+        super().__init__(f'process "{command}" did not complete successfully: {why}', hint=hint)
         self.argv = tuple(argv)
         self.status = exit_code
         self.tail = tail

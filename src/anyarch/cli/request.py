@@ -72,6 +72,8 @@ def build_request(
         add_hosts=grammar.add_hosts(parsed.texts("add-host")),
         shm_size=grammar.size_bytes(shm_size) or None if shm_size else None,
         ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),
+        resources=grammar.resources(_resources(parsed)),
+        cgroup_parent=parsed.text("cgroup-parent") or "",
         build_contexts=grammar.build_contexts(parsed.texts("build-context")),
         secrets=tuple(grammar.secret(text, environment) for text in parsed.texts("secret")),
         ssh=tuple(grammar.ssh(text) for text in parsed.texts("ssh")),
@@ -83,6 +85,23 @@ def build_request(
         attests=attests,
         call=method_of(parsed).name,
     )
+
+
+_RESOURCE_FLAGS = (
+    "memory",
+    "memory-swap",
+    "cpu-shares",
+    "cpu-period",
+    "cpu-quota",
+    "cpuset-cpus",
+    "cpuset-mems",
+)
+
+
+def _resources(parsed: Parsed) -> list[str]:
+    """`--resource`, after the flags of docker build that it has replaced."""
+    old = [f"{name}={value}" for name in _RESOURCE_FLAGS if (value := parsed.text(name))]
+    return [*old, *parsed.texts("resource")]
 
 
 def method_of(parsed: Parsed) -> Method:

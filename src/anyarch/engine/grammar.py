@@ -27,6 +27,7 @@ __all__ = [
     "method",
     "output",
     "platforms",
+    "resources",
     "secret",
     "size_bytes",
     "ssh",
@@ -405,6 +406,54 @@ def size_bytes(text: str) -> int:
     if match is None:
         raise UsageError(f"invalid size: '{text}'", hint="a number with one of k, m, g, for example 256m")
     return int(float(match[1]) * 1024 ** " kmgtp".index(match[2] or " "))
+
+
+_RESOURCES = {
+    "memory": "memory",
+    "memory-swap": "memswap",
+    "cpu-shares": "cpushares",
+    "cpu-period": "cpuperiod",
+    "cpu-quota": "cpuquota",
+    "cpuset-cpus": "cpusetcpus",
+    "cpuset-mems": "cpusetmems",
+}
+
+
+def resources(texts: Iterable[str]) -> dict[str, str]:
+    """`--resource KEY=VALUE` as the frontend's attributes; the last of a key counts, 0 is no limit."""
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key, value = key.strip(), value.strip()
+        if not equals:
+            raise UsageError(f'invalid resource "{text}", expected key=value', hint="for example memory=2g")
+        name = _RESOURCES.get(key)
+        if name is None:
+            raise UsageError(f'unknown resource "{key}"', hint=f"it is one of {', '.join(_RESOURCES)}")
+        found[name] = _resource(key, value)
+    return {
+        name: value for name, value in found.items() if value and (value != "0" or name.startswith("cpuset"))
+    }
+
+
+def _resource(key: str, value: str) -> str:
+    if key.startswith("cpuset-"):
+        return value
+    if key == "memory-swap" and value == "-1":
+        return value
+    if key.startswith("memory"):
+        try:
+            return str(size_bytes(value))
+        except UsageError as error:
+            raise UsageError(
+                f'invalid value "{value}" for resource {key}: {error.message}', hint=error.hint
+            ) from None
+    try:
+        return str(max(int(value), 0))
+    except ValueError:
+        raise UsageError(
+            f'invalid value "{value}" for resource {key}', hint="a whole number is expected"
+        ) from None
 
 
 def ulimit(text: str) -> Ulimit:

@@ -130,6 +130,9 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
         attrs["shm-size"] = str(request.shm_size)
     if request.ulimits:
         attrs["ulimit"] = ",".join(f"{u.name}={u.soft}:{u.hard}" for u in request.ulimits)
+    attrs.update(request.resources)
+    if request.cgroup_parent:
+        attrs["cgroup-parent"] = request.cgroup_parent
     if request.dockerfile is not None:
         is_inside = _is_inside(request)
         attrs["filename"] = request.dockerfile if is_inside else os.path.basename(request.dockerfile)

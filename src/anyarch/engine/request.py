@@ -102,8 +102,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     caller). No `outputs` and no `tags` means that the result stays in the cache. `no_cache_filter` names
     stages. `call` other than build (`lint`, `outline`, `targets`) is a question about the Dockerfile: nothing
     is built, and the answer is in the result's metadata. `attests` maps a type (`provenance`, `sbom`) to
-    its attributes; a type that is disabled is
-    absent. `arch_check` is off, warn or error, for files that are not for the platform they are built for
+    its attributes; a type that is disabled is absent. `resources` are limits of RUN steps by the frontend's
+    names (memory, memswap, cpushares, cpuperiod, cpuquota, cpusetcpus, cpusetmems), `cgroup_parent` the
+    control group that theirs are children of. `arch_check` is off, warn or error, for files that are not for
+    the platform they are built for
     (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore file, that are
     meant to be so. With `no_emulation` a step that would have to be emulated is an error before any work.
     `root` is the store's directory (None: the usual place).
@@ -127,6 +129,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     add_hosts: tuple[tuple[str, str], ...] = ()  # (host name, IP address)
     shm_size: int | None = None  # bytes
     ulimits: tuple[Ulimit, ...] = ()
+    resources: dict[str, str] = {}
+    cgroup_parent: str = ""
     secrets: tuple[Secret, ...] = ()
     ssh: tuple[Ssh, ...] = ()
     allow: tuple[str, ...] = ()

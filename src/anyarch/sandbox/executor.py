@@ -25,7 +25,7 @@ from anyarch.errors import Canceled, SandboxError
 from anyarch.sandbox.compile import compile_plan
 from anyarch.sandbox.gates import refusal
 from anyarch.sandbox.idmap import map_arguments, parse_subids
-from anyarch.sandbox.plan import CancelToken
+from anyarch.sandbox.plan import NO_RESOURCES, CancelToken
 from anyarch.sandbox.supervisor.report import receive_frame, send_frame
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.sandbox.plan import ExecRequest, Registration
+    from anyarch.sandbox.resources import Setting
 
 __all__ = ["Executor", "is_privileged"]
 
@@ -95,10 +96,13 @@ class Executor:
         on_output: Callable[[int, bytes], None],
         cancel: threading.Event | CancelToken | None = None,
         stdio: tuple[int, int, int] | None = None,
+        on_note: Callable[[str, str], None] | None = None,
     ) -> int:
         """Run to the end and return the exit code (128+N when signal N ended it).
 
-        `on_output(stream, data)` is called in this thread with what the process writes to stream 1 or 2.
+        `on_output(stream, data)` is called in this thread with what the process writes to stream 1 or 2,
+        `on_note(kind, text)` with what is to be known of the step: `limit`, a limit that cannot be kept here
+        and why; `out of memory`, a process was killed for the limit's sake.
         `stdio` hands these descriptors to the process instead; with a `tty` they are joined to its terminal.
         Raises `SandboxError` when the sandbox cannot be set up or the program cannot be executed, `Canceled`
         when `cancel` was set before the process ended.
@@ -107,10 +111,12 @@ class Executor:
         registrations = tuple(sorted(_registration(emulator) for emulator in request.emulators))
         stdin = stdio[0] if stdio is not None else request.stdin
         outputs = (stdio[1], stdio[2]) if stdio is not None else None
+        wanted = _cgroup_of(request)
         if request.tty:
-            return self._run_terminal(plan, registrations, stdin, outputs, on_output, cancel)
-        exchange = self._exchange("step", registrations, stdin, outputs)
+            return self._run_terminal(plan, registrations, wanted, stdin, outputs, on_output, cancel, on_note)
+        exchange = self._exchange("step", registrations, stdin, outputs, wanted)
         with exchange:
+            exchange.on_note = on_note
             exchange.send(msgspec.structs.asdict(plan))
             return exchange.finish(on_output, cancel)
 
@@ -196,19 +202,22 @@ class Executor:
         self,
         plan: msgspec.Struct,
         registrations: tuple[tuple[bytes, ...], ...],
+        wanted: tuple[str, tuple[Setting, ...]] | None,
         stdin: int | None,
         outputs: tuple[int, int] | None,
         on_output: Callable[[int, bytes], None],
         cancel: threading.Event | CancelToken | None,
+        on_note: Callable[[str, str], None] | None,
     ) -> int:
         from anyarch.sandbox.terminal import Relay
 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            exchange = self._exchange("step", registrations, None, (null, null))
+            exchange = self._exchange("step", registrations, None, (null, null), wanted)
         finally:
             os.close(null)
         with exchange:
+            exchange.on_note = on_note
             exchange.send(msgspec.structs.asdict(plan))
             master = exchange.receive_terminal()
             if master is None:
@@ -267,6 +276,7 @@ class Executor:
         registrations: tuple[tuple[bytes, ...], ...],
         stdin: int | None,
         outputs: tuple[int, int] | None,
+        wanted: tuple[str, tuple[Setting, ...]] | None = None,
     ) -> _Exchange:
         """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
         control, theirs = socket.socketpair()
@@ -275,7 +285,7 @@ class Executor:
         writers = outputs or (pipes[0][1], pipes[1][1])
         passed = [theirs.fileno(), null if stdin is None else stdin, *writers]
         try:
-            self._pass(marshal.dumps((kind, registrations)), passed)
+            self._pass(marshal.dumps((kind, registrations, wanted)), passed)
         except BaseException:
             control.close()
             for reader, _ in pipes:
@@ -318,6 +328,7 @@ class _Exchange:
         self._control = control
         self._readers = readers
         self._ended = False
+        self.on_note: Callable[[str, str], None] | None = None
 
     def __enter__(self) -> _Exchange:
         return self
@@ -344,9 +355,14 @@ class _Exchange:
 
     def receive_terminal(self) -> int | None:
         """The terminal of the step; None when the next report (left for `finish`) is another one."""
-        head = self._control.recv(4, socket.MSG_PEEK)
-        frame_size = 4 + int.from_bytes(head, sys.byteorder)
-        report = marshal.loads(self._control.recv(frame_size, socket.MSG_PEEK | socket.MSG_WAITALL)[4:])
+        while True:
+            head = self._control.recv(4, socket.MSG_PEEK)
+            frame_size = 4 + int.from_bytes(head, sys.byteorder)
+            report = marshal.loads(self._control.recv(frame_size, socket.MSG_PEEK | socket.MSG_WAITALL)[4:])
+            if report[0] != "note":
+                break
+            self._control.recv(frame_size)
+            self._note("limit", report[1])
         if report[0] != "terminal":
             return None
         self._control.recv(frame_size)
@@ -368,6 +384,10 @@ class _Exchange:
         finally:
             if token is not None:
                 token.remove_callback(self._cancel)
+
+    def _note(self, kind: str, text: str = "") -> None:
+        if self.on_note is not None:
+            self.on_note(kind, text)
 
     def _cancel(self) -> None:
         try:
@@ -401,6 +421,9 @@ class _Exchange:
                     if report is not None and report[0] == "refused":
                         error = error or refusal(*report[1:])
                         continue
+                    if report is not None and report[0] in ("note", "out of memory"):
+                        self._note("limit" if report[0] == "note" else report[0], *report[1:])
+                        continue
                     self._ended = True
                     for reader, number in streams.items():
                         _drain(reader, number, on_output)
@@ -419,6 +442,21 @@ class _Exchange:
                     relay.ready(fd, poll)
             if relay is not None:
                 relay.resize()
+
+
+def _cgroup_of(request: ExecRequest) -> tuple[str, tuple[Setting, ...]] | None:
+    """What the supervisor is to make control groups for; None when nothing asks for one."""
+    from anyarch.sandbox.supervisor.limits import has_own_pid_max
+
+    needs_pids = bool(request.pids) and not has_own_pid_max()
+    if not needs_pids and request.resources == NO_RESOURCES and not request.cgroup_parent:
+        return None
+    from anyarch.sandbox.resources import cgroup_directory, pids_setting, settings_of
+
+    settings = settings_of(request.resources)
+    if needs_pids:
+        settings += (pids_setting(request.pids),)
+    return cgroup_directory(request.cgroup_parent), settings
 
 
 def _result(report: tuple[str, int] | None, error: SandboxError | None, cancel: object) -> int:

@@ -90,6 +90,13 @@ def refusal(gate: str, subject: bytes, code: int, detail: bytes = b"") -> Sandbo
             return SandboxError(f"the owner of /{what} does not exist in this user namespace", hint=_IDS_HINT)
         case "limit":
             return SandboxError(f"resource limit {what} cannot be set: {why}")
+        case "cgroup value":
+            return SandboxError(
+                f"the kernel does not take the limit {what}: {why}",
+                hint="see how many CPUs and how much memory this machine, or the group above, has",
+            )
+        case "cgroup":
+            return SandboxError(f"the step could not join its control group {what}: {why}")
         case "fork":
             return SandboxError(f"no process could be started for the step (fork): {why}")
         case "bind" | "readonly" | "mask" if code == errno.ENOSYS:

@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_HOSTNAME",
     "DEFAULT_PIDS",
     "DEFAULT_SHM_SIZE",
+    "NO_RESOURCES",
     "Bind",
     "CancelToken",
     "DeviceNode",
@@ -27,6 +28,7 @@ __all__ = [
     "Mount",
     "OverlayMount",
     "Registration",
+    "Resources",
     "RootFS",
     "Tmpfs",
     "Ulimit",
@@ -117,6 +119,25 @@ class Ulimit(msgspec.Struct, frozen=True):
     hard: int
 
 
+class Resources(msgspec.Struct, frozen=True):
+    """Limits of a step for all its processes together, 0 or empty for none.
+
+    `memory` and `memory_swap` (both together, -1 lifts it) in bytes, `cpu_period` and `cpu_quota` in
+    microseconds, `cpu_shares` a weight (1024 is usual), the rest lists such as `0-3,5`.
+    """
+
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+
+
+NO_RESOURCES = Resources()
+
+
 class Registration(msgspec.Struct, frozen=True, order=True):
     """One entry of a private binfmt_misc: files that start with `magic` under `mask` are run by
     `interpreter`.
@@ -136,6 +157,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     or `none` (loopback only). `insecure` keeps all capabilities and hides nothing. With `emulators` the
     process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
     terminal of its own. `pids` bounds its processes and threads (0: nothing does) where the kernel can.
+    `resources` and `cgroup_parent` (a control group, made if missing, that the step's becomes a child of) are
+    followed as far as this machine and user can: `Executor.run` tells what could not be.
     `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
     """
 
@@ -156,6 +179,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     tty: bool = False
     stdin: int | None = None
     pids: int = DEFAULT_PIDS
+    resources: Resources = NO_RESOURCES
+    cgroup_parent: str = ""
 
 
 class CancelToken:

@@ -46,7 +46,7 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
         source = _source_of(definition, digest)
         platform = str(op.platform) if op.platform is not None else None
         with error_context(vertex=digest, source=source, platform=platform):
-            operation = _operation(worker, op, digest)
+            operation = _operation(worker, op, digest, metadata)
         solver.add(
             Vertex(
                 digest,
@@ -65,7 +65,7 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
     return Edge(last.inputs[0].digest, last.inputs[0].index)
 
 
-def _operation(worker: Worker, op: Op, digest: str) -> Operation:
+def _operation(worker: Worker, op: Op, digest: str, metadata: OpMetadata) -> Operation:
     kind = op.kind
     match kind:
         case SourceOp():
@@ -75,7 +75,9 @@ def _operation(worker: Worker, op: Op, digest: str) -> Operation:
         case ExecOp():
             from anyarch.worker.ops.exec import ExecOperation
 
-            return ExecOperation(worker, kind, op.platform, len(op.inputs), digest)
+            return ExecOperation(
+                worker, kind, op.platform, len(op.inputs), digest, limits=metadata.linux_resources
+            )
         case FileOp():
             from anyarch.worker.ops.file import FileOperation
 

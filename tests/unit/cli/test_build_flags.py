@@ -36,6 +36,17 @@ DONE = [
     ("--attest", "type=sbom,disabled=true", {"attests": {}}),
     ("--pull", None, {"pull": True}),
     ("--secret", "id=x,src=f", {"secrets": (Secret("x", "f"),)}),
+    ("--cgroup-parent", "ci", {"cgroup_parent": "ci"}),
+    ("--cpu-period", "100000", {"resources": {"cpuperiod": "100000"}}),
+    ("--cpu-quota", "50000", {"resources": {"cpuquota": "50000"}}),
+    ("--cpu-shares", "512", {"resources": {"cpushares": "512"}}),
+    ("-c", "0", {"resources": {}}),
+    ("--cpuset-cpus", "0-1", {"resources": {"cpusetcpus": "0-1"}}),
+    ("--cpuset-mems", "0", {"resources": {"cpusetmems": "0"}}),
+    ("--memory", "1g", {"resources": {"memory": str(1 << 30)}}),
+    ("-m", "64m", {"resources": {"memory": str(64 << 20)}}),
+    ("--memory-swap", "-1", {"resources": {"memswap": "-1"}}),
+    ("--resource", "memory=1.5g", {"resources": {"memory": str(3 << 29)}}),
     ("--shm-size", "128m", {"shm_size": 128 << 20}),
     ("--ssh", "default=key", {"ssh": (Ssh("default", ("key",)),)}),
     ("--tag", "app", {"tags": ("docker.io/library/app:latest",)}),
@@ -55,18 +66,7 @@ WARNED = [
 ]
 IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
 REFUSED = [
-    ("--cgroup-parent", "x"),
-    ("--cpu-period", "1"),
-    ("--cpu-quota", "1"),
-    ("--cpu-shares", "1"),
-    ("-c", "1"),
-    ("--cpuset-cpus", "0"),
-    ("--cpuset-mems", "0"),
-    ("--memory", "1g"),
-    ("-m", "1g"),
-    ("--memory-swap", "-1"),
     ("--policy", "x"),
-    ("--resource", "memory=1g"),
 ]
 REFUSED_VALUES = [
     ("--provenance", "true", "--provenance"),

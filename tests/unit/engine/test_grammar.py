@@ -254,3 +254,22 @@ def test_ulimits():
     for text in ("nofile", "nofile=a", "files=1", "nofile=2:1", "nofile=-1:5", "nofile=1:"):
         with pytest.raises(UsageError):
             grammar.ulimit(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memory", 'invalid resource "memory", expected key=value'),
+        ("gpu=1", 'unknown resource "gpu"'),
+        ("memory=lots", "invalid value \"lots\" for resource memory: invalid size: 'lots'"),
+        ("cpu-quota=half", 'invalid value "half" for resource cpu-quota'),
+    ],
+)
+def test_malformed_resource_is_refused_in_buildx_words(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        grammar.resources([text])
+    assert caught.value.message == message
+
+
+def test_last_value_of_a_resource_counts() -> None:
+    assert grammar.resources(["memory=1g", "memory = 2g", "cpu-shares=0"]) == {"memory": str(2 << 30)}

@@ -82,7 +82,7 @@ COMMAND = Command(
             "Answer a question instead of building: check, outline, targets; ,format=json ,ignorestatus=true",
             metavar="METHOD[,...]",
         ),
-        Flag("cgroup-parent", "Parent cgroup of RUN steps", metavar="CGROUP", state=_LATER),
+        Flag("cgroup-parent", "Parent control group of RUN steps", metavar="CGROUP"),
         Flag("check", "Check the Dockerfile and build nothing: --call=check"),
         Flag(
             "file",
@@ -120,7 +120,13 @@ COMMAND = Command(
         Flag("pull", "Look up base images in their registries, even when they are here"),
         Flag("push", "Push the result: --output=type=registry"),
         Flag("quiet", "Show no progress, print the image id", short="q"),
-        Flag("resource", "Resource limit of RUN steps", metavar="KEY=VALUE", repeat=True, state=_LATER),
+        Flag(
+            "resource",
+            "Limit of a RUN step: memory=2g, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, "
+            "cpuset-mems",
+            metavar="KEY=VALUE",
+            repeat=True,
+        ),
         Flag("sbom", "SBOM attestation; only false in this release", metavar="BOOL|ATTRS"),
         Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True),
         Flag("shm-size", "Size of /dev/shm in RUN steps", metavar="BYTES"),
@@ -130,11 +136,11 @@ COMMAND = Command(
         Flag("ulimit", "Limit of RUN steps", metavar="NAME=SOFT[:HARD]", repeat=True),
         # Flags that docker build knows and buildx hides.
         Flag("compress", "Compress the build context", hidden=True, state="ignored"),
-        Flag("cpu-period", "CPU period", metavar="N", hidden=True, state=_LATER),
-        Flag("cpu-quota", "CPU quota", metavar="N", hidden=True, state=_LATER),
-        Flag("cpu-shares", "CPU shares", short="c", metavar="N", hidden=True, state=_LATER),
-        Flag("cpuset-cpus", "CPUs to use", metavar="LIST", hidden=True, state=_LATER),
-        Flag("cpuset-mems", "Memory nodes to use", metavar="LIST", hidden=True, state=_LATER),
+        Flag("cpu-period", "CPU period", metavar="N", hidden=True),
+        Flag("cpu-quota", "CPU quota", metavar="N", hidden=True),
+        Flag("cpu-shares", "CPU shares", short="c", metavar="N", hidden=True),
+        Flag("cpuset-cpus", "CPUs to use", metavar="LIST", hidden=True),
+        Flag("cpuset-mems", "Memory nodes to use", metavar="LIST", hidden=True),
         Flag("force-rm", "Always remove intermediate containers", hidden=True, state="ignored"),
         Flag(
             "isolation",
@@ -144,8 +150,8 @@ COMMAND = Command(
             state="ignored",
             warning="isolation flag is deprecated with BuildKit.",
         ),
-        Flag("memory", "Memory limit", short="m", metavar="BYTES", hidden=True, state=_LATER),
-        Flag("memory-swap", "Memory and swap limit", metavar="BYTES", hidden=True, state=_LATER),
+        Flag("memory", "Memory limit", short="m", metavar="BYTES", hidden=True),
+        Flag("memory-swap", "Memory and swap limit", metavar="BYTES", hidden=True),
         Flag("print", "Old name of --call", metavar="METHOD", hidden=True),
         Flag("rm", "Remove intermediate containers", hidden=True, state="ignored"),
         Flag(

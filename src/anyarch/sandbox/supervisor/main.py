@@ -17,10 +17,13 @@ import struct
 
 from . import syscalls as kernel
 from .launch import become_supervisor
-from .limits import clear_cgroups
 from .namespaces import EmulatorNamespaces
 from .report import Refused, send_frame
 from .step import run_command, run_step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .cgroups import Cgroup, Cgroups, Wanted
 
 PARENT_FD, OWNER_FD = 3, 4
 _MESSAGE_SIZE = 1 << 16
@@ -31,8 +34,9 @@ _POLLRDHUP = 0x2000
 class Running:
     """A child that has not ended: its control socket and a descriptor that becomes readable when it ends."""
 
-    def __init__(self, pid: int, control: _socket.socket, pidfd: int) -> None:
+    def __init__(self, pid: int, control: _socket.socket, pidfd: int, cgroup: Cgroup | None) -> None:
         self.pid = pid
+        self.cgroup = cgroup
         self.control = control
         self.pidfd = pidfd
 
@@ -43,6 +47,7 @@ class Supervisor:
         self.state_dir = state_dir
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.emulators = EmulatorNamespaces()
+        self.cgroups: Cgroups | None = None
         self.running: dict[int, Running] = {}  # by pid
         self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
         self.poll = select.poll()
@@ -76,11 +81,14 @@ class Supervisor:
             return False
         control_fd, *stdio = _DESCRIPTORS.unpack(ancillary[0][2])
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control_fd)
-        kind, registrations = marshal.loads(message)
+        kind, registrations, wanted = marshal.loads(message)
+        cgroup: Cgroup | None = None
         try:
             if kind == "step":
                 emulator_ns = self.emulators.get(registrations) if registrations else -1
-                pid = self._fork_step(control, (stdio[0], stdio[1], stdio[2]), emulator_ns)
+                if wanted is not None:
+                    cgroup = self._make_cgroup(wanted, control)
+                pid = self._fork_step(control, (stdio[0], stdio[1], stdio[2]), emulator_ns, cgroup)
             elif kind == "namespace":
                 self.emulators.get(registrations)
                 send_frame(control, ("ended", 0))
@@ -95,7 +103,7 @@ class Supervisor:
             send_frame(control, ("refused", "fork", b"", error.errno or 0, b""))
             control.close()
         else:
-            running = Running(pid, control, os.pidfd_open(pid))
+            running = Running(pid, control, os.pidfd_open(pid), cgroup)
             self.running[pid] = running
             self.by_fd[control_fd] = self.by_fd[running.pidfd] = running
             self.poll.register(control_fd, _POLLRDHUP)
@@ -105,13 +113,29 @@ class Supervisor:
                 os.close(fd)
         return True
 
-    def _fork_step(self, control: _socket.socket, stdio: tuple[int, int, int], emulator_ns: int) -> int:
+    def _make_cgroup(self, wanted: Wanted, control: _socket.socket) -> Cgroup:
+        if self.cgroups is None:
+            from .cgroups import Cgroups  # few steps have limits
+
+            self.cgroups = Cgroups()
+        cgroup = self.cgroups.make(wanted)
+        for note in cgroup.notes:
+            send_frame(control, ("note", note))
+        return cgroup
+
+    def _fork_step(
+        self,
+        control: _socket.socket,
+        stdio: tuple[int, int, int],
+        emulator_ns: int,
+        cgroup: Cgroup | None,
+    ) -> int:
         # The next child is the first process of a new pid namespace; children after it are not.
         kernel.unshare(kernel.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
-                run_step(control, stdio, self.state_dir, emulator_ns)
+                run_step(control, stdio, self.state_dir, emulator_ns, cgroup)
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid
@@ -137,7 +161,6 @@ class Supervisor:
                 return
             running = self.running.pop(pid, None)
             if running is not None:
-                clear_cgroups()
                 self._report(running, os.waitstatus_to_exitcode(status))
 
     def _report(self, running: Running, code: int) -> None:
@@ -149,7 +172,13 @@ class Supervisor:
             except KeyError:
                 continue  # the control socket of a cancelled step
         os.close(running.pidfd)
+        out_of_memory = False
+        if running.cgroup is not None:
+            out_of_memory = running.cgroup.was_out_of_memory()
+            running.cgroup.remove()
         try:
+            if out_of_memory:
+                send_frame(running.control, ("out of memory",))
             send_frame(running.control, ("ended", 128 - code if code < 0 else code))
         except OSError:
             return  # nobody listens any more

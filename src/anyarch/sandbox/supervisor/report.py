@@ -54,7 +54,10 @@ def receive_frame(sock: socket) -> Any:
 def _receive(sock: socket, size: int) -> bytes:
     parts = []
     while size:
-        part = sock.recv(min(size, 1 << 20))
+        try:
+            part = sock.recv(min(size, 1 << 20))
+        except ConnectionResetError:  # it was closed with something of ours unread: its end all the same
+            break
         if not part:
             break
         parts.append(part)

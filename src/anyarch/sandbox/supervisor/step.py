@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+    from .cgroups import Cgroup
+
     Plan = dict[str, Any]  # the fields of anyarch.sandbox.compile.Plan
 
 _LAST_CAPABILITY = 63
@@ -29,11 +31,21 @@ _SIGPIPE, _SIGXFSZ = 13, 25
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def run_step(control: socket, stdio: tuple[int, int, int], state_dir: bytes, emulator_ns: int) -> None:
+def run_step(
+    control: socket,
+    stdio: tuple[int, int, int],
+    state_dir: bytes,
+    emulator_ns: int,
+    cgroup: Cgroup | None,
+) -> None:
     """Never returns. What goes wrong before the program runs is reported on `control`."""
     try:
         plan = receive_frame(control)
         if plan is not None:
+            if cgroup is not None:
+                # before the cgroup namespace, whose root is the new group then
+                for note in cgroup.join():
+                    send_frame(control, ("note", note))
             _run(plan, control, stdio, state_dir, emulator_ns)
     except Refused as refused:
         _report(control, refused)
@@ -71,7 +83,7 @@ def _run(
     if plan["rlimits"]:
         import resource  # noqa: F401 - once the root has changed nothing can be imported
     if plan["pids"]:
-        limit_processes(plan["pids"])  # before the cgroup namespace, whose root is the new cgroup then
+        limit_processes(plan["pids"])
     with gate("unshare"):
         kernel.unshare(plan["namespaces"])
         kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)  # before anything is mounted

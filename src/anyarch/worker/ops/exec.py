@@ -19,19 +19,19 @@ import msgspec
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, ExecFailed
 from anyarch.llb.ops import MountType, NetMode, SecurityMode
-from anyarch.solver.events import LogEvent
+from anyarch.solver.events import LogEvent, WarningEvent
 from anyarch.solver.vertex import CacheMap
 from anyarch.worker.draft import clean
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from anyarch.emulation import Route
-    from anyarch.llb.ops import CacheOpt, ExecOp, Meta, Mount, SSHOpt
-    from anyarch.sandbox.plan import CancelToken, ExecRequest, RootFS
+    from anyarch.llb.ops import CacheOpt, ExecOp, LinuxResources, Meta, Mount, SSHOpt
+    from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources, RootFS
     from anyarch.sandbox.plan import Mount as SandboxMount
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.vertex import ContentKey
@@ -55,13 +55,21 @@ _PROXIES = (
 
 class ExecOperation:
     def __init__(
-        self, worker: Worker, op: ExecOp, platform: Platform | None, inputs: int, digest: str
+        self,
+        worker: Worker,
+        op: ExecOp,
+        platform: Platform | None,
+        inputs: int,
+        digest: str,
+        *,
+        limits: LinuxResources | None = None,
     ) -> None:
         self._worker = worker
         self._op = op
         self.platform = platform or worker.platform
         self._inputs = inputs
         self._vertex = digest
+        self._limits = limits
         self._devices: tuple[str, ...] = ()
         self._check()
 
@@ -178,11 +186,23 @@ class ExecOperation:
                 tail.add(data)
                 worker.emit(LogEvent(self._vertex, stream, data, time.time()))
 
-            status = worker.machine.executor().run(request, on_output=on_output, cancel=cancel)
+            notes: list[tuple[str, str]] = []
+            status = worker.machine.executor().run(
+                request,
+                on_output=on_output,
+                cancel=cancel,
+                on_note=lambda kind, text: notes.append((kind, text)),
+            )
             accepted = op.meta.valid_exit_codes or (0,)
+            self._warn_of_limits(notes, failed=status not in accepted)
             if status not in accepted:
+                out_of_memory = any(kind == "out of memory" for kind, _ in notes)
                 raise ExecFailed(
-                    op.meta.args, status, tail=tail.data, hint=self._hint(status, tail.data, route)
+                    op.meta.args,
+                    status,
+                    tail=tail.data,
+                    hint=self._hint(status, tail.data, route, out_of_memory=out_of_memory),
+                    reason="cannot allocate memory" if out_of_memory else "",  # BuildKit's words
                 )
             return self._outputs(mounts, inputs)
 
@@ -241,6 +261,8 @@ class ExecOperation:
             ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
             emulators=route.emulators,
             pids=worker.pids,
+            resources=_resources(self._limits),
+            cgroup_parent=meta.cgroup_parent,
         )
         if self._devices:
             from anyarch.worker.devices import with_devices
@@ -324,7 +346,21 @@ class ExecOperation:
             outputs[mount.output] = SnapshotResult((*layers, layer))
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
 
-    def _hint(self, status: int, tail: bytes, route: Route) -> str | None:
+    def _warn_of_limits(self, notes: Iterable[tuple[str, str]], *, failed: bool) -> None:
+        missed = [text for kind, text in notes if kind == "limit"]
+        if missed:
+            text = "; ".join(dict.fromkeys(missed))
+            self._worker.emit(WarningEvent(self._vertex, f"a step ran without its limits: {text}"))
+        if not failed and any(kind == "out of memory" for kind, _ in notes):
+            self._worker.emit(
+                WarningEvent(self._vertex, "the kernel killed a process of a step for its limit of memory")
+            )
+
+    def _hint(self, status: int, tail: bytes, route: Route, *, out_of_memory: bool = False) -> str | None:
+        if out_of_memory:
+            limit = self._limits.memory if self._limits is not None else 0
+            of = f" of {limit} bytes (--resource memory)" if limit else " of its control group"
+            return f"the step needed more memory than its limit{of}: the kernel killed a process of it"
         if status in (126, 127) and b"not found" in tail and self._op.meta.args[:1]:
             return "the program is not in this stage: check its spelling and PATH, or install it before"
         if status == 139 and route.kind != "native":
@@ -401,6 +437,12 @@ class _Tail:
 
     def add(self, data: bytes) -> None:
         self.data = (self.data + data)[-self._limit :]
+
+
+def _resources(limits: LinuxResources | None) -> Resources:
+    from anyarch.sandbox.plan import NO_RESOURCES, Resources
+
+    return Resources(**msgspec.structs.asdict(limits)) if limits is not None else NO_RESOURCES
 
 
 def _missing_secret(name: str) -> BuildError:
