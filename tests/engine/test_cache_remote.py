@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -45,6 +46,8 @@ def remote() -> Iterator[FakeRegistry]:
 def builder(directory: Path, name: str) -> Builder:
     made = Builder(directory / name)
     made.write(FILES)
+    for file in FILES:
+        os.utime(made.context / file, (1_700_000_000, 1_700_000_000))
     return made
 
 

@@ -32,10 +32,12 @@ __all__ = [
     "Compression",
     "Compressor",
     "detect",
+    "member_function",
     "open_decompressed",
+    "thread_count",
 ]
 
-Type = Literal["uncompressed", "gzip", "zstd"]
+Type = Literal["uncompressed", "gzip", "estargz", "zstd"]
 
 BLOCK_SIZE = 1 << 20
 """Input bytes of one gzip member; part of the format of our blobs, so of `Compression.key`."""
@@ -43,9 +45,10 @@ BLOCK_SIZE = 1 << 20
 _MEDIA_TYPES = {
     "uncompressed": "application/vnd.oci.image.layer.v1.tar",
     "gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
+    "estargz": "application/vnd.oci.image.layer.v1.tar+gzip",
     "zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
-_LEVELS = {"gzip": 9, "zstd": 22}
+_LEVELS = {"gzip": 9, "estargz": 9, "zstd": 22}
 
 _ZSTD_LEVEL = 3
 # A fixed job size makes the output independent of the number of workers. From level 10 on the window
@@ -62,7 +65,7 @@ _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, 
 class Compression(msgspec.Struct, frozen=True):
     """How a layer is compressed. `level` None is our default (gzip: isal's 2; zstd: 3).
 
-    Levels are 0 to 9 for gzip, 0 to 22 for zstd; raises `UsageError`.
+    Levels are 0 to 9 for gzip and estargz (see `archive.estargz`), 0 to 22 for zstd; raises `UsageError`.
     """
 
     type: Type = "gzip"
@@ -71,7 +74,7 @@ class Compression(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.type not in _MEDIA_TYPES:
             raise UsageError(
-                f"unsupported compression type {self.type}", hint="one of uncompressed, gzip, zstd"
+                f"unsupported compression type {self.type}", hint="one of uncompressed, gzip, estargz, zstd"
             )
         if (
             self.level is not None
@@ -92,12 +95,12 @@ class Compression(msgspec.Struct, frozen=True):
             case "zstd":
                 version = zstd_module().zstd_version
                 return f"zstd:libzstd-{version}:{_ZSTD_LEVEL if self.level is None else self.level}"
-            case "gzip" if self.level is None:
+            case "gzip" | "estargz" if self.level is None:
                 import isal
 
-                return f"gzip:isal-{isal.ISAL_VERSION}-{os.uname().machine}:2"
-            case "gzip":
-                return f"gzip:{_deflater()[0]}:{self.level}"
+                return f"{self.type}:isal-{isal.ISAL_VERSION}-{os.uname().machine}:2"
+            case "gzip" | "estargz":
+                return f"{self.type}:{_deflater()[0]}:{self.level}"
 
     @property
     def media_type(self) -> str:
@@ -133,10 +136,12 @@ class Compressor:
             case "uncompressed":
                 self._encoder = _Plain(sink)
             case "gzip":
-                self._encoder = _Members(_member_function(compression.level), sink, _thread_count(threads))
+                self._encoder = _Members(member_function(compression.level), sink, thread_count(threads))
+            case "estargz":
+                raise UsageError("estargz is made of a whole tar, not of a stream of bytes")
             case "zstd":
                 level = _ZSTD_LEVEL if compression.level is None else compression.level
-                self._encoder = _Zstd(level, sink, _thread_count(threads))
+                self._encoder = _Zstd(level, sink, thread_count(threads))
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._closed = False
@@ -288,7 +293,8 @@ class _Zstd:
         self._compressor = None
 
 
-def _thread_count(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """The threads that compress: `threads`, by default one a CPU, at most 8."""
     if threads is None:
         from anyarch.archive.parallel import usable_cpus
 
@@ -307,7 +313,7 @@ def _deflater() -> tuple[str, Any]:
     return f"zlib-ng-{zlib_ng.ZLIBNG_VERSION}", zlib_ng
 
 
-def _member_function(level: int | None) -> Callable[[bytes], bytes]:
+def member_function(level: int | None) -> Callable[[bytes], bytes]:
     """What makes one gzip member of a block."""
     if level is None:
         from isal import igzip_lib

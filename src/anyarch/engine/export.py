@@ -19,6 +19,7 @@ from anyarch.exporter.assemble import ImageOptions, assemble
 from anyarch.exporter.timestamp import format_time
 from anyarch.solver.events import StatusEvent, VertexEvent
 from anyarch.spec.digest import Digest
+from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from anyarch.engine.request import BuildRequest
     from anyarch.exporter.assemble import AssembledImage, InlineCache, PlatformResult
     from anyarch.solver.events import EventSink
-    from anyarch.spec.reference import Reference
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
 
@@ -149,8 +149,6 @@ class Exporter:
         epoch = epoch_of(output.attrs, self._epoch)
         compression = compression_of(output.attrs)
         oci = flag(output.attrs, "oci-mediatypes", default=True)
-        if not oci and compression.type == "zstd":
-            raise UsageError("compression=zstd needs OCI media types", hint="leave out oci-mediatypes=false")
         return ImageOptions(
             compression,
             force_compression=flag(output.attrs, "force-compression", default=False),
@@ -158,7 +156,8 @@ class Exporter:
             epoch=epoch,
             rewrite_timestamp=flag(output.attrs, "rewrite-timestamp", default=False),
             multi_platform=multi_platform,
-            annotations=annotations_of(self._request),
+            annotations=annotations_of(self._request, output),
+            prefer_nondist_layers=flag(output.attrs, "prefer-nondist-layers", default=False),
         )
 
     async def _image(
@@ -182,6 +181,7 @@ class Exporter:
         push = output.type == "registry" or flag(output.attrs, "push", default=False)
         by_digest = flag(output.attrs, "push-by-digest", default=False)
         if output.type in ("image", "registry"):
+            names, is_canonical = _with_dangling(output.attrs, names, image)
             if push:
                 if not names:
                     raise UsageError(
@@ -189,8 +189,11 @@ class Exporter:
                     )
                 await self._push(output, image, names, by_digest, progress)
             if flag(output.attrs, "store", default=True) and not by_digest:
-                self._record(image, names, progress)
-            return image, names
+                self._record(image, names, progress, is_canonical=is_canonical)
+            if flag(output.attrs, "unpack", default=False):
+                await self._unpack(results)
+                progress.step("unpacking")
+            return image, [name.with_tag("") for name in names] if by_digest else names
         await self._fetch_bases(image)
         created = format_time(options.epoch) if options.epoch is not None else _created(image)
         docker = output.type == "docker"
@@ -217,11 +220,30 @@ class Exporter:
             self._worker.allow_insecure({name.domain for name in names})
         await push(self._worker, image, names, by_digest=by_digest, on_step=progress.step)
 
-    def _record(self, image: AssembledImage, names: Sequence[Reference], progress: _Progress) -> None:
+    def _record(
+        self,
+        image: AssembledImage,
+        names: Sequence[Reference],
+        progress: _Progress,
+        *,
+        is_canonical: bool,
+    ) -> None:
+        """Name the image in the store; `is_canonical`: also by name and digest."""
         raw = msgspec.json.encode(image.descriptor)
         for name in names:
             self._store.cache.set_value("image", str(name), raw)
+            if is_canonical and name.digest is None:
+                self._store.cache.set_value("image", str(name.with_digest(image.root.digest)), raw)
             progress.step(f"naming to {name}")
+
+    async def _unpack(self, results: Sequence[PlatformResult]) -> None:
+        """Make the directories that a step or `anyarch run` would mount."""
+        from anyarch.worker.result import SnapshotResult
+
+        for result in results:
+            chain = SnapshotResult(result.layers)
+            await self._worker.ensure_local(chain)
+            await asyncio.to_thread(self._worker.directories, chain)
 
     async def _fetch_cached(self, results: Sequence[PlatformResult]) -> None:
         """Layers of steps that came from a build cache and are to be written anew."""
@@ -286,8 +308,10 @@ class Exporter:
             PlatformTree(result.platform, self._worker.view(chain))
             for result, chain in zip(results, chains, strict=True)
         ]
-        split = flag(output.attrs, "platform-split", default=len(results) > 1 or multi_platform)
+        several = len(results) > 1 or multi_platform
+        split = flag(output.attrs, "platform-split", default=several)
         if output.type == "tar":
+            split = several  # whatever the attribute says, as in BuildKit
             await asyncio.to_thread(
                 _to_file, output, lambda sink: write_tar(trees, sink, split=split, epoch=epoch)
             )
@@ -295,8 +319,24 @@ class Exporter:
             return
         if output.dest is None:
             raise UsageError("output type=local needs dest")
-        await asyncio.to_thread(write_directory, trees, Path(output.dest), split=split, epoch=epoch)
+        delete = output.attrs.get("mode", "").strip().lower() == "delete"
+        await asyncio.to_thread(
+            write_directory, trees, Path(output.dest), split=split, epoch=epoch, delete=delete
+        )
         progress.step("copying files")
+
+
+def _with_dangling(
+    attrs: dict[str, str], names: list[Reference], image: AssembledImage
+) -> tuple[list[Reference], bool]:
+    """The names of an image with that of `dangling-name-prefix`, and whether they are to be had with the
+    digest too."""
+    is_canonical = flag(attrs, "name-canonical", default=False)
+    prefix = attrs.get("dangling-name-prefix", "")
+    if prefix and not (names and flag(attrs, "danging-name-empty-only", default=False)):
+        dangling = Reference.parse(f"{prefix}@{image.root.digest}")
+        return [*names, dangling], is_canonical and bool(names)
+    return names, is_canonical
 
 
 def _created(image: AssembledImage) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Literal
 
 from anyarch.engine.remote import is_download, is_remote
-from anyarch.errors import ContextError, NotSupported, UsageError
+from anyarch.engine.request import Annotation
+from anyarch.errors import ContextError, UsageError
 from anyarch.exporter.assemble import Annotations
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     from anyarch.store.store import Store
 
 __all__ = [
+    "annotation_of",
     "annotations_of",
     "answer_of",
     "build_epoch",
+    "check_output",
     "compression_of",
     "epoch_of",
     "flag",
@@ -42,6 +46,7 @@ _IMAGE_ATTRS = frozenset(
         "store",
         "unpack",
         "dangling-name-prefix",
+        "danging-name-empty-only",  # spelled so by BuildKit
         "name-canonical",
         "oci-mediatypes",
         "oci-artifact",
@@ -56,18 +61,32 @@ _IMAGE_ATTRS = frozenset(
     ]
 )
 _FILE_ATTRS = frozenset(["platform-split", "source-date-epoch", "mode", "attestation-prefix"])
-_LATER = {
-    "name-canonical": False,
-    "unpack": False,
-    "prefer-nondist-layers": False,
-}
-
-
-_COMPRESSIONS: dict[str, Literal["gzip", "zstd", "uncompressed"]] = {
+_BOOLEANS = (
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "store",
+    "unpack",
+    "danging-name-empty-only",
+    "name-canonical",
+    "oci-mediatypes",
+    "oci-artifact",
+    "force-compression",
+    "rewrite-timestamp",
+    "prefer-nondist-layers",
+    "attestation-inline",
+    "tar",
+    "platform-split",
+)
+_COMPRESSIONS: dict[str, Literal["gzip", "estargz", "zstd", "uncompressed"]] = {
     "gzip": "gzip",
+    "estargz": "estargz",
     "zstd": "zstd",
     "uncompressed": "uncompressed",
 }
+LOCAL_DELETE = "buildx.local.delete"
+"""Allows `mode=delete` of a local output to delete outside the working directory."""
+_ONLY_OCI = ("estargz", "zstd")
 
 
 def flag(attrs: dict[str, str], name: str, *, default: bool) -> bool:
@@ -83,27 +102,40 @@ def flag(attrs: dict[str, str], name: str, *, default: bool) -> bool:
 
 
 def check_output(output: Output) -> None:
-    """Refuse attributes that are unknown or come later; none is ignored."""
-    known = _FILE_ATTRS if output.type in ("local", "tar") else _IMAGE_ATTRS
+    """Refuse attributes that are unknown, wrong, or at odds with one another; none is ignored."""
+    is_image = output.type not in ("local", "tar", "cacheonly")
+    known = _IMAGE_ATTRS if is_image else _FILE_ATTRS
     if output.type == "cacheonly":
         known = frozenset()
-    for name, value in output.attrs.items():
-        if name.startswith("annotation"):
-            raise NotSupported(
-                "annotations as output attributes are not supported yet", hint="use --annotation"
-            )
+    for name in output.attrs:
+        if is_image and annotation_of(name, "") is not None:
+            continue
         if name not in known:
             raise UsageError(
                 f"unknown attribute {name!r} of output type={output.type}",
                 hint=f"it takes type, dest, {', '.join(sorted(known))}",
             )
-        if name in _LATER and flag(output.attrs, name, default=False) is not _LATER[name]:
-            raise NotSupported(f"{name}={value} of output type={output.type} is not supported yet")
+        if name in _BOOLEANS:
+            flag(output.attrs, name, default=False)
     epoch_of(output.attrs, None)
-    if output.type not in ("local", "tar", "cacheonly"):
-        compression_of(output.attrs)
-    if output.attrs.get("mode", "copy") != "copy":
-        raise NotSupported("mode=delete of output type=local is not supported yet")
+    if is_image:
+        _check_image(output.attrs)
+    elif output.attrs.get("mode", "copy").strip().lower() not in ("", "copy", "delete"):
+        raise UsageError(f'invalid local exporter mode "{output.attrs["mode"]}"', hint="it is copy or delete")
+
+
+def _check_image(attrs: dict[str, str]) -> None:
+    kind = compression_of(attrs).type
+    if not flag(attrs, "oci-mediatypes", default=True):
+        if kind in _ONLY_OCI:
+            raise UsageError(
+                f'exporter option "compression={kind}" conflicts with "oci-mediatypes=false"',
+                hint="leave out oci-mediatypes=false",
+            )
+        if flag(attrs, "oci-artifact", default=False):
+            raise UsageError('exporter option "oci-artifact=true" conflicts with "oci-mediatypes=false"')
+    if flag(attrs, "rewrite-timestamp", default=False) and flag(attrs, "unpack", default=False):
+        raise UsageError('exporter option "rewrite-timestamp" conflicts with "unpack"')
 
 
 def frontend_attrs(request: BuildRequest) -> dict[str, str]:
@@ -174,7 +206,7 @@ def local_inputs(request: BuildRequest) -> dict[str, str]:
 
 def lent_things(request: BuildRequest) -> Lent:
     """Secrets, agents and entitlements of a request. `--network=host` asks for its own entitlement."""
-    allow = set(request.allow)
+    allow = set(request.allow) - {LOCAL_DELETE}
     if request.network == "host":
         allow.add("network.host")
     ssh = {item.id: LentSsh(item.paths) for item in request.ssh}
@@ -240,12 +272,10 @@ def compression_of(attrs: dict[str, str]) -> Compression:
     from anyarch.archive.compression import Compression
 
     wanted = attrs.get("compression", "gzip")
-    if wanted == "estargz":
-        raise NotSupported("compression=estargz is not supported yet", hint="gzip, zstd and uncompressed are")
     kind = _COMPRESSIONS.get(wanted)
     if kind is None:
         raise UsageError(
-            f"unsupported layer compression type {wanted!r}", hint="choose gzip, zstd or uncompressed"
+            f"unsupported compression type {wanted}", hint="choose gzip, estargz, zstd or uncompressed"
         )
     text = attrs.get("compression-level", "")
     level: int | None = None
@@ -278,21 +308,45 @@ def build_epoch(frontend: FrontendResult) -> int | None:
     return max(found, default=None)
 
 
-def annotations_of(request: BuildRequest) -> Annotations:
-    levels: dict[str, list[tuple[Platform | None, str, str]]] = {
-        "manifest": [],
-        "manifest-descriptor": [],
-        "index": [],
-        "index-descriptor": [],
-    }
-    for item in request.annotations:
-        platform = Platform.parse(item.platform) if item.platform else None
+_ANNOTATION = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([A-Za-z0-9_/-]+)\])?\.(\S+)\Z")
+_LEVELS = ("manifest", "manifest-descriptor", "index", "index-descriptor")
+
+
+def annotation_of(name: str, value: str) -> Annotation | None:
+    """What an output's attribute `annotation[-LEVEL][[PLATFORM]].KEY` says; None for another attribute.
+    Raises `UsageError`."""
+    match = _ANNOTATION.match(name)
+    if match is None:
+        return None
+    kind, platform = match[1] or "manifest", match[2] or ""
+    if kind not in _LEVELS:
+        raise UsageError(f"unrecognized annotation type {kind}", hint=f"it is one of {', '.join(_LEVELS)}")
+    if platform and kind.startswith("index"):
+        raise UsageError(f"annotations of type {kind} take no platform")
+    return Annotation(match[3], value, kind, platform)
+
+
+def annotations_of(request: BuildRequest, output: Output) -> Annotations:
+    """Those of the request and of one output; of two with one key, the request's (`--annotation`) counts."""
+    levels: dict[str, dict[tuple[Platform | None, str], str]] = {level: {} for level in _LEVELS}
+    own = [annotation_of(name, value) for name, value in sorted(output.attrs.items())]
+    for item in (*own, *request.annotations):
+        if item is None:
+            continue
         if item.kind not in levels:
             raise UsageError(f"unknown annotation type {item.kind!r}")
-        levels[item.kind].append((platform, item.key, item.value))
+        platform = Platform.parse(item.platform) if item.platform else None
+        levels[item.kind][platform, item.key] = item.value
+
+    def platformed(level: str) -> tuple[tuple[Platform | None, str, str], ...]:
+        return tuple((platform, key, value) for (platform, key), value in levels[level].items())
+
+    def plain(level: str) -> tuple[tuple[str, str], ...]:
+        return tuple((key, value) for (_, key), value in levels[level].items())
+
     return Annotations(
-        tuple(levels["manifest"]),
-        tuple(levels["manifest-descriptor"]),
-        tuple((key, value) for _, key, value in levels["index"]),
-        tuple((key, value) for _, key, value in levels["index-descriptor"]),
+        platformed("manifest"),
+        platformed("manifest-descriptor"),
+        plain("index"),
+        plain("index-descriptor"),
     )

@@ -18,7 +18,7 @@ from anyarch.engine.request import Output
 from anyarch.errors import BadReference, ContextError, NotSupported, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyarch.engine.request import BuildRequest
 
@@ -52,7 +52,8 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
         request = msgspec.structs.replace(request, tags=(), outputs=())
     tags = tuple(_tag(text) for text in request.tags)
     outputs = request.outputs or ((Output("image"),) if tags else ())
-    outputs = tuple(_output(output, tags) for output in outputs)
+    may_delete = _may_delete(request.allow)
+    outputs = tuple(_output(output, tags, request.tags, may_delete=may_delete) for output in outputs)
     _check_destinations(outputs, stdout_is_terminal)
     names, _ = grammar.platforms(request.platforms)
     return msgspec.structs.replace(request, tags=tags, outputs=outputs, platforms=names)
@@ -135,7 +136,8 @@ def _tag(text: str) -> str:
     return str(reference)
 
 
-def _output(output: Output, tags: tuple[str, ...]) -> Output:
+def _output(output: Output, tags: tuple[str, ...], written: Sequence[str], *, may_delete: bool) -> Output:
+    """`written` are the tags as the user wrote them."""
     attrs = dict(output.attrs)
     kind = output.type
     if kind not in OUTPUT_TYPES:
@@ -152,6 +154,8 @@ def _output(output: Output, tags: tuple[str, ...]) -> Output:
                 f"invalid value {attrs[name]!r} of {name}= in an output", hint="it is true or false"
             )
     if kind in ("image", "oci", "docker"):
+        if grammar.truth(attrs.get("push-by-digest", "false")) and grammar.truth(attrs.get("push", "false")):
+            _check_by_digest(written or attrs.get("name", "").split(","))
         if tags:
             attrs["name"] = ",".join(tags)
         elif attrs.get("name"):
@@ -159,17 +163,42 @@ def _output(output: Output, tags: tuple[str, ...]) -> Output:
     if kind == "image" and grammar.truth(attrs.get("push", "false")) and not attrs.get("name"):
         raise UsageError("tag is needed when pushing to registry", hint="name it: -t registry/repository:tag")
     if kind == "local":
-        mode = attrs.get("mode", "copy")
-        if mode == "delete":
-            raise NotSupported(
-                "mode=delete of local outputs comes in a later release", hint="empty the directory first"
-            )
-        if mode != "copy":
-            raise UsageError(f'invalid mode "{mode}" of a local output', hint="it is copy or delete")
+        mode = attrs.get("mode", "").strip().lower()
+        if mode not in ("", "copy", "delete"):
+            raise UsageError(f'invalid local exporter mode "{attrs["mode"]}"', hint="it is copy or delete")
+        if mode == "delete" and not may_delete:
+            _check_delete(output.dest or "")
     dest = output.dest
     if kind == "tar" or (kind == "oci" and grammar.truth(attrs.get("tar", "true"))):
         dest = dest or "-"
     return Output(kind, dest, attrs)
+
+
+def _check_by_digest(names: Sequence[str]) -> None:
+    for name in names:
+        if ":" in name.rpartition("/")[2]:
+            raise UsageError(
+                f"can't push tagged ref {_tag(name.strip())} by digest",
+                hint="name the repository without a tag, or leave out push-by-digest",
+            )
+
+
+def _may_delete(allow: Sequence[str]) -> bool:
+    for name in allow:
+        if name.startswith("buildx.local.delete="):
+            raise UsageError("buildx.local.delete does not accept a value")
+    return "buildx.local.delete" in allow
+
+
+def _check_delete(dest: str) -> None:
+    """A local output that deletes what it does not write may do so below the working directory, and
+    elsewhere only when that was allowed."""
+    inside = os.path.realpath(dest)
+    if not inside.startswith(os.path.join(os.path.realpath(os.getcwd()), "")):
+        raise UsageError(
+            f'local output mode=delete for destination "{dest}" requires --allow=buildx.local.delete',
+            hint="everything in that directory which is not part of the result would be deleted",
+        )
 
 
 def _check_destinations(outputs: tuple[Output, ...], stdout_is_terminal: Callable[[], bool]) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from anyarch.archive.compression import Compression
 from anyarch.errors import BuildError, StoreError
 from anyarch.exporter.timestamp import clamp, format_time
+from anyarch.snapshot.forms import TOC_DIGEST, UNCOMPRESSED
 from anyarch.snapshot.layers import Layer
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, History, ImageConfig, Index, Manifest, RootFS, decode, encode
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     InlineCache = Callable[[Sequence[str], Sequence[str]], bytes]
     """Answers a member of the config's JSON object for a chain of layers (ids, and the digests of their
     blobs, "" for one without entries)."""
+
+REWRITTEN = "buildkit/rewritten-timestamp"
+_KEPT = (REWRITTEN, TOC_DIGEST, "io.containers.estargz.uncompressed-size")
+"""What stays in a layer's descriptor: for runtimes that fetch lazily, and the time that bounds its files."""
 
 __all__ = ["Annotations", "AssembledImage", "AssembledPlatform", "ImageOptions", "PlatformResult", "assemble"]
 
@@ -55,7 +60,9 @@ class Annotations(msgspec.Struct, frozen=True):
 class ImageOptions(msgspec.Struct, frozen=True):
     """How image documents are made. `epoch` (SOURCE_DATE_EPOCH, seconds) bounds all times that this build
     sets;
-    with `rewrite_timestamp` those of files in new layers as well."""
+    with `rewrite_timestamp` those of files in new layers as well. `prefer_nondist_layers` keeps the media
+    types and addresses of layers that are not for distribution (of Windows' base images); else they become
+    ordinary ones."""
 
     compression: Compression
     force_compression: bool = False
@@ -64,6 +71,7 @@ class ImageOptions(msgspec.Struct, frozen=True):
     rewrite_timestamp: bool = False
     multi_platform: bool = False
     annotations: Annotations = Annotations()
+    prefer_nondist_layers: bool = False
 
 
 class AssembledPlatform(msgspec.Struct, frozen=True):
@@ -110,6 +118,7 @@ async def assemble(
     """Make and store all documents of an image. Raises `NoSpace` and its kin."""
     if not results:
         raise BuildError("the build gave no result to export")
+    _check_annotations(results, options)
     wanted = list(dict.fromkeys(layer for result in results for layer in result.layers))
     blobs = dict(
         zip(
@@ -128,7 +137,7 @@ async def assemble(
         on_step(f"exporting config {platforms[-1].config.digest}")
     notes = options.annotations
     if len(platforms) == 1 and not options.multi_platform:
-        if notes.index:
+        if notes.index or notes.index_descriptor:
             raise BuildError("index annotations not supported for single platform export")
         only = platforms[0]
         return AssembledImage((only,), None, only.descriptor)
@@ -141,7 +150,24 @@ async def assemble(
     blob = Blob.of(index.media_type, encode(index))
     store.content.put(blob.raw)
     on_step(f"exporting manifest list {blob.digest}")
-    return AssembledImage(tuple(platforms), blob, blob.descriptor())
+    descriptor = blob.descriptor(annotations=dict(notes.index_descriptor) or None)
+    return AssembledImage(tuple(platforms), blob, descriptor)
+
+
+def _check_annotations(results: Sequence[PlatformResult], options: ImageOptions) -> None:
+    notes = options.annotations
+    there = {result.platform for result in results}
+    for platform, _, _ in (*notes.manifest, *notes.manifest_descriptor):
+        if platform is not None and platform not in there:
+            raise BuildError(
+                f"invalid annotation: no platform {platform} found in source",
+                hint=f"the build is for {', '.join(str(one) for one in sorted(there, key=str))}",
+            )
+    if not options.oci_media_types and (notes.index or notes.index_descriptor or notes.manifest_descriptor):
+        raise BuildError(
+            'cannot export annotations with "oci-mediatypes=false"',
+            hint="Docker's media types know annotations of the manifest alone",
+        )
 
 
 class _LayerBlob(msgspec.Struct, frozen=True):
@@ -152,16 +178,27 @@ class _LayerBlob(msgspec.Struct, frozen=True):
 
 def _layer_blob(store: Store, layers: LayerStore, layer_id: str, options: ImageOptions) -> _LayerBlob:
     layer = layers.get(layer_id)
-    if options.rewrite_timestamp and options.epoch is not None and not layers.is_base(layer):
+    rewritten = options.rewrite_timestamp and options.epoch is not None and not layers.is_base(layer)
+    if rewritten and options.epoch is not None:
         layer = _rewritten(store, layers, layer, options.epoch)
     diff_id = layers.diff_id(layer)
     if diff_id == EMPTY_LAYER:
         return _LayerBlob(layer, diff_id, Descriptor(media.OCI_LAYER_GZIP, "", 0))
     descriptor = layers.blob(layer, options.compression, force=options.force_compression)
+    notes = dict(descriptor.annotations or {})
+    if rewritten:
+        notes[REWRITTEN] = str(options.epoch)
     convert = media.to_oci if options.oci_media_types else media.to_docker
-    return _LayerBlob(
-        layer, diff_id, Descriptor(convert(descriptor.media_type), descriptor.digest, descriptor.size)
+    media_type = convert(descriptor.media_type)
+    urls = descriptor.urls if options.prefer_nondist_layers else ()
+    out = Descriptor(
+        media_type if urls else media.to_distributable(media_type),
+        descriptor.digest,
+        descriptor.size,
+        urls=urls,
+        annotations={key: notes[key] for key in _KEPT if key in notes} or None,
     )
+    return _LayerBlob(layer, notes.get(UNCOMPRESSED, diff_id), out)
 
 
 def _rewritten(store: Store, layers: LayerStore, layer: Layer, epoch: int) -> Layer:

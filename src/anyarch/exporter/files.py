@@ -16,7 +16,7 @@ from anyarch.snapshot.view import TreeView
 from anyarch.spec.platform import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from anyarch.snapshot.view import Node
@@ -40,7 +40,7 @@ def _bounded(entry: Entry, prefix: str, epoch: int | None) -> Entry:
     linkname = entry.linkname
     if entry.kind is Kind.HARDLINK and prefix:
         linkname = f"{prefix}/{linkname}"
-    mtime_ns = entry.mtime_ns if epoch is None else min(entry.mtime_ns, epoch * 1_000_000_000)
+    mtime_ns = entry.mtime_ns if epoch is None else epoch * 1_000_000_000
     return msgspec.structs.replace(
         entry, path=path, linkname=linkname, mtime_ns=mtime_ns, offset=-1, opaque=False
     )
@@ -92,11 +92,20 @@ def _with_links(tree: TreeView | None) -> list[tuple[Node, Entry]]:
 
 
 def write_directory(
-    trees: Sequence[PlatformTree], directory: Path, *, split: bool, epoch: int | None = None
+    trees: Sequence[PlatformTree],
+    directory: Path,
+    *,
+    split: bool,
+    epoch: int | None = None,
+    delete: bool = False,
 ) -> None:
-    """Files into `directory`, owned by whoever runs this; what is there already and not in the result
-    stays."""
+    """Files into `directory`, owned by whoever runs this. What is there already and not in the result stays,
+    or with `delete` goes when all is written. Without `split` no two platforms may have the same file."""
     from anyarch.archive.apply import Unpacker
+
+    if not split:
+        _check_overlap(trees)
+    written: set[str] = set()
 
     if directory.exists() and not directory.is_dir():
         raise OutputError(f"destination {directory} is not a directory")
@@ -105,10 +114,13 @@ def write_directory(
         for item in trees:
             target = directory / item.platform.directory if split else directory
             target.mkdir(exist_ok=True)
+            prefix = f"{item.platform.directory}/" if split else ""
+            written.add(prefix.rstrip("/"))
             with Unpacker(str(target), whiteouts="delete", chown=False, keep_root=True) as unpacker:
                 for node, entry in _with_links(item.tree):
                     if entry.kind in (Kind.CHAR_DEVICE, Kind.BLOCK_DEVICE):
                         continue
+                    written.add(prefix + entry.path)
                     out = _bounded(entry, "", epoch)
                     if entry.kind is Kind.FILE and item.tree is not None:
                         with item.tree.open(node) as stream:
@@ -118,5 +130,47 @@ def write_directory(
                 unpacker.finish()
             if split and epoch is not None:
                 os.utime(target, (epoch, epoch))
+        if delete:
+            _delete_others(str(directory), written)
     except OSError as error:
         raise output_error(error, directory) from None
+
+
+def _check_overlap(trees: Sequence[PlatformTree]) -> None:
+    owners: dict[str, Platform] = {}
+    for item in trees if len(trees) > 1 else ():
+        for node in _nodes(item.tree):
+            if node.entry.kind is Kind.DIRECTORY:
+                continue
+            first = owners.setdefault(node.entry.path, item.platform)
+            if first is not item.platform:
+                raise OutputError(
+                    f"cannot overwrite {node.entry.path} from {first} with {item.platform} when split option"
+                    " is disabled",
+                    hint="leave out platform-split=false: each platform then has a directory of its own",
+                )
+
+
+def _delete_others(directory: str, kept: set[str]) -> None:
+    """Remove all below `directory` that is neither in `kept` nor above something in it. Follows no link."""
+    from anyarch.store.tree import remove_tree
+
+    above = {path[:position] for path in kept for position in _slashes(path)}
+    stack = [""]
+    while stack:
+        below = stack.pop()
+        with os.scandir(os.path.join(directory, below)) as entries:
+            found = list(entries)
+        for entry in found:
+            path = f"{below}/{entry.name}" if below else entry.name
+            if path not in kept and path not in above:
+                remove_tree(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                stack.append(path)
+
+
+def _slashes(path: str) -> Iterator[int]:
+    position = path.find("/")
+    while position >= 0:
+        yield position
+        position = path.find("/", position + 1)

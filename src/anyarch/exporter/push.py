@@ -37,7 +37,8 @@ async def push(
     try:
         for name in names:
             await _push_one(worker, image, name, by_digest, cancel)
-            on_step(f"pushing manifest for {name.name}:{name.tag}@{image.root.digest}")
+            tag = f":{name.tag}" if name.tag and not by_digest else ""
+            on_step(f"pushing manifest for {name.name}{tag}@{image.root.digest}")
     except asyncio.CancelledError:
         cancel.set()
         raise

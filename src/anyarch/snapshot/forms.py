@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from anyarch.store.layers import LayerRow
     from anyarch.store.store import Store
 
-__all__ = ["FormMaker"]
+__all__ = ["TOC_DIGEST", "UNCOMPRESSED", "FormMaker"]
 
 _CHUNK = 1 << 20
+
+UNCOMPRESSED = "containerd.io/uncompressed"
+"""Annotation of a blob (eStargz) that does not give the layer's tar as it is: the digest of what it gives."""
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 
 
 class FormMaker:
@@ -45,9 +49,10 @@ class FormMaker:
     # -- what there is
 
     def local_blob(self, layer: str) -> Descriptor | None:
-        """A blob of the layer whose bytes are here."""
+        """A blob of the layer whose bytes are here, and give its tar."""
         for blob in self._store.records.blobs(layer):
-            if self._store.content.has(blob.descriptor.digest):
+            gives_more = blob.compression.startswith("estargz:")
+            if not gives_more and self._store.content.has(blob.descriptor.digest):
                 return blob.descriptor
         return None
 
@@ -256,6 +261,8 @@ class FormMaker:
                 return blob.descriptor
         for blob in blobs:
             kind = layer_compression(blob.descriptor.media_type)
+            if TOC_DIGEST in (blob.descriptor.annotations or {}):
+                kind = "estargz"
             if not blob.compression and (not force or kind == compression.type):
                 return blob.descriptor
         return None
@@ -266,6 +273,8 @@ class FormMaker:
             diff_id = Digest(row.diff_id or "")
             size = row.forms["tar"]
             digest = self._store.content.adopt(tar, diff_id, size)
+        elif compression.type == "estargz":
+            return self._make_estargz(row, compression)
         else:
             from anyarch.archive.pipeline import LayerPipe
 
@@ -277,6 +286,30 @@ class FormMaker:
                 digest = writer.commit()
                 size = writer.offset
         descriptor = Descriptor(compression.media_type, digest, size)
+        self._store.records.add_blob(row.id, descriptor, compression=compression.key, diff_id=diff_id)
+        return descriptor
+
+    def _make_estargz(self, row: LayerRow, compression: Compression) -> Descriptor:
+        """A blob of which more comes out than the layer's tar: its descriptor tells the digest of that."""
+        from anyarch.archive.estargz import EstargzPipe
+
+        own = hashlib.sha256()
+        with (
+            self._store.content.writer() as writer,
+            EstargzPipe(compression.level, writer.write) as pipe,
+        ):
+
+            def both(data: bytes) -> None:
+                own.update(data)
+                pipe.write(data)
+
+            self._stream(row, both)
+            summary = pipe.close()
+            diff_id = Digest.from_hex(own.hexdigest())
+            self._check_diff_id(row, diff_id)
+            digest = writer.commit()
+            notes = {**pipe.annotations, UNCOMPRESSED: str(summary.diff_id)}
+            descriptor = Descriptor(compression.media_type, digest, writer.offset, annotations=notes)
         self._store.records.add_blob(row.id, descriptor, compression=compression.key, diff_id=diff_id)
         return descriptor
 

@@ -64,7 +64,9 @@ def _check_forms(store: Store, dirops: DirOps) -> None:
         if row is None:
             continue
         has_blob = any(
-            not b.compression or store.content.has(b.descriptor.digest) for b in store.records.blobs(layer)
+            not b.compression
+            or (not b.compression.startswith("estargz:") and store.content.has(b.descriptor.digest))
+            for b in store.records.blobs(layer)
         )
         # A directory without its index is of no use: the index is the truth about owners and modes.
         if has_blob or "tar" in row.forms or ("index" in row.forms and len(row.forms) > 1):

@@ -22,7 +22,9 @@ __all__ = [
     "OCI_LAYER_ZSTD",
     "OCI_MANIFEST",
     "layer_compression",
+    "to_distributable",
     "to_docker",
+    "to_oci",
 ]
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -39,6 +41,7 @@ DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_ZSTD = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+DOCKER_FOREIGN_TAR = "application/vnd.docker.image.rootfs.foreign.diff.tar"
 DOCKER_FOREIGN_GZIP = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
 DOCKER_SCHEMA1 = frozenset(
     {
@@ -51,6 +54,13 @@ INDEXES = frozenset({OCI_INDEX, DOCKER_INDEX})
 MANIFESTS = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 
+_DISTRIBUTABLE = {
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": OCI_LAYER_TAR,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": OCI_LAYER_GZIP,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd": OCI_LAYER_ZSTD,
+    DOCKER_FOREIGN_TAR: DOCKER_LAYER_TAR,
+    DOCKER_FOREIGN_GZIP: DOCKER_LAYER_GZIP,
+}
 _COMPRESSION = {
     OCI_LAYER_TAR: "uncompressed",
     OCI_LAYER_GZIP: "gzip",
@@ -58,6 +68,7 @@ _COMPRESSION = {
     DOCKER_LAYER_TAR: "uncompressed",
     DOCKER_LAYER_GZIP: "gzip",
     DOCKER_LAYER_ZSTD: "zstd",
+    DOCKER_FOREIGN_TAR: "uncompressed",
     DOCKER_FOREIGN_GZIP: "gzip",
     "application/vnd.oci.image.layer.nondistributable.v1.tar": "uncompressed",
     "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": "gzip",
@@ -73,6 +84,10 @@ _TO_DOCKER = {
     OCI_LAYER_GZIP: DOCKER_LAYER_GZIP,
     OCI_LAYER_ZSTD: DOCKER_LAYER_ZSTD,
 }
+_TO_DOCKER |= {
+    "application/vnd.oci.image.layer.nondistributable.v1.tar": DOCKER_FOREIGN_TAR,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip": DOCKER_FOREIGN_GZIP,
+}
 _TO_OCI = {docker: oci for oci, docker in _TO_DOCKER.items()}
 
 
@@ -84,6 +99,11 @@ def layer_compression(media_type: str) -> str | None:
 def to_docker(media_type: str) -> str:
     """The Docker form of an OCI media type; other types unchanged."""
     return _TO_DOCKER.get(media_type, media_type)
+
+
+def to_distributable(media_type: str) -> str:
+    """The ordinary form of a layer that is not for distribution; other types unchanged."""
+    return _DISTRIBUTABLE.get(media_type, media_type)
 
 
 def to_oci(media_type: str) -> str:

@@ -44,7 +44,6 @@ def test_names_of_an_output_are_completed(request_of):
         {"cache_to": (CacheOption("azblob"),)},
         {"attests": {"provenance": {}}},
         {"attests": {"custom": {}}},
-        {"outputs": (Output("local", "out", {"mode": "delete"}),)},
     ],
 )
 def test_what_comes_later_is_refused_with_a_way_out(request_of, fields):

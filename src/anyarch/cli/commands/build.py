@@ -40,7 +40,7 @@ COMMAND = Command(
         Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),
         Flag(
             "allow",
-            "Allow an entitlement (network.host, security.insecure, device[=NAME])",
+            "Allow network.host, security.insecure, device[=NAME], or buildx.local.delete",
             metavar="ENTITLEMENT",
             repeat=True,
         ),
