@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import pytest
 
 from anyarch.emulation import find_emulators
 from anyarch.engine.request import Output
+from anyarch.errors import EmulatorMissing, ExecFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.root, pytest.mark.emulation]
 
+ARM64 = "linux/arm64"
 TABLE = "/proc/sys/fs/binfmt_misc"
 # An instance that a user namespace mounts is its own; that it is empty proves that it is not the machine's.
 _OWN_TABLE = f'mount -t binfmt_misc binfmt_misc {TABLE} && test "$(ls {TABLE} | wc -l)" = 2'
@@ -152,3 +155,79 @@ def test_emulators_come_out_of_an_image(
     assert first.startswith(f"riscv64: registered: anyarch-qemu-riscv64: {tmp_path}/store/emulators/")
     assert second == "riscv64: removed: anyarch-qemu-riscv64"
     assert not list((tmp_path / "store/emulators").iterdir())
+
+
+# which emulator a build uses
+
+
+def test_build_uses_the_emulators_of_the_directory_it_is_given(build: Builder, tmp_path: Path) -> None:
+    """They are told apart by what a step cannot hide: the version that the emulator says of itself."""
+    chosen = tmp_path / "qemu"
+    chosen.mkdir()
+    qemu = find_emulators()["aarch64"].path
+    shutil.copy(qemu, chosen / "qemu-aarch64")
+    with pytest.raises(ExecFailed) as caught:
+        build("FROM busybox\nRUN sh -c 'kill -SEGV $$'; exit $?\n", platform=ARM64, emulators=str(chosen))
+
+    assert caught.value.status == 139
+    version = find_emulators()["aarch64"].version().split()[0]
+    assert f"crashed under qemu-aarch64 {version}" in (caught.value.hint or "")
+    assert f"({chosen}/qemu-aarch64)" in (caught.value.hint or "")
+    assert "--emulators" in (caught.value.hint or "")
+
+
+def test_directory_without_the_emulator_fails_before_any_work(build: Builder, tmp_path: Path) -> None:
+    with pytest.raises(EmulatorMissing, match=f"{tmp_path} holds no static qemu-aarch64"):
+        build("FROM busybox\nRUN true\n", platform=ARM64, emulators=str(tmp_path))
+
+
+def test_step_that_misses_device_nodes_in_its_user_namespace_is_told(build: Builder) -> None:
+    with pytest.raises(ExecFailed) as caught:
+        build("FROM busybox\nRUN mknod /node c 1 3\n", platform=ARM64, emulators=_directory_of_qemu())
+    assert "anyarch emulators install arm64" in (caught.value.hint or "")
+
+    image = build("FROM busybox\nRUN mknod /node c 1 3; ls -l /node > /x\n", platform="linux/amd64")
+    assert image.read_text("/x").startswith("crw")
+
+
+def test_native_and_foreign_programs_run_in_one_step(build: Builder) -> None:
+    build.write({"amd64": _native_program()})
+    image = build(
+        "FROM busybox\nCOPY --chmod=755 amd64 /native\nRUN uname -m > /x; /native; echo $? >> /x\n",
+        platform=ARM64,
+        arch_check="off",
+    )
+    assert image.read_text("/x").split() == ["aarch64", "33"]
+
+
+def test_foreign_program_in_a_native_step_is_explained(build: Builder) -> None:
+    from anyarch.elf.tiny import tiny_executable
+
+    if any("riscv64" in name for name in os.listdir(TABLE)):
+        pytest.skip("this machine runs programs of riscv64 everywhere")
+    build.write({"foreign": tiny_executable("riscv64", 33)})
+    with pytest.raises(ExecFailed) as caught:
+        build("FROM busybox\nCOPY --chmod=755 foreign /foreign\nRUN /foreign\n", arch_check="off")
+    assert "FROM --platform" in (caught.value.hint or "")
+
+
+def test_emulator_is_a_part_of_the_key_of_emulated_steps_alone(
+    build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n"
+    before = build(text, platform=("linux/amd64", ARM64))
+    monkeypatch.setattr("anyarch.emulation.emulator.Emulator.version", lambda *_: "99.0 (test)")
+    after = build(text, platform=("linux/amd64", ARM64))
+
+    assert after.read_text("/id", "linux/amd64") == before.read_text("/id", "linux/amd64")
+    assert after.read_text("/id", ARM64) != before.read_text("/id", ARM64)
+
+
+def _directory_of_qemu() -> str:
+    return os.path.dirname(find_emulators()["aarch64"].path)
+
+
+def _native_program() -> bytes:
+    from anyarch.elf.tiny import tiny_executable
+
+    return tiny_executable("amd64", 33)

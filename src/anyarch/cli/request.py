@@ -81,6 +81,7 @@ def build_request(
         arch_check=parsed.text("arch-check") or "warn",
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
         no_emulation=parsed.switch("no-emulation"),
+        emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
         call=method_of(parsed).name,

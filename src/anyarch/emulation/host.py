@@ -8,21 +8,27 @@ are kept in a memo of the caller, valid until the next boot.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from anyarch.emulation.emulator import QEMU_ARCHITECTURES, find_emulator, magic_and_mask, registration
+from anyarch.emulation.emulator import (
+    QEMU_ARCHITECTURES,
+    emulators_in,
+    find_emulator,
+    magic_and_mask,
+    registration,
+)
 from anyarch.errors import SandboxError
 from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyarch.emulation.emulator import Emulator, Memo
-    from anyarch.sandbox.executor import Executor
+    from anyarch.sandbox.plan import Registration
 
-__all__ = ["Handler", "Host", "amd64_level", "parse_handler", "read_handlers"]
+__all__ = ["Handler", "Host", "Namespaces", "amd64_level", "parse_handler", "read_handlers"]
 
 _BINFMT_MISC = "/proc/sys/fs/binfmt_misc"
 
@@ -34,6 +40,17 @@ _AMD64_LEVELS = (
 )
 # what a 64 bit kernel may run besides its own programs
 _SECONDARY = {"amd64": "386", "arm64": "arm"}
+
+# hwcaps of /proc/cpuinfo (the kernel's arm64/elf_hwcaps.rst) that each version of the architecture adds;
+# 9.0 has all of 8.5
+_ARM64_VERSIONS = (
+    ("v8.1", {"asimdrdm", "atomics", "crc32"}),
+    ("v8.2", {"dcpop"}),
+    ("v8.3", {"fcma", "jscvt", "lrcpc", "paca"}),
+    ("v8.4", {"asimddp", "dit", "flagm", "ilrcpc", "uscat"}),
+    ("v8.5", {"flagm2", "frint", "sb"}),
+    ("v9", {"sve2"}),
+)
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -50,6 +67,13 @@ class Handler(msgspec.Struct, frozen=True):
         return "F" in self.flags
 
 
+class Namespaces(Protocol):
+    """What private binfmt_misc is tried with: `anyarch.sandbox.executor.Executor`."""
+
+    def check_emulators(self, emulators: Sequence[Registration]) -> None:
+        """Raises `SandboxError` naming what refused."""
+
+
 class Host:
     """This machine. The arguments replace what would be found out, for tests and for remote nodes."""
 
@@ -57,21 +81,25 @@ class Host:
         self,
         *,
         memo: Memo | None = None,
-        executor: Executor | None = None,
+        executor: Namespaces | None = None,
         platform: Platform | None = None,
         binfmt_misc: str = _BINFMT_MISC,
         cpu_flags: Callable[[], frozenset[str]] | None = None,
         runs: Callable[[str], bool] | None = None,
         emulator: Callable[[str], Emulator | None] = find_emulator,
+        directory: str = "",
     ) -> None:
-        """`executor` is what private binfmt_misc is tried with; without one it is taken to work."""
+        """`executor` is what private binfmt_misc is tried with; without one it is taken to work. With a
+        `directory` its emulators are the only ones there are.
+        """
         self.memo = memo
         self.platform = platform or host_platform()
         self._executor = executor
-        self._binfmt_misc = binfmt_misc
+        self.binfmt_misc = binfmt_misc
         self._cpu_flags = cpu_flags or _cpu_flags
         self._runs = runs or _runs
-        self._find_emulator = emulator
+        self.directory = directory
+        self._find_emulator = emulators_in(directory).get if directory else emulator
         self._handlers: dict[str, list[Handler]] | None = None
         self._facts: dict[str, str] = {}
         self._emulators: dict[str, Emulator | None] = {}
@@ -93,7 +121,7 @@ class Host:
         """All that `is_native` agrees to, best first."""
         own = self.platform
         names = [own.architecture]
-        variants = {"amd64": ("v4", "v3", "v2", ""), "arm": ("v8", "v7", "v6", "v5")}
+        variants = {"amd64": ("v4", "v3", "v2", ""), "arm": ("v8", "v7", "v6", "v5"), "arm64": ("v9", "")}
         if own.architecture in _SECONDARY:
             names.append(_SECONDARY[own.architecture])
         found = [Platform(own.os, name, variant) for name in names for variant in variants.get(name, ("",))]
@@ -106,14 +134,23 @@ class Host:
     def handlers(self, arch: str) -> list[Handler]:
         """What the host has registered for a QEMU architecture and enabled; those with flag F first."""
         if self._handlers is None:
-            self._handlers = read_handlers(self._binfmt_misc)
+            self._handlers = read_handlers(self.binfmt_misc)
         return self._handlers.get(arch, [])
+
+    def forget_handlers(self) -> None:
+        """Something was registered: look again."""
+        self._handlers = None
 
     def emulator(self, arch: str) -> Emulator | None:
         """The static emulator of a QEMU architecture."""
         if arch not in self._emulators:
             self._emulators[arch] = self._find_emulator(arch)
         return self._emulators[arch]
+
+    def is_chosen(self, emulator: Emulator) -> bool:
+        """Whether the user has named the directory that it lies in: no other one is to take its place."""
+        named = os.environ.get("ANYARCH_QEMU_DIR", "")
+        return bool(self.directory) or (bool(named) and os.path.dirname(emulator.path) == named.rstrip("/"))
 
     def private_refusal(self, emulator: Emulator) -> str:
         """Why a private binfmt_misc cannot be had here (which gate refused); empty when it can."""
@@ -134,6 +171,8 @@ class Host:
     def _has_variant(self, variant: str) -> bool:
         if self.platform.architecture == "amd64" and variant:
             return variant[1:].isdecimal() and int(variant[1:]) <= self.amd64_level()
+        if self.platform.architecture == "arm64" and variant:
+            return variant in arm64_versions(self._cpu_flags())
         if self.platform.architecture == "arm":
             return variant <= (self.platform.variant or "v7")
         return True
@@ -163,6 +202,16 @@ def amd64_level(flags: frozenset[str]) -> int:
             break
         level = number
     return level
+
+
+def arm64_versions(flags: frozenset[str]) -> list[str]:
+    """The versions of the architecture above v8 that a CPU with these /proc/cpuinfo features has."""
+    found = []
+    for name, needed in _ARM64_VERSIONS:
+        if not needed <= flags:
+            break
+        found.append(name)
+    return found
 
 
 def parse_handler(name: str, text: str) -> Handler | None:
@@ -220,7 +269,7 @@ def _cpu_flags() -> frozenset[str]:
         text = file.read(8192).decode("ascii", "replace")
     for line in text.splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":
+        if name.strip() in ("flags", "Features"):  # x86, arm64
             return frozenset(value.split())
     return frozenset()
 

@@ -1,8 +1,8 @@
 """By which route a step of some platform runs here.
 
-As root: a handler that the host has registered with flag F, else a private binfmt_misc in a user namespace.
-As an ordinary user the private one comes first. Where nothing works the error names what refused and what to
-install.
+As root: a handler that the host has registered with flag F, else a private binfmt_misc in a user namespace,
+else (before Linux 6.7) one that is registered with the machine now. As an ordinary user the private one comes
+first, then the host's. Where nothing works the error names what refused and what to install.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ class Route(msgspec.Struct, frozen=True):
 
     `emulators` is what to put into `ExecRequest.emulators`. `cache_identity` names the emulator and its
     version; it belongs into the cache key of a step that runs by this route, and is empty for native ones.
+    `interpreter` is the path of the emulator. `note` tells what was changed on the machine for it.
     """
 
     kind: str
     emulators: tuple[Registration, ...] = ()
     cache_identity: str = ""
+    interpreter: str = ""
+    note: str = ""
 
 
 def plan(platform: Platform, host: Host, *, is_root: bool) -> Route:
@@ -62,16 +65,24 @@ def plan(platform: Platform, host: Host, *, is_root: bool) -> Route:
         )
     handler = next((handler for handler in host.handlers(arch) if handler.is_fixed), None)
     emulator = host.emulator(arch)
-    if handler is not None and (is_root or emulator is None):
+    is_chosen = emulator is not None and host.is_chosen(emulator)
+    if handler is not None and (is_root or emulator is None) and not is_chosen and not host.directory:
         return _host_route(handler, host)
     refusal = ""
     if emulator is not None:
         # Trying costs a process: only where there is another way, or no step would tell.
         refusal = host.private_refusal(emulator)
         if not refusal:
-            return Route("private", (registration(emulator),), _identity(emulator, host))
-    if handler is not None:
+            return Route(
+                "private", (registration(emulator),), _identity(emulator, host), interpreter=emulator.path
+            )
+    if handler is not None and not is_chosen and not host.directory:
         return _host_route(handler, host)
+    if refusal and is_root and emulator is not None:
+        try:
+            return _register(emulator, host)
+        except SandboxError as error:
+            refusal += f", nor can it be registered with the machine: {error.message}"
     raise _missing(platform, arch, host, refusal)
 
 
@@ -103,12 +114,24 @@ def probe(platform: Platform, host: Host, executor: Executor, *, is_root: bool) 
     return route
 
 
+def _register(emulator: Emulator, host: Host) -> Route:
+    """The last resort of root: what `anyarch emulators install` does, for one architecture."""
+    from anyarch.emulation import register
+
+    register.ensure_mounted(host.binfmt_misc)
+    (change,) = register.install([emulator.arch], {emulator.arch: emulator}, directory=host.binfmt_misc)
+    host.forget_handlers()
+    note = f"{change.action} with this machine, which has no private binfmt_misc: {change.detail}"
+    identity = _identity(emulator, host)
+    return Route("host", (), identity, interpreter=emulator.path, note=note)
+
+
 def _host_route(handler: Handler, host: Host) -> Route:
     import os
 
     # a handler may go by a link whose name QEMU takes as an option
     path = os.path.realpath(handler.interpreter)
-    return Route("host", (), _identity(Emulator(handler.arch, path), host))
+    return Route("host", (), _identity(Emulator(handler.arch, path), host), interpreter=path)
 
 
 def _identity(emulator: Emulator, host: Host) -> str:
@@ -119,7 +142,8 @@ def _levels(host: Host) -> str:
     if host.platform.architecture == "amd64":
         level = host.amd64_level()
         return "amd64" + (f" up to v{level}" if level > 1 else " of the first level only")
-    return str(host.platform)
+    found = [platform for platform in host.native_platforms() if platform.architecture == "arm64"]
+    return str(found[0] if found else host.platform)
 
 
 def _missing(platform: Platform, arch: str, host: Host, refusal: str) -> EmulatorMissing:
@@ -129,7 +153,10 @@ def _missing(platform: Platform, arch: str, host: Host, refusal: str) -> Emulato
         "Without an emulator: a native node, or FROM --platform=$BUILDPLATFORM and cross-compiling"
     )
     handler = next(iter(host.handlers(arch)), None)
-    if refusal:
+    if host.directory and not refusal:
+        message += f": {host.directory} holds no static qemu-{arch}"
+        install = f"put one there (qemu-{arch} or qemu-{arch}-static), or leave the choice to anyarch"
+    elif refusal:
         message += f": qemu-{arch} is there, but {refusal}"
         install = "as root, register it for the whole machine with flag F: apt-get install binfmt-support"
     elif path := unusable_emulator(arch):

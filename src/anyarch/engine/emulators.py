@@ -24,9 +24,10 @@ __all__ = ["install_emulators", "list_emulators", "uninstall_emulators"]
 _IMAGE_DIRECTORIES = ("usr/bin", "usr/local/bin", "bin", "")
 
 
-def list_emulators(platforms: Sequence[str] = (), *, probe: bool = True) -> list[Status]:
+def list_emulators(platforms: Sequence[str] = (), *, probe: bool = True, emulators: str = "") -> list[Status]:
     """How each of `platforms` (all that are of interest when empty) would run here; with `probe` after
-    running a tiny program of it. Raises `InvalidPlatform`, and `SandboxError` where nothing can be run."""
+    running a tiny program of it; `emulators` is the directory to take QEMU from, empty for the machine's.
+    Raises `InvalidPlatform`, and `SandboxError` where nothing can be run."""
     from tempfile import TemporaryDirectory
 
     from anyarch.emulation import Host
@@ -37,7 +38,7 @@ def list_emulators(platforms: Sequence[str] = (), *, probe: bool = True) -> list
     with ExitStack() as stack:
         directory = stack.enter_context(TemporaryDirectory(prefix="anyarch-"))
         executor = stack.enter_context(Executor(directory))
-        host = Host(executor=executor)
+        host = Host(executor=executor, directory=emulators)
         wanted = parse_list(list(platforms)) if platforms else platforms_of_interest(host)
         return survey(dict.fromkeys(wanted), host, executor if probe else None, is_root=os.geteuid() == 0)
 

@@ -22,6 +22,7 @@ __all__ = [
     "build_contexts",
     "cache_options",
     "csv_fields",
+    "directory",
     "image_annotations",
     "key_values",
     "method",
@@ -398,6 +399,17 @@ def _is_address(text: str) -> bool:
             continue
         return True
     return False
+
+
+def directory(text: str | None, flag: str) -> str:
+    """The absolute path of a directory that is there; empty for none."""
+    import os
+
+    if not text:
+        return ""
+    if not os.path.isdir(text):
+        raise UsageError(f"{flag}: {text} is not a directory")
+    return os.path.abspath(text)
 
 
 def size_bytes(text: str) -> int:

@@ -8,6 +8,7 @@ import msgspec
 
 from anyarch.engine.places import ONLY_STAGE, place_of
 from anyarch.errors import BuildError, SandboxError, error_context
+from anyarch.solver.events import WarningEvent
 from anyarch.worker.ops.exec import ExecOperation
 
 if TYPE_CHECKING:
@@ -31,12 +32,19 @@ _MOST_NAMED = 5
 
 
 def check_routes(vertices: Iterable[Vertex], worker: Worker) -> None:
-    """A step that nothing on this machine can run is an error before any work starts."""
+    """A step that nothing on this machine can run is an error before any work starts; what had to be changed
+    on the machine is told."""
+    told: set[str] = set()
     for vertex in vertices:
         operation = vertex.operation
         if isinstance(operation, ExecOperation):
             with error_context(source=vertex.source, platform=str(operation.platform), vertex=vertex.digest):
-                worker.emulator_identity(operation.platform)
+                if operation.platform == worker.platform:
+                    continue
+                note = worker.route(operation.platform).note
+                if note and note not in told:
+                    told.add(note)
+                    worker.emit(WarningEvent(vertex.digest, note))
 
 
 def is_emulated(vertex: Vertex, worker: Worker) -> bool:

@@ -107,7 +107,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     control group that theirs are children of. `arch_check` is off, warn or error, for files that are not for
     the platform they are built for
     (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore file, that are
-    meant to be so. With `no_emulation` a step that would have to be emulated is an error before any work.
+    meant to be so. With `no_emulation` a step that would have to be emulated is an error before any work;
+    `emulators` is the directory of the QEMU programs to use, empty for those of the machine.
     `root` is the store's directory (None: the usual place).
     """
 
@@ -140,6 +141,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_to: tuple[CacheOption, ...] = ()
     call: str = "build"
     no_emulation: bool = False
+    emulators: str = ""
     arch_check: str = "warn"
     arch_check_allow: tuple[str, ...] = ()
     root: str | None = None
@@ -213,6 +215,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     tty: bool = False
     network: str = "host"
     volumes: tuple[Volume, ...] = ()
+    emulators: str = ""
     pull: str = "missing"
     root: str | None = None
 

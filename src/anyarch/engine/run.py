@@ -51,7 +51,7 @@ def _ignore(event: Event) -> None:
 
 
 async def _run(request: RunRequest, store: Store, emit: EventSink, cancel: CancelToken | None) -> int:
-    async with Worker(store, emit) as worker:
+    async with Worker(store, emit, emulators=request.emulators) as worker:
         wanted = Platform.parse(request.platform) if request.platform else host_platform()
         image = await asyncio.to_thread(_find, worker, request, wanted)
         snapshot = SnapshotResult(tuple(_add_layers(worker.layers, image)))

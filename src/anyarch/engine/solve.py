@@ -138,7 +138,9 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
         _prepare_inputs(request, store, attrs, inputs, uploads)
         named_contexts(request, store, attrs, inputs)
         async with (
-            Worker(store, emit, locals=inputs, uploads=uploads, lent=lent) as worker,
+            Worker(
+                store, emit, locals=inputs, uploads=uploads, lent=lent, emulators=request.emulators
+            ) as worker,
             Solver(cache := StoredCache(store.cache), emit) as solver,
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from anyarch.llb.ops import ActionCopy, CDIDevice, HostIP
     from anyarch.registry.client import Registry
     from anyarch.sandbox.executor import Executor
-    from anyarch.sandbox.plan import CancelToken, FileMount
+    from anyarch.sandbox.plan import CancelToken, FileMount, Registration
     from anyarch.snapshot.layers import Layer, LayerStore
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.events import EventSink
@@ -96,6 +96,7 @@ class Worker:
     processes.
 
     `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams.
+    `emulators` is the directory of the QEMU programs to use, empty for those of the machine.
     """
 
     def __init__(
@@ -106,8 +107,10 @@ class Worker:
         locals: dict[str, str] | None = None,
         uploads: dict[str, BinaryIO] | None = None,
         lent: Lent | None = None,
+        emulators: str = "",
     ) -> None:
         self.store = store
+        self._emulators = emulators
         self.machine = Machine(store)
         self.layers = self.machine.open_layers()
         self.emit = emit
@@ -480,7 +483,11 @@ class Worker:
                 )
             with self._lock:
                 if self._host is None:
-                    self._host = Host(memo=_Memo(self.store))
+                    self._host = Host(
+                        memo=_Memo(self.store),
+                        executor=_Trial(self.machine),
+                        directory=self._emulators,
+                    )
             route = self._routes[platform] = plan(platform, self._host, is_root=self.machine.is_root)
         return route
 
@@ -502,6 +509,16 @@ def _no_registry() -> Registry:
         "the OCI layout lacks a part of the image",
         hint="it may hold other platforms only; copy the image into it again, whole",
     )
+
+
+class _Trial:
+    """Tries private binfmt_misc in this build's own sandbox, when nobody knows yet whether it works."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def check_emulators(self, emulators: Sequence[Registration]) -> None:
+        self._machine.executor().check_emulators(emulators)
 
 
 class _Memo:

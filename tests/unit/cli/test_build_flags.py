@@ -58,6 +58,7 @@ DONE_ELSEWHERE = {
     *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
     *("--quiet", "-q", "--ulimit", "--check"),
     "--plan",  # test_plan.py
+    "--emulators",  # tests/engine/test_emulators.py
 }
 WARNED = [
     ("--isolation", "x", "isolation flag is deprecated"),
@@ -145,6 +146,6 @@ def test_every_flag_of_buildx_is_known():
         iidfile isolation label load memory memory-swap metadata-file network no-cache no-cache-filter output
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
-    ours = {"arch-check", "arch-check-allow", "no-emulation", "plan"}
+    ours = {"arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

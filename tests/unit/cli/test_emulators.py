@@ -27,7 +27,7 @@ def asked(monkeypatch):
 
     asked = Asked()
 
-    def list_emulators(platforms=(), *, probe=True):
+    def list_emulators(platforms=(), *, probe=True, emulators=""):
         asked.append((tuple(platforms), probe))
         return [s for s in asked.found if not platforms or s.platform in platforms]
 

@@ -17,7 +17,7 @@ from anyarch.emulation.emulator import (
     registration,
     unusable_emulator,
 )
-from anyarch.emulation.host import Host, amd64_level, parse_handler
+from anyarch.emulation.host import Host, amd64_level, arm64_versions, parse_handler
 from anyarch.emulation.route import Route, plan
 from anyarch.errors import EmulatorMissing, SandboxError
 from anyarch.spec.platform import Platform
@@ -235,7 +235,12 @@ def test_route_without_a_fixed_handler_is_private(binfmt_misc: Path) -> None:
 
     route = plan(ARM64, machine(binfmt_misc=binfmt_misc, emulator=QEMU), is_root=True)
 
-    assert route == Route("private", (registration(QEMU),), "qemu-aarch64 /nowhere/qemu-aarch64")
+    assert route == Route(
+        "private",
+        (registration(QEMU),),
+        "qemu-aarch64 /nowhere/qemu-aarch64",
+        interpreter="/nowhere/qemu-aarch64",
+    )
 
 
 def test_ordinary_user_falls_back_to_the_hosts_handler(binfmt_misc: Path) -> None:
@@ -247,6 +252,61 @@ def test_ordinary_user_falls_back_to_the_hosts_handler(binfmt_misc: Path) -> Non
         == "host"
     )
     assert executor.asked == 1
+
+
+def test_emulator_that_the_user_has_chosen_takes_no_handlers_place(
+    binfmt_misc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (binfmt_misc / "a").write_text(handler_text("aarch64"))
+    place_emulator(tmp_path / "own" / "qemu-aarch64", tiny_executable("amd64"))
+    own = Emulator("aarch64", str(tmp_path / "own" / "qemu-aarch64"))
+
+    chosen = Host(platform=AMD64, binfmt_misc=str(binfmt_misc), directory=str(tmp_path / "own"))
+    assert plan(ARM64, chosen, is_root=True).interpreter == own.path
+
+    host = machine(binfmt_misc=binfmt_misc, emulator=own)
+    assert plan(ARM64, host, is_root=True).kind == "host"
+    monkeypatch.setenv("ANYARCH_QEMU_DIR", str(tmp_path / "own"))
+    assert plan(ARM64, host, is_root=True).interpreter == own.path
+
+
+def test_chosen_directory_without_the_emulator_is_named(binfmt_misc: Path, tmp_path: Path) -> None:
+    (binfmt_misc / "a").write_text(handler_text("aarch64"))
+    host = Host(platform=AMD64, binfmt_misc=str(binfmt_misc), directory=str(tmp_path))
+
+    with pytest.raises(EmulatorMissing, match=f"{tmp_path} holds no static qemu-aarch64"):
+        plan(ARM64, host, is_root=True)
+
+
+def test_root_registers_an_emulator_with_a_machine_that_has_no_private_one(
+    binfmt_misc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    place_emulator(tmp_path / "qemu-aarch64", tiny_executable("amd64"))
+    emulator = Emulator("aarch64", str(tmp_path / "qemu-aarch64"))
+    (binfmt_misc / "status").write_text("enabled\n")
+    (binfmt_misc / "register").touch()
+    executor = RefusingExecutor("no binfmt_misc here")
+    host = machine(binfmt_misc=binfmt_misc, emulator=emulator, executor=executor)
+
+    route = plan(ARM64, host, is_root=True)
+
+    assert (route.kind, route.interpreter) == ("host", emulator.path)
+    assert "registered with this machine" in route.note
+    assert b"anyarch-qemu-aarch64" in (binfmt_misc / "register").read_bytes()
+
+
+def test_registering_that_fails_is_told_with_what_refused_before(
+    binfmt_misc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    (binfmt_misc / "status").write_text("disabled\n")
+    (binfmt_misc / "register").touch()
+    executor = RefusingExecutor("the gate is shut")
+    host = machine(binfmt_misc=binfmt_misc, emulator=QEMU, executor=executor)
+
+    with pytest.raises(EmulatorMissing, match=r"the gate is shut, nor can it be registered .* switched off"):
+        plan(ARM64, host, is_root=True)
 
 
 def test_native_platform_needs_nothing() -> None:
@@ -338,3 +398,33 @@ def place_emulator(path: Path, content: bytes) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     path.chmod(0o755)
+
+
+# CPUs of arm64
+
+_V8_2 = "fp asimd aes crc32 atomics fphp asimdhp cpuid asimdrdm dcpop"
+_V9 = f"{_V8_2} jscvt fcma lrcpc paca pacg asimddp dit uscat ilrcpc flagm flagm2 frint sb sve sve2"
+
+
+@pytest.mark.parametrize(
+    ("features", "versions"),
+    [
+        ("fp asimd evtstrm crc32 cpuid", []),  # Cortex-A72
+        (_V8_2, ["v8.1", "v8.2"]),  # Neoverse N1 has more, but not all of v8.3
+        (_V9, ["v8.1", "v8.2", "v8.3", "v8.4", "v8.5", "v9"]),
+    ],
+)
+def test_versions_of_arm64_follow_from_its_features(features: str, versions: list[str]) -> None:
+    assert arm64_versions(frozenset(features.split())) == versions
+
+
+def test_arm64_host_runs_what_its_cpu_has_and_arm() -> None:
+    host = machine(ARM64, flags=_V9)
+    texts = [str(platform) for platform in host.native_platforms()]
+    assert texts == ["linux/arm64/v9", "linux/arm64", *(f"linux/arm/{v}" for v in ("v8", "v7", "v6", "v5"))]
+
+    old = machine(ARM64, flags=_V8_2, runs=lambda _: False)
+    assert [str(platform) for platform in old.native_platforms()] == ["linux/arm64"]
+    assert old.is_native(Platform("linux", "arm64", "v8.2"))
+    with pytest.raises(EmulatorMissing, match="does not run linux/arm64/v9"):
+        plan(Platform("linux", "arm64", "v9"), old, is_root=True)

@@ -85,6 +85,12 @@ COMMAND = Command(
         Flag("cgroup-parent", "Parent control group of RUN steps", metavar="CGROUP"),
         Flag("check", "Check the Dockerfile and build nothing: --call=check"),
         Flag(
+            "emulators",
+            "Directory of the QEMU programs to use, in place of the machine's",
+            metavar="DIR",
+            complete="directory",
+        ),
+        Flag(
             "file",
             "Dockerfile, relative to the current directory; - is standard input (default: PATH/Dockerfile)",
             short="f",

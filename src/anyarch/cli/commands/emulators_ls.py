@@ -26,6 +26,12 @@ COMMAND = Command(
         "not work."
     ),
     flags=(
+        Flag(
+            "emulators",
+            "Directory of the QEMU programs to use, in place of the machine's",
+            metavar="DIR",
+            complete="directory",
+        ),
         Flag("format", "How it is shown", metavar="FORMAT", choices=("table", "json")),
         Flag("no-probe", "Run no program: tell what would be tried"),
         Flag(
@@ -48,6 +54,7 @@ _ROUTES = {"native": "native", "host": "host handler", "private": "private", "":
 def run(parsed: Parsed) -> int:
     """0, or 1 when a platform that was asked for does not work."""
     from anyarch.engine.emulators import list_emulators
+    from anyarch.engine.grammar import directory
 
     probe = not parsed.switch("no-probe")
     if "probe" in parsed.given:
@@ -55,7 +62,8 @@ def run(parsed: Parsed) -> int:
             raise UsageError("--probe and --no-probe cannot be used together")
         probe = parsed.switch("probe")
     wanted = [text for text in parsed.texts("platform") if text]
-    statuses = list_emulators(wanted, probe=probe)
+    emulators = directory(parsed.text("emulators"), "--emulators")
+    statuses = list_emulators(wanted, probe=probe, emulators=emulators)
     if parsed.text("format") == "json":
         import msgspec
 

@@ -44,6 +44,12 @@ COMMAND = Command(
     interspersed=False,
     usage_exit_code=OWN_FAILURE,
     flags=(
+        Flag(
+            "emulators",
+            "Directory of the QEMU programs to use, in place of the machine's",
+            metavar="DIR",
+            complete="directory",
+        ),
         Flag("entrypoint", "Program in the place of the image's ENTRYPOINT", metavar="PROGRAM"),
         Flag(
             "env",
@@ -132,6 +138,7 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
         tty=parsed.switch("tty"),
         network=parsed.text("network") or "host",
         volumes=tuple(_volume(text) for text in parsed.texts("volume")),
+        emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         pull=parsed.text("pull") or "missing",
     )
 

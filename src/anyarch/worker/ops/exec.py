@@ -196,15 +196,21 @@ class ExecOperation:
             accepted = op.meta.valid_exit_codes or (0,)
             self._warn_of_limits(notes, failed=status not in accepted)
             if status not in accepted:
-                out_of_memory = any(kind == "out of memory" for kind, _ in notes)
-                raise ExecFailed(
-                    op.meta.args,
-                    status,
-                    tail=tail.data,
-                    hint=self._hint(status, tail.data, route, out_of_memory=out_of_memory),
-                    reason="cannot allocate memory" if out_of_memory else "",  # BuildKit's words
-                )
+                raise self._failure(status, tail.data, route, notes)
             return self._outputs(mounts, inputs)
+
+    def _failure(
+        self, status: int, tail: bytes, route: Route, notes: Sequence[tuple[str, str]]
+    ) -> ExecFailed:
+        from anyarch.worker.stephints import hint_for, memory_hint
+
+        argv = self._op.meta.args
+        if any(kind == "out of memory" for kind, _ in notes):
+            hint = memory_hint(self._limits.memory if self._limits is not None else 0)
+            # BuildKit's words
+            return ExecFailed(argv, status, tail=tail, hint=hint, reason="cannot allocate memory")
+        is_root = self._worker.machine.is_root
+        return ExecFailed(argv, status, tail=tail, hint=hint_for(status, tail, route, is_root=is_root))
 
     def _input_of(self, mount: Mount, inputs: Sequence[Result]) -> SnapshotResult | None:
         result = inputs[mount.input] if mount.input >= 0 else None
@@ -355,24 +361,6 @@ class ExecOperation:
             self._worker.emit(
                 WarningEvent(self._vertex, "the kernel killed a process of a step for its limit of memory")
             )
-
-    def _hint(self, status: int, tail: bytes, route: Route, *, out_of_memory: bool = False) -> str | None:
-        if out_of_memory:
-            limit = self._limits.memory if self._limits is not None else 0
-            of = f" of {limit} bytes (--resource memory)" if limit else " of its control group"
-            return f"the step needed more memory than its limit{of}: the kernel killed a process of it"
-        if status in (126, 127) and b"not found" in tail and self._op.meta.args[:1]:
-            return "the program is not in this stage: check its spelling and PATH, or install it before"
-        if status == 139 and route.kind != "native":
-            return (
-                f"the step runs {self.platform} under emulation and crashed: a newer QEMU often helps, "
-                "or build this stage with FROM --platform=$BUILDPLATFORM"
-            )
-        if b"No space left on device" in tail:
-            return "the disk of the store is full: free some space, or set ANYARCH_ROOT to a larger one"
-        if status == 137:
-            return "the step was killed (signal 9): often it is out of memory"
-        return None
 
 
 class _MountPlan:
