@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from anyarch.emulation.register import Change
     from anyarch.emulation.survey import Status
     from anyarch.snapshot.view import TreeView
+    from anyarch.spec.platform import Platform
 
-__all__ = ["install_emulators", "list_emulators", "uninstall_emulators"]
+__all__ = ["install_emulators", "list_emulators", "uninstall_emulators", "usable_platforms"]
 
 _IMAGE_DIRECTORIES = ("usr/bin", "usr/local/bin", "bin", "")
 
@@ -41,6 +42,17 @@ def list_emulators(platforms: Sequence[str] = (), *, probe: bool = True, emulato
         host = Host(executor=executor, directory=emulators)
         wanted = parse_list(list(platforms)) if platforms else platforms_of_interest(host)
         return survey(dict.fromkeys(wanted), host, executor if probe else None, is_root=os.geteuid() == 0)
+
+
+def usable_platforms(*, is_root: bool) -> list[Platform]:
+    """The platforms whose programs this machine runs, the native ones first. Nothing is run to find out."""
+    from anyarch.emulation import Host
+    from anyarch.emulation.survey import platforms_of_interest, survey
+
+    host = Host()
+    wanted = platforms_of_interest(host)
+    found = survey(wanted, host, None, is_root=is_root)
+    return [platform for platform, status in zip(wanted, found, strict=True) if status.route]
 
 
 def install_emulators(

@@ -1,0 +1,113 @@
+"""The program `anyarchd`: from the command line to listening sockets, and to an orderly end.
+
+Exit status: 0 after SIGTERM or SIGINT; 1 for what cannot be started, with one line that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anyarch.errors import AnyarchError
+
+if TYPE_CHECKING:
+    from anyarch.api.rpc.socket import SocketLink
+    from anyarch.daemon.listen import Listener
+    from anyarch.daemon.settings import Settings
+
+__all__ = ["main", "serve"]
+
+_GRACE_S = 10.0
+"""How long running builds may take to stop after a signal."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    from anyarch.daemon.flags import parse_flags, usage
+    from anyarch.daemon.listen import listen
+    from anyarch.daemon.settings import settings_of
+
+    try:
+        flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
+        if flags.get("help"):
+            print(usage())
+            return 0
+        if flags.get("version"):
+            from anyarch.daemon.records import VERSION
+            from anyarch.version import __version__
+
+            # Four words, the third the version: so the docker-container driver reads it.
+            print("anyarchd", "anyarch", VERSION, __version__)
+            return 0
+        settings = settings_of(flags)
+        # From the first socket on: `serve` takes the signals over when the loop runs.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(ValueError):
+                signal.signal(number, _stop)
+        listeners = listen(settings)
+    except AnyarchError as error:
+        print(f"anyarchd: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return 1
+    try:
+        asyncio.run(serve(settings, listeners))
+    except AnyarchError as error:
+        print(f"anyarchd: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for listener in listeners:
+            listener.close()
+    return 0
+
+
+def _stop(number: int, frame: object) -> None:
+    """A signal before there is anything to end."""
+    raise SystemExit(0)
+
+
+async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Event | None = None) -> None:
+    """Answer clients until a signal (or `stop`) ends it; then no new calls are taken, and those that run are
+    cancelled. Raises `AnyarchError` for what cannot be started."""
+    from anyarch.api.rpc.server import Server
+    from anyarch.api.rpc.socket import on_accept
+    from anyarch.daemon.control import Control
+    from anyarch.daemon.health import health_methods
+    from anyarch.daemon.listen import tls_context
+    from anyarch.daemon.log import Log
+    from anyarch.daemon.platforms import Platforms
+    from anyarch.daemon.records import worker_id
+    from anyarch.store.store import default_root
+
+    log = Log(debug=settings.debug, as_json=settings.log_json)
+    loop = asyncio.get_running_loop()
+    stop = stop or asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(ValueError, RuntimeError):  # in a thread: then `stop` is the way
+            loop.add_signal_handler(number, stop.set)
+    root = Path(settings.root) if settings.root else default_root()
+    control = Control(settings, worker_id(root), Platforms(settings.platforms))
+    context = tls_context(settings.tls) if settings.tls is not None else None
+    links: set[SocketLink] = set()
+    async with Server({**control.methods(), **health_methods()}, on_fault=log.error) as server:
+        servers = []
+        for listener in listeners:
+            secure = context if listener.secure else None
+            accept = on_accept(server, links)
+            if listener.sock.family.name == "AF_UNIX":
+                servers.append(await loop.create_unix_server(accept, sock=listener.sock))
+            else:
+                if secure is None:
+                    log.warn(f"TLS is not enabled for {listener.address}: mutual TLS is highly recommended")
+                servers.append(await loop.create_server(accept, sock=listener.sock, ssl=secure))
+            log.info(f"running server on {listener.address}")
+        await stop.wait()
+        log.info("stopping server")
+        for listening in servers:
+            listening.close()
+        for link in list(links):
+            link.link.connection.go_away()
+    for link in list(links):
+        link.close()
+    await asyncio.sleep(0)

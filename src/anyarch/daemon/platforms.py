@@ -1,0 +1,45 @@
+"""The platforms whose steps this daemon can run, the native one first."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from anyarch.spec.platform import host_platform, parse_list
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyarch.spec.platform import Platform
+
+__all__ = ["Platforms"]
+
+_MAX_AGE_S = 20.0
+
+
+class Platforms:
+    """Found when first asked for, and again some time later: emulators may be installed meanwhile."""
+
+    def __init__(self, fixed: Sequence[str] = ()) -> None:
+        self._fixed = parse_list(list(fixed)) if fixed else []
+        self._found: list[Platform] = []
+        self._time = 0.0
+        self._lock = threading.Lock()
+
+    def list(self) -> list[Platform]:
+        """Blocks while emulators are looked for; call it in a thread. What was found once stays."""
+        if self._fixed:
+            return self._fixed
+        with self._lock:
+            if not self._found or time.monotonic() - self._time > _MAX_AGE_S:
+                self._found = list(dict.fromkeys([host_platform(), *self._found, *_find()]))
+                self._time = time.monotonic()
+            return self._found
+
+
+def _find() -> list[Platform]:
+    from anyarch.engine.emulators import usable_platforms
+
+    return usable_platforms(is_root=os.geteuid() == 0)

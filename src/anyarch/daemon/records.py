@@ -1,0 +1,90 @@
+"""What the daemon says of itself: its version and its worker."""
+
+from __future__ import annotations
+
+import os
+import platform as machine
+import secrets
+from typing import TYPE_CHECKING
+
+from anyarch.api.proto import llb_pb2, worker_pb2
+from anyarch.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anyarch.daemon.settings import Settings
+    from anyarch.spec.platform import Platform
+
+__all__ = ["VERSION", "platform_message", "version_message", "worker_id", "worker_record"]
+
+BUILDKIT_LINE = "v0.32.0"
+"""The release whose behaviour is met; clients switch features by it."""
+DOCKERFILE_LINE = "1.26.0"
+VERSION = f"{BUILDKIT_LINE}+anyarch.{__version__}"
+
+_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+def random_id() -> str:
+    """25 characters of base 36, as BuildKit's ids are."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(25))
+
+
+def version_message() -> worker_pb2.BuildkitVersion:
+    return worker_pb2.BuildkitVersion(
+        package="anyarch", version=VERSION, revision=__version__, dockerfileVersion=DOCKERFILE_LINE
+    )
+
+
+def worker_id(root: Path) -> str:
+    """The worker's id, the same for as long as the store lives."""
+    path = root / "workerid"
+    try:
+        found = path.read_text(encoding="ascii").strip()
+        if found:
+            return found
+    except FileNotFoundError:
+        pass
+    root.mkdir(parents=True, exist_ok=True)
+    new = random_id()
+    temporary = root / f"workerid.{os.getpid()}"
+    temporary.write_text(new + "\n", encoding="ascii")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return path.read_text(encoding="ascii").strip()
+    finally:
+        temporary.unlink()
+    return new
+
+
+def platform_message(platform: Platform) -> llb_pb2.Platform:
+    return llb_pb2.Platform(
+        OS=platform.os,
+        Architecture=platform.architecture,
+        Variant=platform.variant,
+        OSVersion=platform.os_version,
+        OSFeatures=list(platform.os_features),
+    )
+
+
+def worker_record(
+    settings: Settings, identity: str, platforms: Sequence[Platform]
+) -> worker_pb2.WorkerRecord:
+    labels = {
+        "org.mobyproject.buildkit.worker.executor": "oci",
+        "org.mobyproject.buildkit.worker.hostname": machine.node(),
+        "org.mobyproject.buildkit.worker.network": "host",
+        "org.mobyproject.buildkit.worker.oci.process-mode": "sandbox",
+        "org.mobyproject.buildkit.worker.selinux.enabled": "false",
+        "org.mobyproject.buildkit.worker.snapshotter": "overlayfs",
+        **settings.labels,
+    }
+    return worker_pb2.WorkerRecord(
+        ID=identity,
+        Labels=labels,
+        platforms=[platform_message(platform) for platform in platforms],
+        BuildkitVersion=version_message(),
+    )
