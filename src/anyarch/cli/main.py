@@ -14,6 +14,10 @@ import sys
 COMMANDS = {
     "build": ("anyarch.cli.commands.build", "Build an image for one or many platforms"),
     "run": ("anyarch.cli.commands.run", "Run a program of an image, emulated where needed"),
+    "imagetools create": (
+        "anyarch.cli.commands.imagetools_create",
+        "Make an index out of images that are there already",
+    ),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
     "login": ("anyarch.cli.commands.login", "Log in to a registry"),
     "logout": ("anyarch.cli.commands.logout", "Forget the credentials of a registry"),

@@ -27,11 +27,11 @@ from anyarch.spec.oci import Descriptor, Index, decode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LayoutReference", "OciLayout", "read_oci_layout"]
+__all__ = ["NAME", "REF_NAME", "LayoutReference", "OciLayout", "read_oci_layout"]
 
 SCHEME = "oci-layout://"
-_NAME = "io.containerd.image.name"
-_REF_NAME = "org.opencontainers.image.ref.name"
+NAME = "io.containerd.image.name"
+REF_NAME = "org.opencontainers.image.ref.name"
 _SMALL_LIMIT = 64 << 20
 
 
@@ -179,13 +179,13 @@ class OciLayout:
 
 def _name_of(descriptor: Descriptor) -> str:
     notes = descriptor.annotations or {}
-    return notes.get(_NAME) or notes.get(_REF_NAME) or descriptor.digest
+    return notes.get(NAME) or notes.get(REF_NAME) or descriptor.digest
 
 
 def _tags_of(descriptor: Descriptor) -> Sequence[str]:
     notes = descriptor.annotations or {}
-    name = notes.get(_NAME, "")
-    ref_name = notes.get(_REF_NAME, "")
+    name = notes.get(NAME, "")
+    ref_name = notes.get(REF_NAME, "")
     tags = [text.rpartition(":")[2] for text in (name, ref_name) if ":" in posixpath.basename(text)]
     return [name, ref_name, *tags]
 

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from anyarch.errors import UnsupportedMedia
-from anyarch.registry.document import media_type_of
 from anyarch.spec import media
-from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, decode
+from anyarch.spec.oci import Descriptor, Index, Manifest, decode
 from anyarch.spec.platform import Platform
-from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
     from anyarch.http.cancel import Cancel
-    from anyarch.imagetools.layout import OciLayout
+    from anyarch.imagetools.origin import Origin
     from anyarch.registry.client import Registry
+    from anyarch.spec.oci import Blob
 
 __all__ = ["Image", "ImageTree", "load"]
 
 _SUBJECTS = ("com.docker.reference.digest", "vnd.docker.reference.digest")
 _MAX_DEPTH = 8
-
-
-class Source(Protocol):
-    """Where documents come from."""
-
-    def document(self, descriptor: Descriptor) -> Blob: ...
-
-    def read(self, descriptor: Descriptor) -> bytes: ...
-
-    def name_of(self, digest: str) -> str: ...
-
-    def close(self) -> None: ...
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -52,7 +38,7 @@ class ImageTree:
     Methods raise as `inspect` does.
     """
 
-    def __init__(self, given: str, name: str, blob: Blob, source: Source) -> None:
+    def __init__(self, given: str, name: str, blob: Blob, source: Origin) -> None:
         self.given = given
         self.name = name
         self.blob = blob
@@ -181,71 +167,12 @@ def _open_envelope(document: dict[str, Any]) -> dict[str, Any]:
 
 def load(name: str, *, registry: Registry | None = None, cancel: Cancel | None = None) -> ImageTree:
     """See `imagetools.inspect`."""
-    from anyarch.imagetools.layout import LayoutReference, read_oci_layout
+    from anyarch.imagetools.origin import open_origin
+    from anyarch.imagetools.places import parse_place
 
-    place = LayoutReference.parse(name)
-    if place is not None:
-        layout = read_oci_layout(place.path)
-        try:
-            descriptor = layout.select(place.tag, place.digest)
-            source: Source = _LayoutSource(layout)
-            return ImageTree(name, str(place), source.document(descriptor), source)
-        except BaseException:
-            layout.close()
-            raise
-    ref = Reference.parse(name)
-    owned = registry is None
-    if registry is None:
-        from anyarch.registry.client import Registry
-        from anyarch.registry.credentials import Credentials
-        from anyarch.registry.hosts import Hosts
-
-        registry = Registry(Hosts.load(), Credentials())
-    return ImageTree(
-        name,
-        str(ref),
-        registry.manifest(ref, cancel=cancel),
-        _RegistrySource(registry, ref, cancel, owned=owned),
-    )
-
-
-class _RegistrySource:
-    def __init__(self, registry: Registry, ref: Reference, cancel: Cancel | None, *, owned: bool) -> None:
-        self._registry = registry
-        self._ref = ref
-        self._cancel = cancel
-        self._owned = owned
-
-    def document(self, descriptor: Descriptor) -> Blob:
-        return self._registry.manifest(self._ref, Digest.parse(descriptor.digest), cancel=self._cancel)
-
-    def read(self, descriptor: Descriptor) -> bytes:
-        return self._registry.read(self._ref, descriptor, cancel=self._cancel)
-
-    def name_of(self, digest: str) -> str:
-        return str(self._ref.with_digest(Digest(digest)))
-
-    def close(self) -> None:
-        if self._owned:
-            self._registry.close()
-
-
-class _LayoutSource:
-    def __init__(self, layout: OciLayout) -> None:
-        self._layout = layout
-
-    def document(self, descriptor: Descriptor) -> Blob:
-        raw = self._layout.read(descriptor.digest)
-        name = self.name_of(descriptor.digest)
-        return Blob(media_type_of(raw, descriptor.media_type, name=name), raw, Digest(descriptor.digest))
-
-    def read(self, descriptor: Descriptor) -> bytes:
-        return self._layout.read(descriptor.digest)
-
-    def name_of(self, digest: str) -> str:
-        from anyarch.imagetools.layout import LayoutReference
-
-        return str(LayoutReference(self._layout.path, "", Digest(digest)))
-
-    def close(self) -> None:
-        self._layout.close()
+    origin = open_origin(parse_place(name), registry=registry, cancel=cancel)
+    try:
+        return ImageTree(name, origin.name, origin.root(), origin)
+    except BaseException:
+        origin.close()
+        raise

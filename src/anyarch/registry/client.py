@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from anyarch.errors import DigestMismatch, NetworkError, RegistryError, UnsupportedMedia
 from anyarch.http.cancel import check
@@ -166,6 +166,14 @@ class Registry:
         parts = _Collector()
         self.fetch(ref, descriptor, parts, cancel=cancel)
         return b"".join(parts.parts)
+
+    def open(self, ref: Reference, descriptor: Descriptor, *, cancel: Cancel | None = None) -> BinaryIO:
+        """A blob as a stream that is read on demand and can be read again; see `BlobStream`. The caller
+        closes it. It holds a connection meanwhile: what it is copied to needs a client of its own."""
+        from anyarch.registry.stream import BlobStream
+
+        endpoints = self._hosts.endpoints(ref.domain)
+        return cast("BinaryIO", BlobStream(self._transport, endpoints, ref, descriptor, cancel))
 
     def tags(self, ref: Reference, *, cancel: Cancel | None = None) -> list[str]:
         """All tags of the repository, sorted."""

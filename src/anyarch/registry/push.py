@@ -143,15 +143,17 @@ class Upload:
 
     def run(self, mount_from: str | None) -> bool:
         """False when nothing had to be sent."""
-        path = self._ref.path
-        digest = self._descriptor.digest
-        if has_blob(self._transport, self._endpoint, self._ref, digest, self._scopes, self._cancel):
-            return False
         location: str | None = None
-        if mount_from and mount_from != path:
+        if mount_from and mount_from != self._ref.path:
+            # A mount succeeds whether the blob is there or not, so the question is saved where it is likely.
             location = self._begin(mount_from)
             if location is None:
                 return False
+        digest = self._descriptor.digest
+        if has_blob(self._transport, self._endpoint, self._ref, digest, self._scopes, self._cancel):
+            if location is not None:
+                self._abandon(location)
+            return False
         self._send(location)
         return True
 
@@ -182,6 +184,16 @@ class Upload:
             minimum = response.headers.get("OCI-Chunk-Min-Length") or ""
             self._min_piece = int(minimum) if minimum.isdigit() else 0
             return self._location(response, url)
+
+    def _abandon(self, location: str) -> None:
+        """Tell the registry that an upload is not wanted; it forgets it in time if it does not hear."""
+        request = self._transport.request
+        try:
+            request(
+                self._endpoint, "DELETE", location, scopes=self._scopes, cancel=self._cancel, retry=_ONE_TRY
+            ).discard()
+        except NetworkError:
+            return
 
     def _send(self, location: str | None) -> None:
         """Whole first, then in pieces; a new upload whenever the old one is lost."""

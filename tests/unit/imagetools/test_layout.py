@@ -6,7 +6,6 @@ import pytest
 
 from anyarch import imagetools
 from anyarch.errors import (
-    BadReference,
     BlobNotFound,
     DigestMismatch,
     InvalidDigest,
@@ -153,5 +152,5 @@ def test_a_file_that_is_no_layout_says_so(tmp_path, raw):
 
 
 def test_a_path_is_no_reference():
-    with pytest.raises(BadReference):
-        imagetools.describe("/tmp/out")
+    with pytest.raises(UsageError, match="no such file"):
+        imagetools.describe("/tmp/no-such-directory")
