@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
     "AnyarchError",
@@ -35,6 +35,7 @@ __all__ = [
     "NotSupported",
     "OutputError",
     "PathNotFound",
+    "PlatformsFailed",
     "ProtocolError",
     "RegistryError",
     "SandboxError",
@@ -224,6 +225,23 @@ class ExecFailed(BuildError):
         self.argv = tuple(argv)
         self.status = exit_code
         self.tail = tail
+
+
+class PlatformsFailed(BuildError):
+    """Some platforms of a build failed while others were built to the end. `errors` says how, by platform;
+    `built` are the others."""
+
+    def __init__(self, errors: Mapping[str, AnyarchError], built: Sequence[str]) -> None:
+        count = len(errors) + len(built)
+        hint = "nothing was published"
+        if built:
+            hint = (
+                f"{', '.join(built)}: built and in the cache, but nothing was published; "
+                "the next build takes up what failed"
+            )
+        super().__init__(f"{len(errors)} of {count} platforms failed: {', '.join(errors)}", hint=hint)
+        self.errors = dict(errors)
+        self.built = tuple(built)
 
 
 class CacheError(AnyarchError):

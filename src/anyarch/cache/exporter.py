@@ -106,7 +106,7 @@ async def gather(
     """Make blobs of all layers and the documents; None when there is nothing to keep."""
     wanted: dict[str, None] = {}
     keyed(solved, chains, lambda layer: wanted.setdefault(layer) or layer, is_max=options.is_max)
-    made = await asyncio.gather(*(asyncio.to_thread(_blob, worker, layer, options) for layer in wanted))
+    made = await asyncio.gather(*(worker.in_cpu(_blob, worker, layer, options) for layer in wanted))
     blobs = dict(zip(wanted, made, strict=True))
     times = {layer: worker.layers.get(layer).created_at for layer in wanted}
     results = keyed(
@@ -160,7 +160,7 @@ async def to_registry(
     try:
 
         async def one(descriptor: Descriptor, layer: str) -> None:
-            await asyncio.to_thread(push_blob, worker, reference, descriptor, layer, cancel)
+            await worker.in_network(push_blob, worker, reference, descriptor, layer, cancel)
             if layer:
                 on_step(f"writing layer {descriptor.digest}")
 

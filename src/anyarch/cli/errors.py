@@ -10,7 +10,7 @@ import errno
 from typing import TYPE_CHECKING, TextIO
 
 from anyarch.cli.flags import BadCommandLine
-from anyarch.errors import AnyarchError, Canceled, ExecFailed, NoMatchingPlatform, NoSpace
+from anyarch.errors import AnyarchError, Canceled, ExecFailed, NoMatchingPlatform, NoSpace, PlatformsFailed
 
 if TYPE_CHECKING:
     from anyarch.errors import SourceRange
@@ -80,10 +80,14 @@ def _report(
             stream.write(_block(_step_name(leaf), lines))
         if leaf.source is not None:
             stream.write(excerpt(leaf.source))
+    whole = [leaf for leaf in known if isinstance(leaf, PlatformsFailed)]
+    known = [leaf for leaf in known if leaf not in whole] or known
     for leaf in known[:_MOST_SHOWN]:
         stream.write(_message(leaf, prefix, failures))
     if len(known) > _MOST_SHOWN:
         stream.write(f"ERROR: and {len(known) - _MOST_SHOWN} more\n")
+    for leaf in whole:
+        stream.write(_message(leaf, prefix, failures))
     first = known[0]
     if isinstance(first, BadCommandLine):
         name = f"anyarch {first.command.name}".strip()
@@ -100,9 +104,11 @@ def broken_pipe(error: BaseException) -> BrokenPipeError | None:
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The errors of a (nested) group, or the error itself."""
+    """The errors of a (nested) group, or the error itself; those of the platforms of a build before it."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for member in error.exceptions for leaf in leaves(member)]
+    if isinstance(error, PlatformsFailed):
+        return [*(leaf for member in error.errors.values() for leaf in leaves(member)), error]
     return [error]
 
 

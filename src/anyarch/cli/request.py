@@ -82,6 +82,10 @@ def build_request(
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
         no_emulation=parsed.switch("no-emulation"),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
+        keep_going=parsed.switch("keep-going"),
+        require=_names(parsed, "require"),
+        optional=_names(parsed, "optional"),
+        parallel=tuple(parsed.texts("parallel")),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
         call=method_of(parsed).name,
@@ -123,6 +127,10 @@ def _platforms(parsed: Parsed, environment: Mapping[str, str]) -> tuple[str, ...
 
         print(f"WARNING: platform given twice: {', '.join(twice)}", file=stderr())
     return names
+
+
+def _names(parsed: Parsed, flag: str) -> tuple[str, ...]:
+    return tuple(name for text in parsed.texts(flag) for name in text.split(",") if name)
 
 
 def _build_args(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str]:

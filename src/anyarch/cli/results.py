@@ -159,7 +159,12 @@ def summary(result: BuildResult) -> str:
         return ""
     rows = [("PLATFORM", "DIGEST", "SIZE", "")]
     rows += [
-        (made.platform, made.digest, format_bytes(made.size) if made.size else "", made.route)
+        (
+            made.platform,
+            made.digest,
+            format_bytes(made.size) if made.size else "",
+            "failed, left out" if made.error else made.route,
+        )
         for made in result.platforms
     ]
     lines = [""]

@@ -174,7 +174,13 @@ class Exporter:
             if options.rewrite_timestamp:
                 await self._fetch_cached(results)
             image = await assemble(
-                self._store, self._layers, results, options, on_step=progress.step, inline=self.inline
+                self._store,
+                self._layers,
+                results,
+                options,
+                on_step=progress.step,
+                inline=self.inline,
+                on_thread=self._worker.in_cpu,
             )
             self._assembled[options] = image
         names = image_names(self._request, output)
@@ -269,7 +275,9 @@ class Exporter:
             for layer, layer_id in zip(item.layers, item.layer_ids, strict=True)
             if not self._store.content.has(Digest(layer.digest))
         }
-        await asyncio.gather(*(asyncio.to_thread(fetch, layer, digest) for digest, layer in wanted.items()))
+        await asyncio.gather(
+            *(self._worker.in_network(fetch, layer, digest) for digest, layer in wanted.items())
+        )
 
     def _layout(
         self,

@@ -124,7 +124,8 @@ class EngineGateway:
         name = Reference.parse(reference)
         images = self._worker.layouts if layout else self._worker.images
         async with self._step(log_name or f"[internal] load metadata for {name}"):
-            image = await asyncio.to_thread(images.image, name, platform or self._worker.platform)
+            wanted = platform or self._worker.platform
+            image = await self._worker.in_network(images.image, name, wanted)
         return ResolvedImage(str(name), image.digest, image.config)
 
     async def source_time(self, definition: Definition, *, log_name: str) -> int | None:

@@ -123,7 +123,7 @@ async def import_caches(
         place = option.attrs.get("ref") or option.attrs.get("src", "")
         step = _Step(worker.emit, f"importing cache manifest from {place}")
         try:
-            found = await asyncio.to_thread(_read, worker, option)
+            found = await worker.in_network(_read, worker, option)
         except AnyarchError as error:
             step.done()
             text = f"failed to import the build cache from {place}: {error.message}"

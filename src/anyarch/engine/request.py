@@ -107,7 +107,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     control group that theirs are children of. `arch_check` is off, warn or error, for files that are not for
     the platform they are built for
     (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore file, that are
-    meant to be so. With `no_emulation` a step that would have to be emulated is an error before any work;
+    meant to be so. With `keep_going` the failure of a platform ends the work on no other; those of
+    `optional`, or all that are not in `require` where that is given, may fail and are then left out of the
+    result (see `engine.policy`). `parallel` are texts like `exec=4,network=8,cpu=2` (see `worker.limits`).
+    With `no_emulation` a step that would have to be emulated is an error before any work;
     `emulators` is the directory of the QEMU programs to use, empty for those of the machine.
     `root` is the store's directory (None: the usual place).
     """
@@ -142,6 +145,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     call: str = "build"
     no_emulation: bool = False
     emulators: str = ""
+    keep_going: bool = False
+    require: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    parallel: tuple[str, ...] = ()
     arch_check: str = "warn"
     arch_check_allow: tuple[str, ...] = ()
     root: str | None = None
@@ -150,13 +157,14 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
 class PlatformResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was made for one platform: the digest of its manifest and of its config, and the sum of its
     layers' sizes (bytes, compressed; 0 when no image was made). `route` is native, emulated or empty
-    (nothing had to run)."""
+    (nothing had to run). `error` says why an optional platform was left out."""
 
     platform: str
     digest: str = ""
     config_digest: str = ""
     size: int = 0
     route: str = ""
+    error: str = ""
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,8 @@ from anyarch.engine.options import (
     named_contexts,
 )
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
+from anyarch.engine.policy import Failures
+from anyarch.engine.request import PlatformResult as PlatformSummary
 from anyarch.errors import AnyarchError, Canceled, NoSpace, OutputError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
@@ -31,17 +33,17 @@ from anyarch.solver.solver import Solver
 from anyarch.spec.platform import host_platform
 from anyarch.store.store import Store, default_root
 from anyarch.worker.graph import load
+from anyarch.worker.limits import Limits
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
     from anyarch.solver.vertex import Edge, Vertex
-    from anyarch.worker.result import Result
 
 __all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
 
@@ -116,7 +118,9 @@ class Prepared:
         solver: Solver,
         gateway: EngineGateway,
         frontend: FrontendResult,
+        failures: Failures,
     ) -> None:
+        self.failures = failures
         self.store = store
         self.cache = cache
         self.worker = worker
@@ -139,7 +143,13 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
         named_contexts(request, store, attrs, inputs)
         async with (
             Worker(
-                store, emit, locals=inputs, uploads=uploads, lent=lent, emulators=request.emulators
+                store,
+                emit,
+                locals=inputs,
+                uploads=uploads,
+                lent=lent,
+                emulators=request.emulators,
+                limits=Limits.of(request.parallel),
             ) as worker,
             Solver(cache := StoredCache(store.cache), emit) as solver,
         ):
@@ -151,8 +161,9 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
                 cache.imported = await import_caches(request, worker, gateway.warn)
             from anyarch.frontend.dockerfile.build import build as build_dockerfile
 
+            failures = Failures(request)
             try:
-                frontend = await build_dockerfile(gateway)
+                frontend = await failures.convert(attrs, lambda: build_dockerfile(gateway))
             except AnyarchError:
                 # A damaged archive is copied as a plain file, as ADD does; then there is no Dockerfile in it.
                 if worker.uploaded is not None:
@@ -161,7 +172,7 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
                     with store.content.open(worker.uploaded) as packed:
                         await asyncio.to_thread(check_archive, packed)
                 raise
-            yield Prepared(store, cache, worker, solver, gateway, frontend)
+            yield Prepared(store, cache, worker, solver, gateway, frontend, failures)
 
 
 async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
@@ -170,20 +181,26 @@ async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | Non
     from anyarch.engine.truthcheck import TruthCheck
 
     async with prepared(request, emit) as build:
-        store, worker, solver, frontend = build.store, build.worker, build.solver, build.frontend
-        if not frontend.platforms:
-            return answer_of(frontend, build.gateway.warnings)
+        store, worker, solver = build.store, build.worker, build.solver
+        if not build.frontend.platforms:
+            return answer_of(build.frontend, build.gateway.warnings)
         check = TruthCheck(worker, solver, mode=request.arch_check, allow=request.arch_check_allow)
         edges = _load(request, build)
-        results = await _solve(solver, worker, frontend, edges)
+        results = await _solve(build, edges)
+        failure = build.failures.decide()
+        if failure is not None:
+            if request.cache_to and results:
+                await _keep_caches(request, build, results)
+            raise failure
+        build.failures.warn(build.gateway.warn)
         await _check_truth(check, build, results, edges)
-        exporter = Exporter(request, store, worker, emit, epoch=build_epoch(frontend))
+        exporter = Exporter(request, store, worker, emit, epoch=build_epoch(build.frontend))
         if request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
 
             exporter.inline = inline_cache(request, solver)
         outcome = await exporter.export(
-            results, multi_platform=frontend.multi_platform, warnings=build.gateway.warnings
+            results, multi_platform=build.frontend.multi_platform, warnings=build.gateway.warnings
         )
         outcome = await _told(outcome, build, edges)
         if request.cache_to:
@@ -263,7 +280,12 @@ async def _told(outcome: BuildResult, build: Prepared, edges: dict[str, Edge | N
 
         results = [edge.vertex for edge in edges.values() if edge is not None]
         movable = await movable_stages(solver, worker, results)
-    return msgspec.structs.replace(outcome, platforms=platforms, emulated_s=seconds, movable_stages=movable)
+    failed = {name: error.message for name, error in build.failures.errors.items()}
+    platforms += tuple(PlatformSummary(platform=name, error=text) for name, text in failed.items())
+    metadata = {**outcome.metadata, "anyarch.platforms.failed": failed} if failed else outcome.metadata
+    return msgspec.structs.replace(
+        outcome, platforms=platforms, emulated_s=seconds, movable_stages=movable, metadata=metadata
+    )
 
 
 def _prepare_inputs(
@@ -297,23 +319,56 @@ def _load(request: BuildRequest, build: Prepared) -> dict[str, Edge | None]:
     for name, _ in build.frontend.platforms:
         definition = build.frontend.refs.get(name)
         edges[name] = load(build.solver, build.worker, definition) if definition is not None else None
-    if request.no_emulation:
-        refuse_emulation(build.solver.vertices, build.worker)
-    check_routes(build.solver.vertices, build.worker)
+    known = {vertex.digest: vertex for vertex in build.solver.vertices}
+
+    def check(digests: Sequence[str]) -> None:
+        vertices = [known[digest] for digest in digests if digest in known]
+        if request.no_emulation:
+            refuse_emulation(vertices, build.worker)
+        check_routes(vertices, build.worker)
+
+    build.failures.check(build.frontend, check)
+    _leave_out(build, edges)
     return edges
 
 
-async def _solve(
-    solver: Solver, worker: Worker, frontend: FrontendResult, edges: dict[str, Edge | None]
-) -> list[PlatformResult]:
+async def _solve(build: Prepared, edges: dict[str, Edge | None]) -> list[PlatformResult]:
+    """The results of the platforms that did not fail, in the order of the request."""
+    worker = build.worker
     wanted = {name: edge for name, edge in edges.items() if edge is not None}
-    solved: dict[str, Result] = dict(zip(wanted, await solver.solve(list(wanted.values())), strict=True))
+    solved = await build.failures.solve(build.solver, wanted)
     results = []
-    for name, platform in frontend.platforms:
+    _leave_out(build, edges)
+    for name, platform in build.frontend.platforms:
         result = solved.get(name)
         if result is not None and not hasattr(result, "layers"):
             result = await asyncio.to_thread(worker.materialize, result)
         results.append(
-            PlatformResult(platform, result.layers if result is not None else (), frontend.configs[name])
+            PlatformResult(
+                platform, result.layers if result is not None else (), build.frontend.configs[name]
+            )
         )
     return results
+
+
+def _leave_out(build: Prepared, edges: dict[str, Edge | None]) -> None:
+    """Forget the platforms that failed."""
+    failed = build.failures.errors
+    left = tuple(item for item in build.frontend.platforms if item[0] not in failed)
+    build.frontend = msgspec.structs.replace(build.frontend, platforms=left)
+    for name in failed:
+        edges.pop(name, None)
+
+
+async def _keep_caches(request: BuildRequest, build: Prepared, results: list[PlatformResult]) -> None:
+    """What was made goes into the build caches although the build fails, so that elsewhere too the next one
+    need not make it again. A cache that cannot be written is a warning then."""
+    from anyarch.engine.remote_cache import export_caches
+
+    chains = [result.layers for result in results]
+    options = tuple(
+        msgspec.structs.replace(option, attrs={**option.attrs, "ignore-error": "true"})
+        for option in request.cache_to
+    )
+    kept = msgspec.structs.replace(request, cache_to=options)
+    await export_caches(kept, build.worker, build.solver, chains, build.gateway.warn)

@@ -56,7 +56,16 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
     outputs = tuple(_output(output, tags, request.tags, may_delete=may_delete) for output in outputs)
     _check_destinations(outputs, stdout_is_terminal)
     names, _ = grammar.platforms(request.platforms)
-    return msgspec.structs.replace(request, tags=tags, outputs=outputs, platforms=names)
+    request = msgspec.structs.replace(request, tags=tags, outputs=outputs, platforms=names)
+    if request.require or request.optional:
+        from anyarch.engine.policy import check_policy
+
+        request = check_policy(request)
+    if request.parallel:
+        from anyarch.worker.limits import Limits
+
+        Limits.of(request.parallel)
+    return request
 
 
 def _check_later(request: BuildRequest) -> None:

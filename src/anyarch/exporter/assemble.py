@@ -22,7 +22,7 @@ from anyarch.spec.platform import Platform
 from anyarch.worker.worker import EMPTY_LAYER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from anyarch.snapshot.layers import LayerStore
     from anyarch.store.store import Store
@@ -114,8 +114,10 @@ async def assemble(
     *,
     on_step: Callable[[str], None] = lambda text: None,
     inline: InlineCache | None = None,
+    on_thread: Callable[..., Awaitable[_LayerBlob]] = asyncio.to_thread,
 ) -> AssembledImage:
-    """Make and store all documents of an image. Raises `NoSpace` and its kin."""
+    """Make and store all documents of an image. Layers are compressed by `on_thread(work, *args)`. Raises
+    `NoSpace` and its kin."""
     if not results:
         raise BuildError("the build gave no result to export")
     _check_annotations(results, options)
@@ -123,9 +125,7 @@ async def assemble(
     blobs = dict(
         zip(
             wanted,
-            await asyncio.gather(
-                *(asyncio.to_thread(_layer_blob, store, layers, item, options) for item in wanted)
-            ),
+            await asyncio.gather(*(on_thread(_layer_blob, store, layers, item, options) for item in wanted)),
             strict=True,
         )
     )

@@ -54,7 +54,7 @@ async def _push_one(
         blobs[item.config.digest] = (item.config.descriptor(), "")
     await asyncio.gather(
         *(
-            asyncio.to_thread(push_blob, worker, name, descriptor, layer, cancel)
+            worker.in_network(push_blob, worker, name, descriptor, layer, cancel)
             for descriptor, layer in blobs.values()
         )
     )
@@ -62,7 +62,7 @@ async def _push_one(
     documents = [item.manifest for item in image.platforms]
     if image.index is not None:
         await asyncio.gather(
-            *(asyncio.to_thread(registry.push_manifest, name, blob, cancel=cancel) for blob in documents)
+            *(worker.in_network(registry.push_manifest, name, blob, cancel=cancel) for blob in documents)
         )
     tag = None if by_digest else name.tag
     await asyncio.to_thread(registry.push_manifest, name, image.root, tag=tag, cancel=cancel)

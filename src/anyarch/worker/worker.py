@@ -8,8 +8,9 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from anyarch.archive.entry import Kind
 from anyarch.errors import SandboxError
@@ -20,6 +21,7 @@ from anyarch.source.image import ImageResolver
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
+from anyarch.worker.limits import Limits
 from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 from anyarch.worker.session import Lent
 
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
     from anyarch.worker.result import Result
 
 __all__ = ["Worker"]
+
+T = TypeVar("T")
 
 _PROGRESS_STEP_S = 0.2
 _PIDS = 16384  # of one step: `sandbox.plan.DEFAULT_PIDS`, which a cached build does not load
@@ -108,9 +112,11 @@ class Worker:
         uploads: dict[str, BinaryIO] | None = None,
         lent: Lent | None = None,
         emulators: str = "",
+        limits: Limits | None = None,
     ) -> None:
         self.store = store
         self._emulators = emulators
+        self.limits = limits or Limits.default()
         self.machine = Machine(store)
         self.layers = self.machine.open_layers()
         self.emit = emit
@@ -124,7 +130,7 @@ class Worker:
         self.images = ImageResolver(store.content, lambda: self.registry)
         self.layouts = ImageResolver(store.content, _no_registry)
         self.layer_vertices: dict[str, str] = {}
-        self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
+        self.exec_slots = asyncio.Semaphore(self.limits.exec)
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -132,6 +138,7 @@ class Worker:
         self._repositories: GitRepositories | None = None
         self._cdi: Devices | None = None
         self._exec_threads: ThreadPoolExecutor | None = None
+        self._pools: dict[str, ThreadPoolExecutor] = {}
         self._host: Host | None = None
         self._routes: dict[Platform, Route] = {}
         self._fetching: dict[str, asyncio.Future[None]] = {}
@@ -153,9 +160,30 @@ class Worker:
             cancel.cancel()
         if self._exec_threads is not None:
             self._exec_threads.shutdown(wait=True)
+        for pool in self._pools.values():
+            pool.shutdown(wait=True, cancel_futures=True)
         self.machine.close()
         if self._registry is not None:
             self._registry.close()
+
+    # threads --------------------------------------------------------------------------------------
+
+    async def in_network(self, work: Callable[..., T], /, *args: Any, **keywords: Any) -> T:
+        """Do `work`, which moves bytes between machines, on a thread, as soon as one of those for it is
+        free."""
+        return await self._on_thread("network", self.limits.network, partial(work, *args, **keywords))
+
+    async def in_cpu(self, work: Callable[..., T], /, *args: Any, **keywords: Any) -> T:
+        """The same for work that keeps processors busy."""
+        return await self._on_thread("cpu", self.limits.cpu, partial(work, *args, **keywords))
+
+    async def _on_thread(self, name: str, limit: int, work: Callable[[], T]) -> T:
+        pool = self._pools.get(name)
+        if pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            pool = self._pools[name] = ThreadPoolExecutor(limit, f"anyarch-{name}")
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     # network --------------------------------------------------------------------------------------
 
@@ -241,7 +269,7 @@ class Worker:
         future = self._fetching.get(layer.id)
         if future is None:
             future = self._fetching[layer.id] = asyncio.ensure_future(
-                asyncio.to_thread(self._fetch_layer, layer)
+                self.in_network(self._fetch_layer, layer)
             )
         await asyncio.shield(future)
 
@@ -384,7 +412,7 @@ class Worker:
         if self._exec_threads is None:
             from concurrent.futures import ThreadPoolExecutor
 
-            self._exec_threads = ThreadPoolExecutor(max(8, 2 * (os.cpu_count() or 1)), "anyarch-exec")
+            self._exec_threads = ThreadPoolExecutor(self.limits.exec, "anyarch-exec")
         return self._exec_threads
 
     def new_cancel(self) -> CancelToken:

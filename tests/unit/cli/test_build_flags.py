@@ -25,6 +25,8 @@ DONE = [
     ("--label", "a=b", {"labels": {"a": "b"}}),
     ("--network", "none", {"network": "none"}),
     ("--no-emulation", None, {"no_emulation": True}),
+    ("--keep-going", None, {"keep_going": True}),
+    ("--parallel", "exec=2,cpu=1", {"parallel": ("exec=2,cpu=1",)}),
     ("--no-cache", None, {"no_cache": True}),
     ("--cache-from", "user/app", {"cache_from": (CacheOption("registry", {"ref": "user/app"}),)}),
     ("--cache-to", "type=inline", {"cache_to": (CacheOption("inline"),)}),
@@ -59,6 +61,7 @@ DONE_ELSEWHERE = {
     *("--quiet", "-q", "--ulimit", "--check"),
     "--plan",  # test_plan.py
     "--emulators",  # tests/engine/test_emulators.py
+    *("--optional", "--require"),  # below
 }
 WARNED = [
     ("--isolation", "x", "isolation flag is deprecated"),
@@ -92,6 +95,14 @@ def test_a_flag_does_its_work(cli, engine, flag, value, wanted):
     assert cli("build", *words(flag, value), ".").status == 0
     for name, expected in wanted.items():
         assert getattr(engine.request, name) == expected
+
+
+@pytest.mark.parametrize("field", ["optional", "require"])
+def test_platforms_that_may_fail_are_normalised(cli, engine, field):
+    platforms = ("--platform", "linux/amd64,linux/arm64,linux/arm/v7")
+    assert cli("build", *platforms, f"--{field}", "linux/arm64/v8,linux/arm", ".").status == 0
+    assert getattr(engine.request, field) == ("linux/arm64", "linux/arm/v7")
+    assert cli("build", *platforms, f"--{field}", "linux/s390x", ".").status == 1
 
 
 @pytest.mark.parametrize(("flag", "value", "warning"), WARNED)
@@ -147,5 +158,6 @@ def test_every_flag_of_buildx_is_known():
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
     ours = {"arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
+    ours |= {"keep-going", "optional", "parallel", "require"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

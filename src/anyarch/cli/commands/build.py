@@ -98,6 +98,7 @@ COMMAND = Command(
             complete="file",
         ),
         Flag("iidfile", "Write the image id to a file", metavar="PATH", complete="file"),
+        Flag("keep-going", "Build the other platforms to the end when one fails; then nothing is published"),
         Flag("label", "Add a label to the image's configuration", metavar="KEY=VALUE", repeat=True),
         Flag("load", "Load the result into docker or podman: --output=type=docker"),
         Flag("metadata-file", "Write what was built to a file, as JSON", metavar="PATH", complete="file"),
@@ -106,12 +107,24 @@ COMMAND = Command(
         Flag("no-emulation", "Refuse steps that would need an emulator, before any work"),
         Flag("no-cache-filter", "Run every step of these stages", metavar="STAGE,...", repeat=True),
         Flag(
+            "optional",
+            "Platforms that may fail: the result is then made and published without them",
+            metavar="PLATFORM,...",
+            repeat=True,
+        ),
+        Flag(
             "output",
             "Where the result goes: DIR, -, or type=image|registry|oci|docker|local|tar|cacheonly,dest=...",
             short="o",
             metavar="DEST",
             repeat=True,
             complete="file",
+        ),
+        Flag(
+            "parallel",
+            "How much is done at once: exec=N steps, network=N transfers, cpu=N layers compressed",
+            metavar="RESOURCE=N,...",
+            repeat=True,
         ),
         Flag(
             "platform",
@@ -126,6 +139,12 @@ COMMAND = Command(
         Flag("pull", "Look up base images in their registries, even when they are here"),
         Flag("push", "Push the result: --output=type=registry"),
         Flag("quiet", "Show no progress, print the image id", short="q"),
+        Flag(
+            "require",
+            "Platforms without which nothing is published; all others are optional",
+            metavar="PLATFORM,...",
+            repeat=True,
+        ),
         Flag(
             "resource",
             "Limit of a RUN step: memory=2g, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, "

@@ -58,7 +58,7 @@ class _ImageSource:
 
     async def _find(self) -> Image:
         if self._image is None:
-            self._image = await asyncio.to_thread(self._images.image, self._reference, self._platform)
+            self._image = await self._worker.in_network(self._images.image, self._reference, self._platform)
         return self._image
 
     async def cache_map(self) -> CacheMap:
@@ -173,7 +173,7 @@ class _HttpSource:
         if self._layer is None:
             from anyarch.worker.url import fetch_file
 
-            self._layer = await asyncio.to_thread(fetch_file, self._worker, self._op, self._vertex)
+            self._layer = await self._worker.in_network(fetch_file, self._worker, self._op, self._vertex)
         return self._layer
 
     async def cache_map(self) -> CacheMap:
