@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.store.content import ContentStore
 
-__all__ = ["import_blob", "import_layout", "is_layout", "split_layout_name"]
+__all__ = ["choose", "import_blob", "import_layout", "is_layout", "split_layout_name"]
 
 _TAG = "org.opencontainers.image.ref.name"
 _NAME = "io.containerd.image.name"
@@ -54,15 +54,16 @@ def import_layout(content: ContentStore, name: str) -> Descriptor:
             raw = (root / "index.json").read_bytes()
         except FileNotFoundError:
             raise ManifestNotFound(f"{path} is not an OCI image layout: it has no index.json") from None
-        chosen = _choose(decode(Index, raw), name, tag, digest)
+        chosen = choose(decode(Index, raw), name, tag, digest)
         _import_directory(content, root, chosen)
         return chosen
     if not os.path.isfile(path):
         raise ManifestNotFound(f"{path}: no such file or directory")
-    return _choose(_import_tar(content, path), name, tag, digest)
+    return choose(_import_tar(content, path), name, tag, digest)
 
 
-def _choose(index: Index, name: str, tag: str, digest: str) -> Descriptor:
+def choose(index: Index, name: str, tag: str, digest: str) -> Descriptor:
+    """The entry that a tag or digest selects. Raises `ManifestNotFound`; `name` is for its text."""
     found = [
         item
         for item in index.manifests

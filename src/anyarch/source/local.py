@@ -26,7 +26,7 @@ _LINK_LIMIT = 255
 def scan(
     directory: str,
     *,
-    store: Store,
+    store: Store | None,
     patterns: Callable[[tuple[str, ...]], PatternMatcher],
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),

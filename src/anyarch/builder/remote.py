@@ -1,0 +1,295 @@
+"""Building on a daemon that speaks BuildKit's API, ours or a stock one.
+
+One connection a node; each build has a session of its own on it, in which the daemon is served what the
+build was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Any
+
+from anyarch.api.failure import build_error
+from anyarch.api.proto import control_pb2 as control
+from anyarch.api.proto import gateway_pb2 as gateway
+from anyarch.api.rpc.status import RpcError
+from anyarch.builder.solve_request import FRONTEND, RemoteBuild, remote_build
+from anyarch.builder.status import events_of
+from anyarch.engine.request import BuildResult
+from anyarch.errors import AnyarchError
+from anyarch.session.offer.content import content_methods
+from anyarch.session.offer.credentials import credential_methods
+from anyarch.session.offer.files import directory_methods, upload_methods
+from anyarch.session.offer.lent import agent_methods, secret_methods
+from anyarch.session.offer.offer import base36_id, offered, shared_key
+from anyarch.session.offer.outputs import output_methods
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyarch.api.rpc.client import Channel
+    from anyarch.api.rpc.server import Handler
+    from anyarch.engine.request import BuildRequest, CancelToken
+    from anyarch.solver.events import EventSink
+
+__all__ = ["RemoteBuilder"]
+
+_CONTROL = "/moby.buildkit.v1.Control"
+_BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge"
+_BUILD_ID = "buildkit-controlapi-buildid"
+_CLOCK = "buildkit-current-timestamp"
+_STATUS_GRACE_S = 5.0  # after the build, for the end of its status stream
+_BRIDGE_TRIES = 50
+
+
+class RemoteBuilder:
+    """Builds by `channel`; `label` names the daemon in errors. Whoever made the channel closes it by `close`."""
+
+    def __init__(self, channel: Channel, label: str, close: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._channel = channel
+        self._label = label
+        self._close = close
+
+    async def close(self) -> None:
+        self._channel.close()
+        if self._close is not None:
+            await self._close()
+
+    async def list_workers(self) -> list[Any]:
+        """Its `WorkerRecord`s, the default one first. Raises `AnyarchError`."""
+        request = control.ListWorkersRequest()
+        reply = await self._ask(f"{_CONTROL}/ListWorkers", request, control.ListWorkersResponse)
+        return list(reply.record)
+
+    async def version(self) -> str:
+        """What its Info says. Raises `AnyarchError`."""
+        reply = await self._ask(f"{_CONTROL}/Info", control.InfoRequest(), control.InfoResponse)
+        return reply.buildkitVersion.version
+
+    async def disk_usage(self, filters: list[str]) -> list[Any]:
+        """Its `UsageRecord`s."""
+        request = control.DiskUsageRequest(filter=filters)
+        reply = await self._ask(f"{_CONTROL}/DiskUsage", request, control.DiskUsageResponse)
+        return list(reply.record)
+
+    async def prune(self, request: control.PruneRequest, on_record: Callable[[Any], None]) -> None:
+        """Remove by `request`; every record that went is told."""
+        try:
+            call = self._channel.start(f"{_CONTROL}/Prune")
+            try:
+                await call.send(request)
+                call.end()
+                async for record in call.messages(control.UsageRecord):
+                    on_record(record)
+            finally:
+                call.cancel()
+        except RpcError as error:
+            raise build_error(error, where=self._label) from error
+
+    async def build(
+        self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
+    ) -> BuildResult:
+        """Build and write all outputs. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
+        from anyarch.engine.solve import run_async
+
+        return await run_async(lambda emit: self._build(request, emit), on_event, cancel)
+
+    async def _ask(self, path: str, request: Any, reply: Any) -> Any:
+        try:
+            return await self._channel.unary(path, request, reply)
+        except RpcError as error:
+            raise build_error(error, where=self._label) from error
+
+    async def _build(self, request: BuildRequest, emit: EventSink) -> BuildResult:
+        failures: list[AnyarchError] = []
+        with ExitStack() as held:
+            build = await asyncio.to_thread(remote_build, request, held)
+            async with AsyncExitStack() as agents:
+                methods = _methods(build, agents, failures)
+                session, ref = base36_id(), base36_id()
+                key = shared_key(build.directories["context"]) if "context" in build.directories else ""
+                warnings = _WarningCounter(emit)
+                try:
+                    async with offered(self._channel, methods, session_id=session, key=key):
+                        solve = _solve_request(build, request, session=session, ref=ref)
+                        if request.call in ("", "build"):
+                            response = await self._solve(solve, warnings)
+                        else:
+                            return await self._answer(solve, build, warnings)
+                except RpcError as error:
+                    # What went wrong on this side is told better here than the daemon can.
+                    raise failures[0] if failures else build_error(error, where=self._label) from error
+                if build.exported_caches and "cache.manifest" in response:
+                    await asyncio.to_thread(_name_caches, build, response["cache.manifest"])
+        return _result(response, warnings.count)
+
+    async def _solve(self, request: control.SolveRequest, emit: EventSink) -> dict[str, str]:
+        """One Control.Solve with its progress."""
+        progress = asyncio.create_task(self._follow(request.Ref, emit))
+        try:
+            reply = await self._channel.unary(f"{_CONTROL}/Solve", request, control.SolveResponse)
+            return dict(reply.ExporterResponse)
+        finally:
+            await _finish(progress)
+
+    async def _follow(self, ref: str, emit: EventSink) -> None:
+        call = self._channel.start(f"{_CONTROL}/Status")
+        try:
+            await call.send(control.StatusRequest(Ref=ref))
+            call.end()
+            headers = await call.wait_headers()
+            skew = _skew(headers.get(_CLOCK))
+            async for message in call.messages(control.StatusResponse):
+                for event in events_of(message, skew_s=skew):
+                    emit(event)
+        except RpcError:
+            return  # the build's own call says what happened
+        finally:
+            call.cancel()
+
+    async def _answer(
+        self, solve: control.SolveRequest, build: RemoteBuild, warnings: _WarningCounter
+    ) -> BuildResult:
+        """A question about the Dockerfile: the frontend is run through the gateway, whose result has the
+        answer."""
+        solve.Frontend = ""
+        solve.Internal = True
+        metadata = [(_BUILD_ID, solve.Ref)]
+        waiting = asyncio.create_task(self._solve(solve, warnings))
+        try:
+            await self._ping(metadata, waiting)
+            ask = gateway.SolveRequest(
+                Frontend=FRONTEND, FrontendOpt=build.attrs, allowResultReturn=True, allowResultArrayRef=True
+            )
+            answer = await self._channel.unary(
+                f"{_BRIDGE}/Solve", ask, gateway.SolveResponse, metadata=metadata
+            )
+            done = gateway.ReturnRequest(result=gateway.Result(ref=gateway.Ref()))  # daemons fall over none
+            await self._channel.unary(f"{_BRIDGE}/Return", done, gateway.ReturnResponse, metadata=metadata)
+            await waiting
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        found = {name: value.decode("utf-8", "replace") for name, value in answer.result.metadata.items()}
+        return BuildResult(metadata=found, warnings=warnings.count)
+
+    async def _ping(self, metadata: list[tuple[str, str]], waiting: asyncio.Task[Any]) -> None:
+        """Until the daemon knows the build, or has refused it."""
+        for attempt in range(_BRIDGE_TRIES):
+            try:
+                await self._channel.unary(
+                    f"{_BRIDGE}/Ping", gateway.PingRequest(), gateway.PongResponse, metadata=metadata
+                )
+                return
+            except RpcError:
+                if waiting.done() or attempt == _BRIDGE_TRIES - 1:
+                    raise
+            await asyncio.sleep(0.05)
+
+
+class _WarningCounter:
+    """Passes events on and counts the warnings."""
+
+    def __init__(self, emit: EventSink) -> None:
+        self._emit = emit
+        self.count = 0
+
+    def __call__(self, event: Any) -> None:
+        from anyarch.solver.events import WarningEvent
+
+        self.count += isinstance(event, WarningEvent)
+        self._emit(event)
+
+
+async def _finish(progress: asyncio.Task[None]) -> None:
+    try:
+        await asyncio.wait_for(progress, _STATUS_GRACE_S)
+    except TimeoutError:
+        return  # a daemon that does not end its stream; the build itself is over
+
+
+def _methods(build: RemoteBuild, stack: AsyncExitStack, failures: list[AnyarchError]) -> dict[str, Handler]:
+    from anyarch.registry.credentials import Credentials
+
+    agents = ExitStack()
+    stack.push_async_callback(asyncio.to_thread, agents.close)
+    methods = {
+        **directory_methods(build.directories),
+        **credential_methods(Credentials()),
+        **secret_methods(build.lent),
+        **agent_methods(build.lent, agents),
+    }
+    if build.uploads:
+        methods |= upload_methods(build.uploads)
+    if build.targets:
+        methods |= output_methods(build.targets, failures)
+    if build.stores:
+        methods |= content_methods(build.stores)
+    return methods
+
+
+def _solve_request(
+    build: RemoteBuild, request: BuildRequest, *, session: str, ref: str
+) -> control.SolveRequest:
+    solve = control.SolveRequest(
+        Ref=ref,
+        Session=session,
+        Frontend=FRONTEND,
+        FrontendAttrs=build.attrs,
+        Entitlements=sorted(build.lent.entitlements),
+        Exporters=build.exporters,
+        Cache=control.CacheOptions(Exports=build.cache_exports, Imports=build.cache_imports),
+    )
+    if build.exporters:  # what daemons before several outputs read
+        solve.ExporterDeprecated = build.exporters[0].Type
+        for name, value in build.exporters[0].Attrs.items():
+            solve.ExporterAttrsDeprecated[name] = value
+    return solve
+
+
+def _result(response: dict[str, str], warnings: int) -> BuildResult:
+    descriptor = _decoded(response.pop("containerimage.descriptor", ""))
+    names = response.pop("image.name", "")
+    digest = response.pop("containerimage.digest", None)
+    config = response.pop("containerimage.config.digest", None)
+    response.pop("cache.manifest", None)
+    return BuildResult(
+        digest=digest,
+        config_digest=config,
+        descriptor=descriptor,
+        image_names=tuple(names.split(",")) if names else (),
+        metadata=dict(response),
+        warnings=warnings,
+    )
+
+
+def _decoded(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(base64.b64decode(text, validate=True)) if text else None
+    except (ValueError, binascii.Error):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _skew(text: str) -> float:
+    """How far the daemon's clock is ahead, from the time it sent just now."""
+    from anyarch.spec.timestamp import parse_time
+
+    told = parse_time(text) if text else None
+    return told - time.time() if told is not None else 0.0
+
+
+def _name_caches(build: RemoteBuild, manifest: str) -> None:
+    """Let the index of each exported layout name the new cache."""
+    from anyarch.builder.layout_index import set_tag
+
+    descriptor = json.loads(manifest)
+    for directory, tag in build.exported_caches:
+        set_tag(directory, descriptor, tag)
+
+
