@@ -10,10 +10,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyarch.api.rpc.status import Code, RpcError
-from anyarch.errors import AnyarchError, BuildError, Canceled, NotSupported, ProtocolError, SourceRange
+from anyarch.api.rpc.status import Code
+from anyarch.errors import BuildError, Canceled, NotSupported, ProtocolError, SourceRange
+
+if TYPE_CHECKING:
+    from anyarch.api.rpc.status import RpcError
+    from anyarch.errors import AnyarchError
 
 __all__ = ["build_error"]
 
@@ -31,7 +35,8 @@ def build_error(error: RpcError, *, where: str = "") -> AnyarchError:
             return Canceled(message)
         case Code.UNAVAILABLE:
             return ProtocolError(
-                f"{where}: {message}" if where else message, hint="is the builder running, and still the same?"
+                f"{where}: {message}" if where else message,
+                hint="is the builder running, and still the same?",
             )
         case Code.UNIMPLEMENTED:
             return NotSupported(f"the builder {where} does not support this: {message}")

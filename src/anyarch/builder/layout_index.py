@@ -21,7 +21,8 @@ _TAG = "org.opencontainers.image.ref.name"
 
 
 def set_tag(directory: Path, descriptor: dict[str, Any], tag: str) -> None:
-    """Let `tag` name `descriptor` (JSON values); what other tags name stays. Raises `CacheError`, `OutputError`."""
+    """Let `tag` name `descriptor` (JSON values); what other tags name stays. Raises `CacheError` and
+    `OutputError`."""
     path = directory / "index.json"
     try:
         entry = msgspec.convert(descriptor, Descriptor)

@@ -18,10 +18,9 @@ from anyarch.api.failure import build_error
 from anyarch.api.proto import control_pb2 as control
 from anyarch.api.proto import gateway_pb2 as gateway
 from anyarch.api.rpc.status import RpcError
-from anyarch.builder.solve_request import FRONTEND, RemoteBuild, remote_build
+from anyarch.builder.solve_request import FRONTEND, remote_build
 from anyarch.builder.status import events_of
 from anyarch.engine.request import BuildResult
-from anyarch.errors import AnyarchError
 from anyarch.session.offer.content import content_methods
 from anyarch.session.offer.credentials import credential_methods
 from anyarch.session.offer.files import directory_methods, upload_methods
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
 
     from anyarch.api.rpc.client import Channel
     from anyarch.api.rpc.server import Handler
+    from anyarch.builder.solve_request import RemoteBuild
     from anyarch.engine.request import BuildRequest, CancelToken
+    from anyarch.errors import AnyarchError
     from anyarch.solver.events import EventSink
 
 __all__ = ["RemoteBuilder"]
@@ -48,9 +49,12 @@ _BRIDGE_TRIES = 50
 
 
 class RemoteBuilder:
-    """Builds by `channel`; `label` names the daemon in errors. Whoever made the channel closes it by `close`."""
+    """Builds by `channel`; `label` names the daemon in errors. `close` closes the channel, and then what was
+    given to do it with."""
 
-    def __init__(self, channel: Channel, label: str, close: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, channel: Channel, label: str, close: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._channel = channel
         self._label = label
         self._close = close
@@ -69,7 +73,7 @@ class RemoteBuilder:
     async def version(self) -> str:
         """What its Info says. Raises `AnyarchError`."""
         reply = await self._ask(f"{_CONTROL}/Info", control.InfoRequest(), control.InfoResponse)
-        return reply.buildkitVersion.version
+        return str(reply.buildkitVersion.version)
 
     async def disk_usage(self, filters: list[str]) -> list[Any]:
         """Its `UsageRecord`s."""
@@ -291,5 +295,3 @@ def _name_caches(build: RemoteBuild, manifest: str) -> None:
     descriptor = json.loads(manifest)
     for directory, tag in build.exported_caches:
         set_tag(directory, descriptor, tag)
-
-

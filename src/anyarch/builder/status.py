@@ -23,7 +23,7 @@ def events_of(message: control.StatusResponse, *, skew_s: float = 0.0) -> Iterat
         return time.seconds + time.nanos / 1e9 - skew_s
 
     def known(item: control.Vertex | control.VertexStatus, name: str) -> float | None:
-        return seconds(getattr(item, name)) if item.HasField(name) else None  # type: ignore[arg-type]
+        return seconds(getattr(item, name)) if item.HasField(name) else None
 
     for vertex in message.vertexes:
         yield VertexEvent(

@@ -141,7 +141,11 @@ class _Upload:
 
     def take(self, request: content.WriteContentRequest) -> content.WriteContentResponse:
         answer = content.WriteContentResponse(action=request.action, total=request.total)
-        if request.expected and request.action != content.STAT and self._store.path(request.expected).exists():
+        if (
+            request.expected
+            and request.action != content.STAT
+            and self._store.path(request.expected).exists()
+        ):
             raise RpcError(Code.ALREADY_EXISTS, f"content {request.expected}: already exists")
         if request.data:
             if request.offset != self._size:

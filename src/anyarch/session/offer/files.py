@@ -67,7 +67,8 @@ def _scan(path: str, metadata: Metadata) -> HostTree:
 
 
 def listed_values(metadata: Metadata, key: str) -> list[str]:
-    """The values of a key; where one of them is not ASCII all are query-escaped, and a further key says so."""
+    """The values of a key; where one of them is not ASCII all are query-escaped, and a further key says
+    so."""
     values = metadata.all(key)
     return [unquote_plus(value) for value in values] if metadata.get(f"{key}-encoded") == "1" else values
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,8 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import data_message, message_data
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from anyarch.api.rpc.server import Handler, ServerCall
     from anyarch.worker.session import Lent
 
@@ -35,7 +36,7 @@ def secret_methods(lent: Lent) -> dict[str, Handler]:
     return {"/moby.buildkit.secrets.v1.Secrets/GetSecret": unary(secrets.GetSecretRequest, get_secret)}
 
 
-def agent_methods(lent: Lent, stack: AsyncExitStack) -> dict[str, Handler]:
+def agent_methods(lent: Lent, stack: ExitStack) -> dict[str, Handler]:
     """Agents for key files are started when they are asked for, and live as long as `stack`."""
     sockets: dict[str, asyncio.Future[str]] = {}
 
@@ -84,7 +85,7 @@ def agent_methods(lent: Lent, stack: AsyncExitStack) -> dict[str, Handler]:
     }
 
 
-def _agent(paths: tuple[str, ...], name: str, stack: AsyncExitStack) -> str:
+def _agent(paths: tuple[str, ...], name: str, stack: ExitStack) -> str:
     if len(paths) == 1 and Path(paths[0]).is_socket():
         return paths[0]
     from anyarch.worker.ssh import agent_socket

@@ -40,7 +40,9 @@ def base36_id() -> str:
 def shared_key(directory: str) -> str:
     """By which a builder finds what it was sent from this directory before."""
     path = os.path.abspath(directory)
-    return f"{os.path.basename(path)}:{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+    return (
+        f"{os.path.basename(path)}:{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}"
+    )
 
 
 @asynccontextmanager

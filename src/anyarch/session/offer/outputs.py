@@ -130,15 +130,8 @@ class DirectoryTarget:
 
     async def receive(self, call: ServerCall, metadata: dict[str, str]) -> None:
         from anyarch.archive.apply import Unpacker
-        from anyarch.exporter.whole_file import output_error
 
-        path = Path(self._dest)
-        if path.exists() and not path.is_dir():
-            raise OutputError(f"destination {self._dest} is not a directory")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise output_error(error, path) from error
+        _make_directory(Path(self._dest))
         with Unpacker(self._dest, whiteouts="delete", chown=False, keep_root=True) as unpacker:
             receiver = TreeReceiver(unpacker)
             try:
@@ -160,3 +153,14 @@ class DirectoryTarget:
 async def _copy(call: ServerCall, stream: BinaryIO) -> None:
     while (message := await call.recv()) is not None:
         stream.write(message_data(message))
+
+
+def _make_directory(path: Path) -> None:
+    from anyarch.exporter.whole_file import output_error
+
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"destination {path} is not a directory")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(error, path) from error
