@@ -10,6 +10,7 @@ import msgspec
 from anyarch.errors import CacheError
 from anyarch.exporter.whole_file import output_error, whole_file
 from anyarch.spec import media
+from anyarch.spec.codec import convert
 from anyarch.spec.oci import Descriptor, Index, decode, encode
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def set_tag(directory: Path, descriptor: dict[str, Any], tag: str) -> None:
     `OutputError`."""
     path = directory / "index.json"
     try:
-        entry = msgspec.convert(descriptor, Descriptor)
+        entry = convert(descriptor, Descriptor)
     except msgspec.ValidationError as error:
         raise CacheError(f"the builder names a cache that is no descriptor: {error}") from None
     notes = {**(entry.annotations or {}), _TAG: tag}
