@@ -18,6 +18,7 @@ __all__ = [
     "BadReference",
     "BlobNotFound",
     "BuildError",
+    "BuilderError",
     "CacheError",
     "Canceled",
     "ContextError",
@@ -32,6 +33,8 @@ __all__ = [
     "NetworkError",
     "NoMatchingPlatform",
     "NoSpace",
+    "NoSuchBuilder",
+    "NodeLost",
     "NotSupported",
     "OutputError",
     "PathNotFound",
@@ -250,6 +253,18 @@ class CacheError(AnyarchError):
 
 class OutputError(AnyarchError):
     """An output (file, directory, docker or podman store) could not be written."""
+
+
+class BuilderError(AnyarchError):
+    """A builder instance, node or driver that cannot be used as asked."""
+
+
+class NoSuchBuilder(BuilderError):
+    """A name that no builder instance and no docker context has."""
+
+
+class NodeLost(BuilderError):
+    """A node that cannot be reached, or that went away during a build: its work can go to another one."""
 
 
 @contextmanager

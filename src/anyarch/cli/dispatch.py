@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 from anyarch.cli.flags import GLOBAL_FLAGS, BadCommandLine, Command, Flag, parse, suggestion
-from anyarch.cli.main import ALIASES, COMMANDS
+from anyarch.cli.main import ALIASES, COMMANDS, HIDDEN
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load(name: str) -> ModuleType:
     """The module of a command, by its full name."""
     from importlib import import_module
 
-    return import_module(COMMANDS[name][0])
+    return import_module((COMMANDS.get(name) or HIDDEN[name])[0])
 
 
 def dispatch(argv: list[str]) -> int:
@@ -68,10 +69,10 @@ def dispatch(argv: list[str]) -> int:
         if parsed.switch("help"):
             return _command_help(command)
         debug = debug or parsed.switch("debug")
-        for given in (program, parsed):
-            _check_builder(given)
         _check_states(parsed)
         parsed.debug = debug
+        given = parsed.text("builder") or program.text("builder")
+        parsed.builder = os.environ.get("BUILDX_BUILDER", "") if given is None else given
         status: int = module.run(parsed)
         return status
     except BrokenPipeError:
@@ -89,7 +90,7 @@ def _command(words: list[str]) -> tuple[str, list[str]]:
     for count in (2, 1):
         name = " ".join(words[:count])
         name = ALIASES.get(name, name)
-        if name in COMMANDS:
+        if name in COMMANDS or name in HIDDEN:
             return name, words[count:]
     first = words[0]
     members = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]
@@ -115,15 +116,6 @@ def _command_help(command: Command) -> int:
 
     print(command_help(command), end="")
     return 0
-
-
-def _check_builder(parsed: Parsed) -> None:
-    builder = parsed.text("builder")
-    if builder not in (None, "", "default"):
-        raise NotSupported(
-            f'--builder {builder}: no builder "{builder}" found',
-            hint="builder instances come in a later release",
-        )
 
 
 def _check_states(parsed: Parsed) -> None:

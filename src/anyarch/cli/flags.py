@@ -128,9 +128,7 @@ class Command:
 
 
 GLOBAL_FLAGS = (
-    Flag(
-        "builder", "Builder instance to use (only `default`, this process, in this release)", metavar="NAME"
-    ),
+    Flag("builder", "Builder instance to use; default is the engine in this process", metavar="NAME"),
     Flag("debug", "Show more when something goes wrong", short="D"),
     Flag("help", "Print this text", short="h"),
 )
@@ -147,15 +145,17 @@ class BadCommandLine(UsageError):
 
 class Parsed:
     """The values of one command line. `given` holds the names of the flags that were there, in order; `debug`
-    whether `--debug` was given, before or after the command."""
+    whether `--debug` was given, before or after the command; `builder` the name that `--builder` or
+    BUILDX_BUILDER has, or nothing."""
 
-    __slots__ = ("_values", "args", "command", "debug", "given")
+    __slots__ = ("_values", "args", "builder", "command", "debug", "given")
 
     def __init__(self, command: Command) -> None:
         self.command = command
         self.args: list[str] = []
         self.given: list[str] = []
         self.debug = False
+        self.builder = ""
         self._values: dict[str, list[str]] = {}
 
     def set(self, flag: Flag, value: str) -> None:

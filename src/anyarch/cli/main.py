@@ -18,6 +18,16 @@ COMMANDS = {
         "anyarch.cli.commands.imagetools_create",
         "Make an index out of images that are there already",
     ),
+    "create": ("anyarch.cli.commands.create", "Create a builder instance, or a node for one"),
+    "ls": ("anyarch.cli.commands.ls", "List builder instances and their nodes"),
+    "inspect": ("anyarch.cli.commands.inspect", "Show a builder instance"),
+    "use": ("anyarch.cli.commands.use", "Choose the builder for commands that name none"),
+    "rm": ("anyarch.cli.commands.rm", "Remove builder instances"),
+    "stop": ("anyarch.cli.commands.stop", "Stop the nodes of a builder instance"),
+    "dial-stdio": (
+        "anyarch.cli.commands.dial_stdio",
+        "Connect standard input and output with a node's API",
+    ),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
     "login": ("anyarch.cli.commands.login", "Log in to a registry"),
     "logout": ("anyarch.cli.commands.logout", "Forget the credentials of a registry"),
@@ -37,9 +47,22 @@ COMMANDS = {
     "prune": ("anyarch.cli.commands.prune", "Remove what the store does not need to keep"),
     "store check": ("anyarch.cli.commands.store_check", "Check every digest and reference of the store"),
     "completion": ("anyarch.cli.commands.completion", "Print a completion script for a shell"),
+    "plugin install": (
+        "anyarch.cli.commands.plugin_install",
+        "Make anyarch the buildx of the docker command line",
+    ),
+    "plugin uninstall": (
+        "anyarch.cli.commands.plugin_uninstall",
+        "Take anyarch away from the docker command line",
+    ),
     "version": ("anyarch.cli.commands.version", "Show the version"),
 }
 ALIASES = {"b": "build"}
+HIDDEN = {
+    "install": ("anyarch.cli.commands.install", "Set docker's alias of the builder"),
+    "uninstall": ("anyarch.cli.commands.uninstall", "Remove docker's alias of the builder"),
+}
+"""Commands that buildx has deprecated: they work, and are not listed."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,10 +12,15 @@ from anyarch.cli.main import main
 from anyarch.engine.request import BuildResult
 
 ENVIRONMENT = (
+    "BUILDKIT_HOST",
     "BUILDKIT_PROGRESS",
+    "BUILDX_BUILDER",
+    "BUILDX_CONFIG",
     "BUILDX_METADATA_WARNINGS",
     "BUILDX_NO_DEFAULT_LOAD",
+    "DOCKER_CONTEXT",
     "DOCKER_DEFAULT_PLATFORM",
+    "DOCKER_HOST",
     "SOURCE_DATE_EPOCH",
 )
 

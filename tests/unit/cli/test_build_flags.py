@@ -77,7 +77,7 @@ REFUSED_VALUES = [
     ("--provenance", "mode=max", "--provenance"),
     ("--sbom", "true", "--sbom"),
     ("--attest", "type=sbom,generator=image", "--sbom"),
-    ("--builder", "other", "--builder other"),
+    ("--builder", "other", 'no builder "other" found'),
 ]
 
 

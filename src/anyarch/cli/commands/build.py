@@ -223,6 +223,7 @@ SOLVING = "failed to build: failed to solve: "
 
 def run(parsed: Parsed) -> int:
     """One build. Exit status 0, 1 or 130 (stopped)."""
+    from anyarch.cli.builders import require_embedded
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import report
     from anyarch.cli.request import build_request, display_mode, method_of
@@ -230,6 +231,7 @@ def run(parsed: Parsed) -> int:
     from anyarch.engine.validate import prepare
 
     mode, prints_id = display_mode(parsed, stderr(), os.environ)
+    require_embedded(parsed, "build")
     request = build_request(parsed, os.environ, _stdin)
     remove_iidfile(parsed)
     try:

@@ -38,10 +38,12 @@ COMMAND = Command(
 
 
 def run(parsed: Parsed) -> int:
+    from anyarch.cli.builders import require_embedded
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.engine.storage import usage
     from anyarch.errors import UsageError
 
+    require_embedded(parsed, "du")
     form = parsed.text("format")
     if form and parsed.switch("verbose"):
         raise UsageError("--format and --verbose cannot be used together")

@@ -46,10 +46,12 @@ _WARNING_ALL = "WARNING! This will remove all build cache. Are you sure you want
 
 
 def run(parsed: Parsed) -> int:
+    from anyarch.cli.builders import require_embedded
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.cli.units import human_size
     from anyarch.engine.storage import prune, selection
 
+    require_embedded(parsed, "prune")
     policy = selection(
         parsed.texts("filter"),
         reserved=parsed.text("reserved-space") or parsed.text("keep-storage"),

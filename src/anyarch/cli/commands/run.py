@@ -110,6 +110,10 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
     from anyarch.engine import grammar
     from anyarch.engine.request import RunRequest
 
+    if parsed.text("builder") not in (None, "", "default"):
+        raise UsageError(
+            f"--builder {parsed.text('builder')}: programs are run on this machine, not on nodes of a builder"
+        )
     image, *command = parsed.args
     if not image:
         raise UsageError("invalid reference format: no image given")

@@ -1,0 +1,65 @@
+"""What the commands about builders share: the builder that is meant, and the words for nodes."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+from anyarch.errors import NotSupported, UsageError
+
+if TYPE_CHECKING:
+    from anyarch.builder.builder import Builder
+    from anyarch.cli.flags import Parsed
+
+__all__ = ["chosen_builder", "is_plain", "require_embedded", "timeout_of"]
+
+
+def timeout_of(parsed: Parsed) -> float:
+    """`--timeout` in seconds; 0 is without limit."""
+    text = parsed.text("timeout")
+    if text is None:
+        return 20.0
+    if text == "0":
+        return 0.0
+    found = re.fullmatch(r"(?:(\d+(?:\.\d*)?)h)?(?:(\d+(?:\.\d*)?)m)?(?:(\d+(?:\.\d*)?)s)?(?:(\d+)ms)?", text)
+    if not text or found is None:
+        raise UsageError(
+            f'invalid argument "{text}" for "--timeout" flag: not a duration', hint="for example 5s or 1m30s"
+        )
+    scales = (3600.0, 60.0, 1.0, 0.001)
+    return sum(float(part) * scale for part, scale in zip(found.groups(), scales, strict=True) if part)
+
+
+def chosen_builder(parsed: Parsed, name: str = "") -> Builder:
+    """The builder `name`, that of `--builder`, or the one in use. Raises `NoSuchBuilder`."""
+    from anyarch.builder.builder import Surroundings
+
+    surroundings = Surroundings(os.environ)
+    with surroundings.store.transaction() as transaction:
+        return surroundings.chosen(transaction, name or parsed.builder)
+
+
+def require_embedded(parsed: Parsed, what: str) -> None:
+    """Raises `NotSupported` when another builder than the engine in this process is meant."""
+    if is_plain(parsed):
+        return
+    builder = chosen_builder(parsed)
+    if not builder.is_embedded:
+        raise NotSupported(
+            f"{what} is not supported for the builder {builder.name} yet",
+            hint="--builder default means the engine in this process",
+        )
+
+
+def is_plain(parsed: Parsed) -> bool:
+    """Whether nothing speaks of another builder than `default`: told by a look at two paths, since a cached
+    build has no time to lose."""
+    if parsed.builder:
+        return parsed.builder == "default" and not os.environ.get("BUILDX_CONFIG")
+    env = os.environ
+    docker = env.get("DOCKER_CONFIG") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".docker")
+    store = env.get("BUILDX_CONFIG") or os.path.join(docker, "buildx")
+    if os.path.isdir(store) or (env.get("DOCKER_CONTEXT") and not env.get("DOCKER_HOST")):
+        return False
+    return not os.path.isdir(os.path.join(docker, "contexts"))
