@@ -77,7 +77,6 @@ REFUSED_VALUES = [
     ("--provenance", "mode=max", "--provenance"),
     ("--sbom", "true", "--sbom"),
     ("--attest", "type=sbom,generator=image", "--sbom"),
-    ("--builder", "other", 'no builder "other" found'),
 ]
 
 
@@ -135,6 +134,12 @@ def test_a_value_of_a_later_release_is_refused_by_name(cli, engine, flag, value,
     assert answer.status == 1
     assert name in answer.err
     assert "later release" in answer.err
+    assert not engine.requests
+
+
+def test_a_builder_that_does_not_exist_is_named(cli, engine):
+    answer = cli("build", "--builder", "other", ".")
+    assert (answer.status, answer.err.splitlines()[0]) == (1, 'ERROR: no builder "other" found')
     assert not engine.requests
 
 
