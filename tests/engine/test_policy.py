@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from anyarch.engine.request import BuildRequest, CacheOption, Output
+from anyarch.engine.solve import build_async
 from anyarch.engine.validate import prepare
 from anyarch.errors import AnyarchError, BuildError, PlatformsFailed, UsageError
 from anyarch.solver.events import WarningEvent
@@ -53,6 +54,15 @@ def run(build: Builder, outputs: tuple[Output, ...] = (), **request: Any) -> Any
 def platforms(remote: FakeRegistry) -> list[str]:
     index = json.loads(remote.manifests["app", remote.tags["app", "1"]].raw)
     return [item["platform"]["architecture"] for item in index["manifests"]]
+
+
+def test_build_that_names_no_platform_has_nothing_that_could_fail(tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    request = BuildRequest(
+        context=str(tmp_path), root=str(tmp_path / "store"), outputs=(Output("local", str(tmp_path / "out")),)
+    )
+    asyncio.run(build_async(prepare(request)))
+    assert (tmp_path / "out" / "Dockerfile").exists()
 
 
 def test_without_flags_the_first_failure_is_the_builds(scratch_build: Builder, remote: FakeRegistry) -> None:

@@ -77,6 +77,8 @@ class Failures:
 
     def decide(self) -> AnyarchError | None:
         """What the build ends with, once nothing runs any more; None when it may be published."""
+        if not self.errors:
+            return None
         required = [name for name in self.errors if name not in self._optional]
         if not required and self.left:
             return None
