@@ -42,6 +42,7 @@ __all__ = [
     "ProtocolError",
     "RegistryError",
     "SandboxError",
+    "SignatureInvalid",
     "SourceRange",
     "StoreError",
     "Unauthorized",
@@ -133,6 +134,10 @@ class BlobNotFound(StoreError):
 
 class DigestMismatch(AnyarchError):
     """Bytes that do not have the digest or size they were announced with."""
+
+
+class SignatureInvalid(AnyarchError):
+    """A signature that was demanded is missing, or not by the key that was named."""
 
 
 class MalformedArchive(AnyarchError):

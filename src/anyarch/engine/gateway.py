@@ -122,7 +122,7 @@ class EngineGateway:
         self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
         name = Reference.parse(reference)
-        images = self._worker.layouts if layout else self._worker.images
+        images = self._worker.layout_images(store=layout) if layout else self._worker.images
         async with self._step(log_name or f"[internal] load metadata for {name}"):
             wanted = platform or self._worker.platform
             image = await self._worker.in_network(images.image, name, wanted)

@@ -16,6 +16,7 @@ from anyarch.llb.ops import (
     CacheSharing,
     CDIDevice,
     Chown,
+    ContentCache,
     DiffOp,
     ExecOp,
     FileAction,
@@ -28,6 +29,7 @@ from anyarch.llb.ops import (
     MountType,
     NetMode,
     Op,
+    PassthroughOp,
     ProxyEnv,
     SecretEnv,
     SecretOpt,
@@ -58,7 +60,7 @@ def unmarshal_op(raw: bytes) -> Op:
     inputs: list[Input] = []
     platform: Platform | None = None
     constraints: tuple[str, ...] | None = None
-    kind: ExecOp | SourceOp | FileOp | BuildOp | MergeOp | DiffOp | None = None
+    kind: ExecOp | SourceOp | FileOp | BuildOp | MergeOp | DiffOp | PassthroughOp | None = None
     for number, value in fields(raw):
         try:
             match number:
@@ -81,7 +83,9 @@ def unmarshal_op(raw: bytes) -> Op:
                     found = collect(value, {1: "lower", 2: "upper"})
                     kind = DiffOp(_index(found.get("lower", b"")), _index(found.get("upper", b"")))
                 case 8:
-                    raise NotSupported("LLB op `passthrough` is not supported yet")
+                    outputs: list[Any] = []
+                    found = collect(value, {1: "id", 2: "outputs"}, outputs=outputs)
+                    kind = PassthroughOp(text(found.get("id", b"")), tuple(_numbers(outputs)))
                 case 10:
                     platform = _decode_platform(value)
                 case 11:
@@ -173,18 +177,6 @@ def _decode_meta(raw: bytes) -> Meta:
         limit = collect(item, {1: "name", 2: "soft", 3: "hard"})
         soft, hard = signed(limit.get("soft", 0)), signed(limit.get("hard", 0))
         ulimits.append(Ulimit(text(limit.get("name", b"")), soft, hard))
-    exit_codes: list[int] = []
-    for code in codes:
-        if isinstance(code, int):  # unpacked form: allowed by the format for any repeated number
-            exit_codes.append(signed(code))
-            continue
-        position = 0
-        while position < len(code):
-            try:
-                number, position = read_varint(code, position)
-            except IndexError:
-                raise UsageError("malformed LLB: message is cut short") from None
-            exit_codes.append(signed(number))
     return Meta(
         args=tuple([text(item) for item in args]),
         env=tuple([text(item) for item in env]),
@@ -196,8 +188,25 @@ def _decode_meta(raw: bytes) -> Meta:
         ulimits=tuple(ulimits),
         cgroup_parent=text(found.get("cgroup", b"")),
         remove_mount_stubs_recursive=bool(found.get("stubs")),
-        valid_exit_codes=tuple(exit_codes),
+        valid_exit_codes=tuple(_numbers(codes)),
     )
+
+
+def _numbers(items: list[Any]) -> list[int]:
+    """A repeated number, packed or not: the format allows both."""
+    numbers: list[int] = []
+    for item in items:
+        if isinstance(item, int):
+            numbers.append(signed(item))
+            continue
+        position = 0
+        while position < len(item):
+            try:
+                number, position = read_varint(item, position)
+            except IndexError:
+                raise UsageError("malformed LLB: message is cut short") from None
+            numbers.append(signed(number))
+    return numbers
 
 
 _MOUNT = {
@@ -241,7 +250,7 @@ def _decode_mount(raw: bytes) -> Mount:
         secret_opt=secret,
         ssh_opt=ssh,
         result_id=text(found.get("result_id", b"")),
-        content_cache=found.get("content_cache", 0),
+        content_cache=ContentCache(found.get("content_cache", 0)),
     )
 
 

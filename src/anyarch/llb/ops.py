@@ -25,6 +25,7 @@ __all__ = [
     "CacheOpt",
     "CacheSharing",
     "Chown",
+    "ContentCache",
     "DiffOp",
     "ExecOp",
     "FileAction",
@@ -39,6 +40,7 @@ __all__ = [
     "NetMode",
     "Op",
     "OpMetadata",
+    "PassthroughOp",
     "ProxyEnv",
     "SSHOpt",
     "SecretEnv",
@@ -74,6 +76,14 @@ class CacheSharing(IntEnum):
     SHARED = 0
     PRIVATE = 1
     LOCKED = 2
+
+
+class ContentCache(IntEnum):
+    """Whether a mount's input counts by its content: where that is safe (but for the root), always, never."""
+
+    DEFAULT = 0
+    ON = 1
+    OFF = 2
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -148,7 +158,7 @@ class Mount(msgspec.Struct, frozen=True):
     secret_opt: SecretOpt | None = None
     ssh_opt: SSHOpt | None = None
     result_id: str = ""
-    content_cache: int = 0
+    content_cache: ContentCache = ContentCache.DEFAULT
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -278,6 +288,13 @@ class BuildOp(msgspec.Struct, frozen=True):
     attrs: dict[str, str] = {}
 
 
+class PassthroughOp(msgspec.Struct, frozen=True):
+    """Gives inputs on as outputs: output n is input `outputs[n]`. `id` only tells it from others."""
+
+    id: str
+    outputs: tuple[int, ...]
+
+
 class Op(msgspec.Struct, frozen=True):
     """A vertex. `kind` None is the last op of a definition, whose single input is the result.
 
@@ -286,7 +303,7 @@ class Op(msgspec.Struct, frozen=True):
     """
 
     inputs: tuple[Input, ...]
-    kind: ExecOp | SourceOp | FileOp | BuildOp | MergeOp | DiffOp | None
+    kind: ExecOp | SourceOp | FileOp | BuildOp | MergeOp | DiffOp | PassthroughOp | None
     platform: Platform | None = None
     constraints: tuple[str, ...] | None = ()
 

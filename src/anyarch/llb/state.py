@@ -26,6 +26,7 @@ from anyarch.llb.ops import (
     CacheOpt,
     CacheSharing,
     Chown,
+    ContentCache,
     DiffOp,
     ExecOp,
     FileAction,
@@ -149,7 +150,7 @@ class ExecMount(msgspec.Struct, frozen=True):
     sharing: CacheSharing = CacheSharing.SHARED
     tmpfs: bool = False
     size: int = 0
-    content_cache: int = 0
+    content_cache: ContentCache = ContentCache.DEFAULT
 
 
 class ExecSecret(msgspec.Struct, frozen=True):

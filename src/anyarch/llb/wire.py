@@ -25,6 +25,7 @@ from anyarch.llb.ops import (
     LinuxResources,
     MergeOp,
     OpMetadata,
+    PassthroughOp,
     SourceOp,
     UserByName,
 )
@@ -114,6 +115,10 @@ def marshal_op(op: Op) -> bytes:
                     7, put_message(1, put_int(1, kind.lower)) + put_message(2, put_int(1, kind.upper))
                 )
             )
+        case PassthroughOp():
+            outputs = b"".join([varint(index) for index in kind.outputs])
+            packed = put_message(2, outputs) if outputs else b""
+            parts.append(put_message(8, put_str(1, kind.id) + packed))
         case _:
             assert_never(kind)
     return b"".join(parts)

@@ -191,6 +191,27 @@ class Registry:
 
     # push -----------------------------------------------------------------------------------------
 
+    def blob_size(self, ref: Reference, digest: str, *, cancel: Cancel | None = None) -> int:
+        """Bytes of a blob that no manifest was seen of. Raises as `resolve`."""
+
+        def attempt(endpoint: Endpoint, retry: RetryPolicy | None) -> int:
+            response = self._transport.request(
+                endpoint,
+                "HEAD",
+                endpoint.url(ref.path, "blobs", digest),
+                scopes=endpoint.pull_scopes(ref.path),
+                cancel=cancel,
+                retry=retry,
+            )
+            self._expect(endpoint, response, 200)
+            with response:
+                length = response.headers.get("Content-Length") or ""
+            if not length.isdigit():
+                raise RegistryError(f"{ref.familiar}: {endpoint.label} does not tell the size of {digest}")
+            return int(length)
+
+        return self._somewhere(ref, "asked for", attempt)
+
     def has_blob(self, ref: Reference, digest: str, *, cancel: Cancel | None = None) -> bool:
         """Whether the repository itself (no mirror) has the blob."""
         from anyarch.registry.push import has_blob

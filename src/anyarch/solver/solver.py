@@ -19,9 +19,10 @@ import asyncio
 import hashlib
 import os
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from anyarch.errors import error_context
+from anyarch.errors import BuildError, error_context
 from anyarch.solver.events import VertexEvent
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ __all__ = ["Solver", "derived_key", "edge_key"]
 def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
     """The key of a vertex: `kind` is what it is made of (definition, content), `parts` its inputs' keys."""
     return hashlib.sha256("\0".join((kind, digest, *parts)).encode()).hexdigest()
+
+
+_enclosing: ContextVar[frozenset[str]] = ContextVar("enclosing", default=frozenset())
+"""The canonical keys of what is running and asked for this: a nested build must not wait for itself."""
 
 
 class _State:
@@ -105,6 +110,10 @@ class Solver:
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._states
+
+    def vertex(self, digest: str) -> Vertex:
+        """The vertex of that digest. Raises `KeyError`."""
+        return self._states[digest].vertex
 
     @property
     def vertices(self) -> list[Vertex]:
@@ -250,6 +259,8 @@ class Solver:
                 return saved
         twin = self._running.get(canonical)
         if twin is not None:
+            if canonical in _enclosing.get():
+                raise BuildError(f"{vertex.name} needs its own result")
             # Another vertex turned out to be the same work, and is at it.
             outputs = await twin
             for key in state.keys:
@@ -262,6 +273,7 @@ class Solver:
         try:
             with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
                 began = self._clock()
+                _enclosing.set(_enclosing.get() | {canonical})  # of this task and those it starts
                 outputs = await vertex.operation.run(inputs)
                 vertex.seconds = max(0.0, self._clock() - began)
                 cache_map = await vertex.operation.cache_map()

@@ -39,9 +39,14 @@ _GITLINK = "160000"
 
 
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wanted of a repository. Empty `ref` is the default branch, `checksum` the commit that it must
-    be (or how that begins), `subdir` a path below the root. `mtime` is checkout or commit (also when
-    empty)."""
+    """What is wanted of a repository.
+
+    Empty `ref` is the default branch, `checksum` the commit that it must be (or how that begins), `subdir` a
+    path below the root. `mtime` is checkout or commit (also when empty). With `bundle` the objects come from
+    the bundle that the lender has under that name, not from the remote; `as_bundle` wants the commit with its
+    history as one file `bundle`, not its files. `signed_by` is a public key (OpenPGP armored, or a line of
+    SSH's authorized_keys) of which tag or commit must have a signature.
+    """
 
     remote: str
     ref: str = ""
@@ -51,6 +56,12 @@ class GitSource(msgspec.Struct, frozen=True, kw_only=True):
     submodules: bool = True
     mtime: str = ""
     fetch_by_commit: bool = False
+    bundle: str = ""
+    as_bundle: bool = False
+    signed_by: str = ""
+    reject_expired_keys: bool = False
+    require_signed_tag: bool = False
+    ignore_signed_tag: bool = False
 
     def key(self, resolved: Resolved) -> str:
         """Equal for equal checkouts, wherever they come from."""
@@ -64,6 +75,8 @@ class GitSource(msgspec.Struct, frozen=True, kw_only=True):
             key += "(skip-submodules)"
         if self.mtime == "checkout":
             key += "(mtime=checkout)"
+        if self.as_bundle:
+            key += f"(bundle {resolved.ref})"  # the bundle names it
         return key
 
 
@@ -112,6 +125,10 @@ class Lender(Protocol):
         """Show what git tells people."""
         ...
 
+    def bundle(self, name: str) -> Path:
+        """The file of a bundle, fetched when it is not there yet."""
+        ...
+
 
 class GitRepositories:
     """The repositories of one store, for one build. Thread-safe.
@@ -147,6 +164,9 @@ class GitRepositories:
             )
         if source.ref.startswith("-"):
             raise BuildError(f'invalid git ref "{source.ref}"')
+        if source.bundle and not source.ref:
+            _compare(checksum, checksum)
+            return Resolved(checksum, checksum, checksum)
         if is_commit(source.ref):
             _compare(checksum, source.ref)
             return Resolved(source.ref, source.ref, source.ref)
@@ -161,7 +181,7 @@ class GitRepositories:
             if source.ref and not ref.startswith("refs/"):
                 ref = f"refs/heads/{ref}"
             return Resolved(ref, checksum, checksum)
-        key = (source.remote, source.ref)
+        key = (source.bundle or source.remote, source.ref)
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
@@ -176,7 +196,11 @@ class GitRepositories:
             git = self._git(_Job(top, source.remote, lender), source.remote)
             what = f"failed to fetch remote {redacted(source.remote)}"
             wanted = [source.ref, source.ref + "^{}"] if source.ref else ["HEAD"]
-            raw = git.run("ls-remote", "--symref", "--", source.remote, *wanted, what=what)
+            place = source.remote
+            if source.bundle:
+                place = str(lender.bundle(source.bundle))
+                git = git.at(None, reads_files=True)
+            raw = git.run("ls-remote", "--symref", "--", place, *wanted, what=what)
         found: dict[str, str] = {}
         head = ""
         for line in raw.decode("utf-8", "surrogateescape").splitlines():
@@ -209,9 +233,48 @@ class GitRepositories:
         """When the commit was made, seconds since the epoch."""
         with (
             self._scratch() as top,
-            self._fetched(_Job(top, source.remote, lender), source.remote, resolved) as bare,
+            self._fetched(_Job(top, source.remote, lender), source, resolved) as bare,
         ):
             return _committed(bare, _peel(bare, resolved.object))
+
+    def verify(self, source: GitSource, resolved: Resolved, lender: Lender) -> None:
+        """Raises `SignatureInvalid` unless tag or commit are signed as `source` demands."""
+        if not source.signed_by:
+            return
+        from anyarch.errors import SignatureInvalid
+
+        from .signature import verify_object
+
+        with (
+            self._scratch() as top,
+            self._fetched(_Job(top, source.remote, lender), source, resolved) as bare,
+        ):
+            tag = b""
+            if bare.run("cat-file", "-t", resolved.object).strip() == b"tag":
+                tag = bare.run("cat-file", "tag", resolved.object)
+            commit = bare.run("cat-file", "commit", _peel(bare, resolved.object))
+        what = f"{redacted(source.remote)}#{resolved.ref}"
+
+        def check(raw: bytes) -> None:
+            verify_object(
+                raw,
+                source.signed_by.encode(),
+                what=what,
+                directory=self._work_dir,
+                reject_expired=source.reject_expired_keys,
+            )
+
+        if tag and not source.ignore_signed_tag:
+            try:
+                check(tag)
+            except SignatureInvalid:
+                if source.require_signed_tag:
+                    raise
+            else:
+                return
+        if source.require_signed_tag:
+            raise SignatureInvalid(f"{what}: signed tag required but no signed tag found")
+        check(commit)
 
     @contextmanager
     def checkout(self, source: GitSource, resolved: Resolved, lender: Lender) -> Iterator[Checkout]:
@@ -223,6 +286,9 @@ class GitRepositories:
             tree = top / "tree"
             git_dir = tree / ".git" if source.keep_git_dir and not source.subdir else None
             job = _Job(top, source.remote, lender)
+            if source.as_bundle:
+                yield self._bundle(job, source, resolved, tree)
+                return
             committed = self._lay_out(job, source, resolved, tree, git_dir)
             directory = tree
             for part in source.subdir.split("/") if source.subdir else ():
@@ -233,6 +299,19 @@ class GitRepositories:
                         hint=f"the commit is {resolved.commit}",
                     )
             yield Checkout(directory, committed)
+
+    def _bundle(self, job: _Job, source: GitSource, resolved: Resolved, tree: Path) -> Checkout:
+        """One file: the commit with its history under the name that it was asked for by."""
+        tree.mkdir()
+        with self._fetched(job, source, resolved) as bare:
+            commit = _peel(bare, resolved.object)
+            name = _bundled_name(resolved.ref)
+            bare.run("update-ref", name, resolved.object if name.startswith("refs/tags/") else commit)
+            try:
+                bare.run("bundle", "create", "--quiet", str(tree / "bundle"), name)
+            finally:
+                bare.run("update-ref", "-d", name)
+            return Checkout(tree, _committed(bare, commit))
 
     def _lay_out(
         self,
@@ -246,7 +325,7 @@ class GitRepositories:
         """Files of the commit and of its submodules; the answer is when it was committed."""
         if depth > _DEPTH_LIMIT:
             raise BuildError(f"submodules are nested too deep: {redacted(source.remote)}")
-        with self._fetched(job, source.remote, resolved) as bare:
+        with self._fetched(job, source, resolved) as bare:
             commit = _peel(bare, resolved.object)
             committed = _committed(bare, commit)
             links = _check_out(bare, commit, tree, source.subdir, redacted(source.remote))
@@ -295,12 +374,15 @@ class GitRepositories:
         )
 
     @contextmanager
-    def _fetched(self, job: _Job, remote: str, resolved: Resolved) -> Iterator[Git]:
-        """The bare repository of `remote`, with the object in it, which nobody removes inside."""
+    def _fetched(self, job: _Job, source: GitSource, resolved: Resolved) -> Iterator[Git]:
+        """The bare repository of the remote, with the object in it, which nobody removes inside."""
+        remote = source.remote
         git = self._git(job, remote)
         name = hashlib.sha256(remote.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         if len(resolved.object) == 64:
             name += "-sha256"
+        if source.as_bundle:
+            name += "-whole"  # the others lack the history
         directory = self._root / name
         with self._locked(self._root / f"{name}.lock", remote):
             bare = git.at(directory)
@@ -309,7 +391,11 @@ class GitRepositories:
                 git.run("init", "--quiet", "--bare", f"--object-format={kind}", str(directory))
             if not _has(bare, resolved):
                 _clear_locks(directory)
-                _fetch(bare, remote, resolved)
+                if source.bundle:
+                    bundle = job.lender.bundle(source.bundle)
+                    _fetch_bundle(git.at(directory, reads_files=True), bundle, source, resolved)
+                else:
+                    _fetch(bare, remote, resolved, whole=source.as_bundle)
             yield bare
 
     @contextmanager
@@ -353,24 +439,42 @@ def _clear_locks(directory: Path) -> None:
             path.unlink()
 
 
-def _fetch(git: Git, remote: str, resolved: Resolved) -> None:
-    """As little as the server lets us: the ref, else the commit, else all branches and tags."""
+def _bundled_name(ref: str) -> str:
+    """What a bundle calls what it holds."""
+    if is_commit(ref):
+        return "refs/heads/main"  # nothing was asked for by name
+    if ref.startswith("refs/tags/"):
+        return ref
+    return "refs/heads/" + ref.removeprefix("refs/").removeprefix("heads/")
+
+
+def _fetch_bundle(git: Git, bundle: Path, source: GitSource, resolved: Resolved) -> None:
+    what = f"failed to import git bundle {source.bundle}"
+    place = f"+refs/*:refs/anyarch/bundles/{resolved.object}/*"
+    git.run("fetch", "--no-tags", "--no-write-fetch-head", "--force", "--", str(bundle), place, what=what)
+    if not _has(git, resolved):
+        raise BuildError(f"commit {resolved.object} not found in bundle {source.bundle}")
+
+
+def _fetch(git: Git, remote: str, resolved: Resolved, *, whole: bool) -> None:
+    """As little as the server lets us: the ref, else the commit, else all branches and tags; with `whole`
+    each with its history."""
     what = f"failed to fetch remote {redacted(remote)}"
     common = ("fetch", "--no-tags", "--no-write-fetch-head", "--force")
     if not is_commit(resolved.ref) and resolved.ref != resolved.object:
         place = f"+{resolved.ref}:refs/anyarch/{resolved.object}"
-        _shallow(git, *common, "--", remote, place, what=what)
+        _shallow(git, *common, "--", remote, place, what=what, whole=whole)
         if _has(git, resolved):
             return  # else the ref has moved since it was resolved
     try:
         place = f"+{resolved.object}:refs/anyarch/{resolved.object}"
-        _shallow(git, *common, "--", remote, place, what=what)
+        _shallow(git, *common, "--", remote, place, what=what, whole=whole)
     except GitFailed as error:
         if not _refuses_objects(error.stderr):
             raise
-        whole = ["--unshallow"] if (git.git_dir is not None and (git.git_dir / "shallow").exists()) else []
+        deepen = ["--unshallow"] if (git.git_dir is not None and (git.git_dir / "shallow").exists()) else []
         places = ("+refs/heads/*:refs/anyarch/heads/*", "+refs/tags/*:refs/anyarch/tags/*")
-        git.run(*common, *whole, "--", remote, *places, what=what, is_loud=True)
+        git.run(*common, *deepen, "--", remote, *places, what=what, is_loud=True)
     if not _has(git, resolved):
         raise BuildError(
             f"commit {resolved.object} cannot be found in {redacted(remote)}",
@@ -378,8 +482,11 @@ def _fetch(git: Git, remote: str, resolved: Resolved) -> None:
         )
 
 
-def _shallow(git: Git, *arguments: str, what: str) -> None:
+def _shallow(git: Git, *arguments: str, what: str, whole: bool) -> None:
     head, *rest = arguments
+    if whole:
+        git.run(head, *rest, what=what, is_loud=True)
+        return
     try:
         git.run(head, "--depth=1", *rest, what=what, is_loud=True)
     except GitFailed as error:

@@ -76,7 +76,8 @@ class Git:
     """One repository or none, and the circumstances to run git in.
 
     `hosts` is a file in which host keys of SSH servers are kept when the build brought none: a server that
-    was seen before has to show the same key. `log` gets what git tells people.
+    was seen before has to show the same key. `log` gets what git tells people. With `reads_files` a file of
+    this machine may be fetched from: a bundle, and nothing that a repository or build names.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Git:
         auth: GitAuth | None = None,
         git_dir: Path | None = None,
         log: Callable[[bytes], object] | None = None,
+        reads_files: bool = False,
     ) -> None:
         self._directory = directory
         self._hosts = hosts
@@ -95,8 +97,9 @@ class Git:
         self._auth = auth or GitAuth()
         self.git_dir = git_dir
         self._log = log
+        self._reads_files = reads_files
 
-    def at(self, git_dir: Path) -> Git:
+    def at(self, git_dir: Path | None, *, reads_files: bool = False) -> Git:
         """The same for another repository."""
         return Git(
             directory=self._directory,
@@ -105,6 +108,7 @@ class Git:
             auth=self._auth,
             git_dir=git_dir,
             log=self._log,
+            reads_files=reads_files,
         )
 
     def run(
@@ -182,7 +186,7 @@ class Git:
             "GIT_CONFIG_SYSTEM": os.devnull,
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+            "GIT_ALLOW_PROTOCOL": "file" if self._reads_files else _PROTOCOLS,
             "GIT_SSH_COMMAND": self._ssh(),
             "GIT_SSH_VARIANT": "ssh",
         }

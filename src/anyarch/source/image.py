@@ -8,7 +8,7 @@ network; a tag is asked for once a build.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -22,11 +22,28 @@ from anyarch.spec.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anyarch.registry.client import Registry
     from anyarch.spec.oci import Descriptor
-    from anyarch.store.content import ContentStore
+    from anyarch.store.content import BlobWriter, ContentStore
 
-__all__ = ["Image", "ImageResolver"]
+__all__ = ["Image", "ImageResolver", "ImageSource"]
+
+
+class ImageSource(Protocol):
+    """Where images come from: a registry client, or an OCI layout. Raises what a registry client raises."""
+
+    def resolve(self, ref: Reference, /) -> tuple[Digest, str, int]:
+        """Digest, media type and size of what `ref` names now."""
+        ...
+
+    def manifest(self, ref: Reference, digest: Digest | None = None, /) -> Blob:
+        """A document; its media type is empty where only the document itself tells it."""
+        ...
+
+    def read(self, ref: Reference, descriptor: Descriptor, /) -> bytes: ...
+
+    def fetch(self, ref: Reference, descriptor: Descriptor, writer: BlobWriter, /) -> None:
+        """Write one blob."""
+        ...
 
 
 class Image(msgspec.Struct, frozen=True):
@@ -47,7 +64,7 @@ class Image(msgspec.Struct, frozen=True):
 class ImageResolver:
     """Resolves images for one build; safe for threads; every name and every image is asked for once."""
 
-    def __init__(self, content: ContentStore, registry: Callable[[], Registry]) -> None:
+    def __init__(self, content: ContentStore, registry: Callable[[], ImageSource]) -> None:
         self._content = content
         self._registry = registry
         self._lock = threading.Lock()
@@ -81,7 +98,7 @@ class ImageResolver:
             if blob.digest != digest:
                 raise RegistryError(f"{reference.familiar}: the registry sent {blob.digest} for {digest}")
             self._content.put(blob.raw)
-            return blob
+            return blob if blob.media_type else Blob(_media_type(blob.raw), blob.raw, digest)
 
     def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
         digest = Digest.parse(descriptor.digest)
@@ -91,6 +108,15 @@ class ImageResolver:
             raw = self._registry().read(reference, descriptor)
             self._content.put(raw)
             return raw
+
+    def fetch(self, reference: Reference, descriptor: Descriptor) -> None:
+        """One blob into the content store, unless it is there."""
+        digest = Digest.parse(descriptor.digest)
+        with self._lock_of(digest):
+            if not self._content.has(digest):
+                with self._content.writer(expected=digest, size=descriptor.size) as writer:
+                    self._registry().fetch(reference, descriptor, writer)
+                    writer.commit()
 
     def image(self, reference: Reference, platform: Platform) -> Image:
         """The image that serves `platform`. Raises `NoMatchingPlatform`, listing what there is."""

@@ -7,23 +7,94 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from anyarch.archive.entry import Kind
-from anyarch.errors import BlobNotFound, ManifestNotFound, UnsupportedMedia
+from anyarch.errors import BlobNotFound, DigestMismatch, ManifestNotFound, UnsupportedMedia
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Index, Manifest, decode
+from anyarch.spec.oci import Blob, Index, Manifest, decode
 
 if TYPE_CHECKING:
     from anyarch.archive.tar_reader import ContentReader
     from anyarch.spec.oci import Descriptor
-    from anyarch.store.content import ContentStore
+    from anyarch.spec.reference import Reference
+    from anyarch.store.content import BlobWriter, ContentStore
 
-__all__ = ["choose", "import_blob", "import_layout", "is_layout", "split_layout_name"]
+__all__ = [
+    "LayoutBlobs",
+    "LayoutRegistry",
+    "choose",
+    "import_blob",
+    "import_layout",
+    "is_layout",
+    "split_layout_name",
+]
 
 _TAG = "org.opencontainers.image.ref.name"
 _NAME = "io.containerd.image.name"
+
+
+class LayoutBlobs(Protocol):
+    """Blobs of OCI layouts that a client has. Called in any thread."""
+
+    def open(self, session: str, store: str, digest: str) -> BinaryIO:
+        """The content of a blob of the layout `store`; the caller closes it. `session` is empty where any
+        client of the build will do. Raises `BlobNotFound`."""
+        ...
+
+
+_MAX_DOCUMENT = 16 << 20
+
+
+class LayoutRegistry:
+    """Implements `source.image.ImageSource` by a layout: one of a client (`blobs`), or none: then all that is
+    asked for must have been brought into the store before."""
+
+    def __init__(self, blobs: LayoutBlobs | None, session: str, store: str) -> None:
+        self._blobs = blobs
+        self._session = session
+        self._store = store
+
+    def resolve(self, ref: Reference) -> tuple[Digest, str, int]:
+        """A layout knows its images by digest only."""
+        if ref.digest is None:
+            raise ManifestNotFound(f'reference "{ref}" must have digest', hint="name it NAME@sha256:…")
+        blob = self.manifest(ref, ref.digest)
+        return blob.digest, blob.media_type, len(blob.raw)
+
+    def manifest(self, ref: Reference, digest: Digest | None = None) -> Blob:
+        wanted = digest or ref.digest
+        assert wanted is not None
+        with self.open(ref, wanted) as stream:
+            raw = stream.read(_MAX_DOCUMENT + 1)
+        if len(raw) > _MAX_DOCUMENT:
+            raise UnsupportedMedia(f"{ref}: {wanted} is too large for a manifest")
+        return Blob("", raw, Digest.of(raw))
+
+    def read(self, ref: Reference, descriptor: Descriptor) -> bytes:
+        if descriptor.size > _MAX_DOCUMENT:
+            raise UnsupportedMedia(f"{ref}: {descriptor.digest} is too large for a config")
+        with self.open(ref, Digest.parse(descriptor.digest)) as stream:
+            raw = stream.read(descriptor.size + 1)
+        if Digest.of(raw) != descriptor.digest:
+            raise DigestMismatch(f"{ref}: the layout has other bytes for {descriptor.digest}")
+        return raw
+
+    def fetch(self, ref: Reference, descriptor: Descriptor, writer: BlobWriter) -> None:
+        with self.open(ref, Digest.parse(descriptor.digest)) as stream:
+            while chunk := stream.read(1 << 20):
+                writer.write(chunk)
+
+    def open(self, ref: Reference, digest: Digest) -> BinaryIO:
+        """The content of a blob."""
+        if self._blobs is None:
+            raise BlobNotFound(
+                "the OCI layout lacks a part of the image",
+                hint="it may hold other platforms only; copy the image into it again, whole",
+            )
+        # The store that `oci.store` names, else the one called as the reference is.
+        return self._blobs.open(self._session, self._store or ref.name, digest)
 
 
 def is_layout(path: str) -> bool:

@@ -6,21 +6,98 @@ way is followed (inside the directory), so that both the links and what they lea
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+import msgspec
+
+from anyarch.errors import BuildError
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.spec.glob import has_wildcards, match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.store.store import Store
 
-__all__ = ["follow_paths", "scan"]
+__all__ = ["LocalFiles", "LocalProvider", "follow_paths", "scan"]
 
 _LINK_LIMIT = 255
+
+
+class LocalFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What a local source asks of the client that offered the directory `name`.
+
+    `session` is the id of the client's session where the source names one, else empty; `unique` keeps sources
+    of several builds apart; `shared_key` tells which earlier transfer is of the same directory. With
+    `metadata_only` contents are wanted of `metadata_exceptions` (patterns) alone. `differ` is metadata (also
+    when empty) or none.
+    """
+
+    name: str
+    session: str = ""
+    unique: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow: tuple[str, ...] = ()
+    shared_key: str = ""
+    differ: str = ""
+    metadata_only: bool = False
+    metadata_exceptions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, attrs: Mapping[str, str]) -> LocalFiles:
+        """From the attributes of an LLB source. Raises `BuildError`."""
+        session = attrs.get("local.session", "")
+        prefix, colon, rest = session.partition(":")
+        if colon:
+            name, session = f"{prefix}-{name}", rest
+        only = attrs.get("local.metadatatransfer", "")
+        if only not in _TRUE | _FALSE:
+            raise BuildError(f'invalid value for local.metadatatransfer "{only}"')
+        return cls(
+            name=name,
+            session=session,
+            unique=attrs.get("local.unique", ""),
+            include=_texts(attrs, "local.includepattern"),
+            exclude=_texts(attrs, "local.excludepatterns"),
+            follow=_texts(attrs, "local.followpaths"),
+            shared_key=attrs.get("local.sharedkeyhint", ""),
+            differ=attrs.get("local.differ", ""),
+            metadata_only=only in _TRUE,
+            metadata_exceptions=_texts(attrs, "local.metadatatransferexclude"),
+        )
+
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
+
+
+def _texts(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """A JSON list of texts; one or the other may be no UTF-8."""
+    raw = attrs.get(name)
+    if not raw:
+        return ()
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        found = None
+    if found is None and raw.strip() == "null":
+        return ()
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise BuildError(f"invalid value for {name}: {raw!r}", hint="it has to be a JSON list of texts")
+    return tuple(found)
+
+
+class LocalProvider(Protocol):
+    """Where local directories come from that are not this machine's: a client that transfers them."""
+
+    async def directory(self, wanted: LocalFiles, vertex: str) -> str | None:
+        """A directory with (at least) the files that are wanted, which stays as it is until the build ends.
+        None when nobody offers it. Progress is shown on `vertex`."""
+        ...
 
 
 def scan(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.worker.draft import Content, Draft
 
-__all__ = ["Copier", "Owner", "selector", "source_paths"]
+__all__ = ["Copier", "Names", "Owner", "expand", "selector", "source_paths"]
 
 Owner = tuple[int, int]
 
@@ -39,7 +39,7 @@ def source_paths(tree: TreeView, action: ActionCopy) -> list[str]:
     source = clean(action.src)
     if not (action.allow_wildcard and has_wildcards(source)):
         return [_unescape(source) if action.allow_wildcard else source]
-    found = list(_expand(tree, source))
+    found = expand(_TreeNames(tree), source)
     if not found and not action.allow_empty_wildcard:
         raise PathNotFound(f'"/{source}": not found')
     return found
@@ -58,8 +58,33 @@ def _unescape(path: str) -> str:
     return "".join(out)
 
 
-def _expand(tree: TreeView, pattern: str) -> Iterator[str]:
+class Names(Protocol):
+    """What wildcards are looked up in: `Draft`, and `TreeView` through `_TreeNames`."""
+
+    def get(self, path: str) -> Entry | None: ...
+
+    def resolve(self, path: str) -> str: ...
+
+    def listdir(self, path: str) -> list[str]: ...
+
+
+class _TreeNames:
+    def __init__(self, tree: TreeView) -> None:
+        self._tree = tree
+        self.resolve = tree.resolve
+        self.listdir = tree.listdir
+
+    def get(self, path: str) -> Entry | None:
+        node = self._tree.lookup(path)
+        return node.entry if node is not None else None
+
+
+def expand(names: Names, pattern: str) -> list[str]:
     """Paths that match, in order; component by component, since no wildcard crosses a slash."""
+    return list(_expand(names, pattern))
+
+
+def _expand(names: Names, pattern: str) -> Iterator[str]:
 
     def step(directory: str, parts: list[str]) -> Iterator[str]:
         if not parts:
@@ -68,18 +93,19 @@ def _expand(tree: TreeView, pattern: str) -> Iterator[str]:
         head, rest = parts[0], parts[1:]
         if not has_wildcards(head):
             candidate = join(directory, _unescape(head))
-            if tree.lookup(candidate) is not None:
+            if names.get(join(names.resolve(directory), _unescape(head))) is not None:
                 yield from step(candidate, rest)
             return
-        node = tree.lookup(tree.resolve(directory)) if directory else tree.lookup("")
-        if node is None or node.entry.kind is not Kind.DIRECTORY:
+        real = names.resolve(directory)
+        entry = names.get(real)
+        if entry is None or entry.kind is not Kind.DIRECTORY:
             return
-        for name in tree.listdir(node.entry.path):
+        for name in names.listdir(real):
             if match(head, name):
                 child = join(directory, name)
                 if rest:
-                    below = tree.lookup(child)
-                    if below is None or below.entry.kind not in (Kind.DIRECTORY, Kind.SYMLINK):
+                    below = names.get(join(real, name))
+                    if below is None or below.kind not in (Kind.DIRECTORY, Kind.SYMLINK):
                         continue
                 yield from step(child, rest)
 

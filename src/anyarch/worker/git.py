@@ -16,10 +16,11 @@ from anyarch.errors import BuildError
 from anyarch.solver.events import LogEvent
 from anyarch.source.git import GitSource
 from anyarch.source.gitcli import GitAuth
-from anyarch.source.giturl import is_git, parse_git_url
+from anyarch.source.giturl import is_commit, is_git, parse_git_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from anyarch.llb.ops import SourceOp
     from anyarch.source.git import Checkout, Resolved
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["checkout_layer", "commit_time", "git_source", "lender"]
 
 _GITHUB = ("https://github.com/", "https://www.github.com/")
-_LATER = ("git.bundle", "git.checkoutbundle", "git.sig.pubkey")
+_SIGNATURE = ("pubkey", "rejectexpired", "requiresignedtag", "ignoresignedtag")
 
 
 def git_source(op: SourceOp) -> GitSource:
@@ -36,14 +37,14 @@ def git_source(op: SourceOp) -> GitSource:
     text = op.identifier.removeprefix("git://")
     url = parse_git_url(text if is_git(text) else f"https://{text}")
     attrs = op.attrs
-    for name in _LATER:
-        if attrs.get(name):
-            raise BuildError(f"{op.identifier}: the attribute {name} is not supported")
     remote = attrs.get("git.fullurl", "")
     if remote and not is_transport(remote):
         remote = f"https://{remote}"
     if url is None:
         raise BuildError(f"invalid git identifier {op.identifier}")
+    _check_bundle(op, url.ref, url.subdir)
+    if any(attrs.get(f"git.sig.{name}") for name in _SIGNATURE) and not attrs.get("git.sig.pubkey"):
+        raise BuildError(f"{op.identifier}: a signature can only be checked with a public key")
     return GitSource(
         remote=remote or url.remote,
         ref=url.ref,
@@ -53,7 +54,36 @@ def git_source(op: SourceOp) -> GitSource:
         submodules=attrs.get("git.skipsubmodules") != "true",
         mtime=attrs.get("git.mtime", ""),
         fetch_by_commit=attrs.get("git.fetchbycommit") == "true",
+        bundle=attrs.get("git.bundle", ""),
+        as_bundle=attrs.get("git.checkoutbundle") == "true",
+        signed_by=attrs.get("git.sig.pubkey", ""),
+        reject_expired_keys=attrs.get("git.sig.rejectexpired") == "true",
+        require_signed_tag=attrs.get("git.sig.requiresignedtag") == "true",
+        ignore_signed_tag=attrs.get("git.sig.ignoresignedtag") == "true",
     )
+
+
+def _check_bundle(op: SourceOp, ref: str, subdir: str) -> None:
+    attrs = op.attrs
+    bundle, checksum = attrs.get("git.bundle", ""), attrs.get("git.checksum", "")
+    if bundle:
+        scheme, sep, _ = bundle.partition("://")
+        if not sep or scheme not in ("docker-image+blob", "oci-layout+blob"):
+            raise BuildError(
+                f'git.bundle locator "{bundle}" is not supported',
+                hint="it has to begin with docker-image+blob:// or oci-layout+blob://",
+            )
+        from anyarch.worker.ops.blob import split_blob_name
+
+        split_blob_name(bundle)
+        if not checksum:
+            raise BuildError("git.bundle requires git.checksum to be set")
+        if not ref and not is_commit(checksum):
+            raise BuildError("git.bundle without a ref requires git.checksum to be a whole commit id")
+    if attrs.get("git.checkoutbundle") == "true":
+        for name, is_set in (("keepgitdir", attrs.get("git.keepgitdir") == "true"), ("subdir", bool(subdir))):
+            if is_set:
+                raise BuildError(f"git.checkoutbundle is incompatible with git.{name}")
 
 
 def is_transport(remote: str) -> bool:
@@ -94,6 +124,14 @@ class _Lender:
                     value = b"basic " + base64.b64encode(b"x-access-token:" + value)
                 return os.fsdecode(value)
         return ""
+
+    def bundle(self, name: str) -> Path:
+        from anyarch.worker.ops.blob import fetch_named_blob
+
+        store = self._attrs.get("oci.store", "") or name.partition("://")[2].partition("@")[0]
+        session = self._attrs.get("oci.session", "")
+        digest = fetch_named_blob(self._worker, name, session, store, self._vertex)
+        return self._worker.store.content.path(digest)
 
     def log(self, text: bytes) -> None:
         self._worker.emit(LogEvent(self._vertex, 2, text, time.time()))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_never
 
-from anyarch.errors import BuildError, NotSupported, SourceRange, error_context
-from anyarch.llb.ops import BuildOp, DiffOp, ExecOp, FileOp, MergeOp, OpMetadata, SourceOp
+from anyarch.errors import BuildError, SourceRange, error_context
+from anyarch.llb.ops import BuildOp, DiffOp, ExecOp, FileOp, MergeOp, OpMetadata, PassthroughOp, SourceOp
 from anyarch.llb.wire import unmarshal_op
 from anyarch.solver.vertex import Edge, Vertex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyarch.llb.definition import Definition
     from anyarch.llb.ops import Op
     from anyarch.solver.solver import Solver
@@ -46,12 +48,13 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
         source = _source_of(definition, digest)
         platform = str(op.platform) if op.platform is not None else None
         with error_context(vertex=digest, source=source, platform=platform):
-            operation = _operation(worker, op, digest, metadata)
+            operation = _operation(solver, worker, op, digest, metadata)
         solver.add(
             Vertex(
                 digest,
                 operation,
-                name=metadata.description.get("llb.customname") or default_name(op),
+                name=metadata.description.get("llb.customname")
+                or default_name(op, [solver.vertex(item.digest).name for item in op.inputs]),
                 inputs=[Edge(item.digest, item.index) for item in op.inputs],
                 ignore_cache=metadata.ignore_cache,
                 source=source,
@@ -65,7 +68,7 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
     return Edge(last.inputs[0].digest, last.inputs[0].index)
 
 
-def _operation(worker: Worker, op: Op, digest: str, metadata: OpMetadata) -> Operation:
+def _operation(solver: Solver, worker: Worker, op: Op, digest: str, metadata: OpMetadata) -> Operation:
     kind = op.kind
     match kind:
         case SourceOp():
@@ -91,15 +94,21 @@ def _operation(worker: Worker, op: Op, digest: str, metadata: OpMetadata) -> Ope
 
             return DiffOperation(worker, kind, len(op.inputs))
         case BuildOp():
-            raise NotSupported("nested build operations are not supported yet")
+            from anyarch.worker.ops.build import BuildOperation
+
+            return BuildOperation(worker, solver, kind, len(op.inputs), digest)
+        case PassthroughOp():
+            from anyarch.worker.ops.merge import PassthroughOperation
+
+            return PassthroughOperation(kind, len(op.inputs))
         case None:
             raise BuildError("invalid build graph: an operation of no kind")
         case _:
             assert_never(kind)
 
 
-def default_name(op: Op) -> str:
-    """How a vertex without a name of its own is shown."""
+def default_name(op: Op, names: Sequence[str]) -> str:
+    """How a vertex without a name of its own is shown; `names` are those of its inputs."""
     from anyarch.llb.ops import ActionCopy, ActionMkdir, ActionMkfile, ActionRm
 
     match op.kind:
@@ -123,9 +132,14 @@ def default_name(op: Op) -> str:
                     names.append(f"symlink {action.newpath} -> {action.oldpath}")
             return ", ".join(names)
         case MergeOp():
-            return "merge"
-        case DiffOp():
-            return "diff"
+            return f"merge ({', '.join(names)})"
+        case DiffOp(lower=lower, upper=upper):
+            pair = [names[index] if 0 <= index < len(names) else "scratch" for index in (lower, upper)]
+            return f"diff {pair[0]} -> {pair[1]}"
+        case PassthroughOp(id=name):
+            return f"passthrough {name}"
+        case BuildOp():
+            return "build"
     return "unknown"
 
 

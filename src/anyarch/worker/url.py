@@ -12,12 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, DigestMismatch, NetworkError
 from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
+from anyarch.worker.onefile import OneFile
 
 if TYPE_CHECKING:
     from anyarch.llb.ops import SourceOp
@@ -27,6 +27,7 @@ __all__ = ["fetch_file"]
 
 UPLOAD_HOST = "buildkit-session"
 _HEADERS = ("Accept", "User-Agent")
+_ASKED = ("http.header.accept", "http.header.user-agent", "http.authheadersecret")
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -40,7 +41,8 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
     """The id of a layer that holds the file.
 
     Attributes: `http.filename`, `http.perm`, `http.uid`, `http.gid`, `http.checksum`,
-    `http.authheadersecret`, `http.header.accept` and `http.header.user-agent`. Raises `DigestMismatch`,
+    `http.authheadersecret`, `http.header.accept`, `http.header.user-agent`, `http.sig.pubkey` and
+    `http.sig.signature` (OpenPGP, armored, detached). Raises `DigestMismatch`, `SignatureInvalid`,
     `NetworkError`, `BuildError` on an HTTP error.
     """
     url = op.identifier
@@ -54,11 +56,11 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
             error.hint = error.hint or f"this machine fetches {redacted(url)}: check address and network"
             raise
     checksum = op.attrs.get("http.checksum", "")
-    if checksum and checksum != known.digest:
+    found = known.digest if not checksum else _digest_as(worker, Digest.parse(checksum), known.digest)
+    if checksum and checksum != found:
         raise DigestMismatch(
-            f"digest mismatch {known.digest}: {checksum}", hint=f"{url} has changed, or the checksum is wrong"
+            f"digest mismatch {found}: {checksum}", hint=f"{url} has changed, or the checksum is wrong"
         )
-    name = op.attrs.get("http.filename", "") or known.filename or "download"
     mtime_ns = 0
     if known.last_modified:
         try:
@@ -66,19 +68,45 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
         except (ValueError, TypeError):
             mtime_ns = 0
     digest = Digest.parse(known.digest)
-    entry = Entry(
-        posixpath.basename(name) or "download",
-        Kind.FILE,
-        int(op.attrs.get("http.perm", "") or "0600", 8),
-        int(op.attrs.get("http.uid", "") or 0),
-        int(op.attrs.get("http.gid", "") or 0),
-        mtime_ns,
-        worker.store.content.size(digest),
-        digest=bytes.fromhex(digest.hex),
+    _check_signature(worker, op, digest)
+    file = OneFile.of(op.attrs, default=known.filename)
+    return file.layer(worker, digest, mtime_ns=mtime_ns, description=url)
+
+
+def static_key(op: SourceOp) -> str | None:
+    """What the file will be known by, told without fetching it; None where that cannot be told."""
+    checksum = op.attrs.get("http.checksum", "")
+    if not checksum or any(op.attrs.get(f"http.sig.{name}") for name in ("pubkey", "signature")):
+        return None
+    file = OneFile.of(op.attrs, default=posixpath.basename(unquote(urlsplit(op.identifier).path)))
+    return f"http/2\0{Digest.parse(checksum)}\0{file.key}"
+
+
+def _digest_as(worker: Worker, wanted: Digest, digest: str) -> str:
+    """The digest of a blob by the algorithm of another digest."""
+    if wanted.algorithm == "sha256":
+        return digest
+    with worker.store.content.open(digest) as stream:
+        return f"{wanted.algorithm}:{hashlib.file_digest(stream, wanted.algorithm).hexdigest()}"  # type: ignore[arg-type]
+
+
+def _check_signature(worker: Worker, op: SourceOp, digest: Digest) -> None:
+    """Raises `SignatureInvalid` unless the file is signed as `http.sig.*` demand."""
+    key, signature = (op.attrs.get(f"http.sig.{name}", "") for name in ("pubkey", "signature"))
+    if not key and not signature:
+        return
+    if not key or not signature:
+        missing = "public key" if not key else "signature"
+        raise BuildError(f"{op.identifier}: a signature can only be checked with a {missing}")
+    from anyarch.source.signature import verify_pgp
+
+    verify_pgp(
+        str(worker.store.content.path(digest)),
+        signature.encode(),
+        key.encode(),
+        what=op.identifier,
+        directory=worker.store.work_dir,
     )
-    with worker.layers.new_tar(description=url) as layer, worker.store.content.open(digest) as stream:
-        layer.add(entry, stream)
-        return layer.commit().id
 
 
 def _upload(worker: Worker, name: str) -> _Known:
@@ -116,7 +144,9 @@ def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
     import time
 
     url = op.identifier
-    key = hashlib.sha256(url.encode()).hexdigest()
+    # What a server sends may depend on what it is asked with.
+    asked = [f"{name}={value}" for name, value in sorted(op.attrs.items()) if name.startswith(_ASKED)]
+    key = hashlib.sha256("\0".join([url, *asked]).encode("utf-8", "surrogateescape")).hexdigest()
     raw = worker.store.cache.get_value("http", key)
     known = msgpack_decoder(_Known).decode(raw) if raw is not None else None
     headers = _headers(worker, op)

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.events import EventSink
     from anyarch.source.git import GitRepositories
+    from anyarch.source.layout import LayoutBlobs
+    from anyarch.source.local import LocalProvider
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
@@ -99,8 +101,10 @@ class Worker:
     """Everything an operation may ask for. Use as an async context manager; leaving ends the sandbox's
     processes.
 
-    `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams.
-    `emulators` is the directory of the QEMU programs to use, empty for those of the machine.
+    `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams;
+    `files` and `layout_blobs` are asked for what is not there: directories that a client transfers, and
+    blobs of OCI layouts that it has. `emulators` is the directory of the QEMU
+    programs to use, empty for those of the machine.
     """
 
     def __init__(
@@ -113,6 +117,8 @@ class Worker:
         lent: Lent | None = None,
         emulators: str = "",
         limits: Limits | None = None,
+        files: LocalProvider | None = None,
+        layout_blobs: LayoutBlobs | None = None,
     ) -> None:
         self.store = store
         self._emulators = emulators
@@ -122,15 +128,19 @@ class Worker:
         self.emit = emit
         self.locals = locals or {}
         self.uploads = uploads or {}
+        self.files = files
+        self.layout_blobs = layout_blobs
         self.uploaded: Digest | None = None
         """The archive that came as the build context, when it has been read."""
         self.lent = lent or Lent()
         self.pids = _PIDS
         self.platform = host_platform()
         self.images = ImageResolver(store.content, lambda: self.registry)
-        self.layouts = ImageResolver(store.content, _no_registry)
+        self._layouts: dict[tuple[str, str], ImageResolver] = {}
         self.layer_vertices: dict[str, str] = {}
         self.exec_slots = asyncio.Semaphore(self.limits.exec)
+        self.nested_waits: dict[str, frozenset[str]] = {}
+        """For each nested build, the vertices of its definition."""
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -184,6 +194,17 @@ class Worker:
 
             pool = self._pools[name] = ThreadPoolExecutor(limit, f"anyarch-{name}")
         return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    def layout_images(self, session: str = "", store: str = "") -> ImageResolver:
+        """Images of an OCI layout: of the client's `store`, or one that was imported before."""
+        known = self._layouts.get((session, store))
+        if known is None:
+            from anyarch.source.layout import LayoutRegistry
+
+            registry = LayoutRegistry(self.layout_blobs, session, store)
+            known = ImageResolver(self.store.content, lambda: registry)
+            self._layouts[session, store] = known
+        return known
 
     # network --------------------------------------------------------------------------------------
 
@@ -436,7 +457,9 @@ class Worker:
         """Overlay lower directories of a chain, lowest first; layers without entries are left out."""
         if base is None:
             return ()
-        chain = tuple(layer_id for layer_id in base.layers if layer_id != EMPTY_LAYER)
+        # The kernel takes a directory once only; of a layer that comes twice the upper place counts.
+        above = dict.fromkeys(layer_id for layer_id in reversed(base.layers) if layer_id != EMPTY_LAYER)
+        chain = tuple(reversed(above))
         # What lies below was asked for by the step before, as a rule; only the uppermost layer is new.
         depth = len(chain)
         while depth and chain[:depth] not in self._directories:
@@ -527,16 +550,6 @@ class Worker:
 
 EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """The diff ID of a tar without entries: two blocks of zeros."""
-
-
-def _no_registry() -> Registry:
-    """What an image of an OCI layout is asked for when a blob is not there."""
-    from anyarch.errors import BlobNotFound
-
-    raise BlobNotFound(
-        "the OCI layout lacks a part of the image",
-        hint="it may hold other platforms only; copy the image into it again, whole",
-    )
 
 
 class _Trial:

@@ -9,7 +9,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 # number name:type, `*` repeated, `+` member of the message's oneof, map values behind `map:`
 TABLE = """
-Op: 1 inputs:Input*, 2 exec:ExecOp+, 3 source:SourceOp+, 4 file:FileOp+, 5 build:BuildOp+, 6 merge:MergeOp+, 7 diff:DiffOp+, 10 platform:Platform, 11 constraints:WorkerConstraints
+Op: 1 inputs:Input*, 2 exec:ExecOp+, 3 source:SourceOp+, 4 file:FileOp+, 5 build:BuildOp+, 6 merge:MergeOp+, 7 diff:DiffOp+, 8 passthrough:PassthroughOp+, 10 platform:Platform, 11 constraints:WorkerConstraints
 Platform: 1 Architecture:str, 2 OS:str, 3 Variant:str, 4 OSVersion:str, 5 OSFeatures:str*
 Input: 1 digest:str, 2 index:i64
 ExecOp: 1 meta:Meta, 2 mounts:Mount*, 3 network:i32, 4 security:i32, 5 secretenv:SecretEnv*, 6 cdiDevices:CDIDevice*
@@ -54,6 +54,7 @@ MergeOp: 1 inputs:MergeInput*
 LowerDiffInput: 1 input:i64
 UpperDiffInput: 1 input:i64
 DiffOp: 1 lower:LowerDiffInput, 2 upper:UpperDiffInput
+PassthroughOp: 1 id:str, 2 outputs:i64*
 """  # noqa: E501 - one message a line
 
 _SCALARS = {"str": 9, "bytes": 12, "bool": 8, "i32": 5, "i64": 3, "u32": 13, "u64": 4}

@@ -97,8 +97,9 @@ def test_undecodable_path_bytes_are_kept() -> None:
 
 
 def test_unknown_kind_is_refused() -> None:
-    with pytest.raises(NotSupported, match="passthrough"):
-        unmarshal_op(b"\x42\x00")
+    """An action of a file operation that this release does not know."""
+    with pytest.raises(NotSupported, match="action that is not supported"):
+        unmarshal_op(b"\x22\x04\x12\x02\x4a\x00")
 
 
 def test_cut_message_is_refused() -> None:

@@ -17,6 +17,7 @@ from anyarch.llb.ops import (
     CacheSharing,
     CDIDevice,
     Chown,
+    ContentCache,
     DiffOp,
     ExecOp,
     FileAction,
@@ -29,6 +30,7 @@ from anyarch.llb.ops import (
     MountType,
     NetMode,
     Op,
+    PassthroughOp,
     ProxyEnv,
     SecretEnv,
     SecretOpt,
@@ -79,7 +81,7 @@ mounts = st.builds(
     secret_opt=maybe(st.builds(SecretOpt, **grants)),
     ssh_opt=maybe(st.builds(SSHOpt, **grants)),
     result_id=text,
-    content_cache=st.integers(0, 2),
+    content_cache=st.sampled_from(ContentCache),
 )
 metas = st.builds(
     Meta,
@@ -137,6 +139,7 @@ kinds = st.one_of(
     st.builds(BuildOp, int64, st.dictionaries(key, small, max_size=3), maps),
     st.builds(MergeOp, many(small)),
     st.builds(DiffOp, small, small),
+    st.builds(PassthroughOp, text, many(int64)),
 )
 inputs = many(st.builds(Input, text, small))
 platforms = maybe(st.builds(Platform, text, text, text, text, texts))
@@ -184,6 +187,10 @@ def to_message(op: Op) -> Any:
             result.diff.lower.SetInParent()
             result.diff.upper.SetInParent()
             result.diff.lower.input, result.diff.upper.input = lower, upper
+        case PassthroughOp(name, indices):
+            result.passthrough.SetInParent()
+            result.passthrough.id = name
+            result.passthrough.outputs.extend(indices)
     return result
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import posixpath
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, ExecFailed
-from anyarch.llb.ops import MountType, NetMode, SecurityMode
+from anyarch.llb.ops import ContentCache, MountType, NetMode, SecurityMode
 from anyarch.solver.events import LogEvent, WarningEvent
 from anyarch.solver.vertex import CacheMap
 from anyarch.worker.draft import clean
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecOperation"]
 
-_VERSION = "exec/1"
+_VERSION = "exec/2"
 _TAIL_BYTES = 16 << 10
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES = (
@@ -51,6 +52,45 @@ _PROXIES = (
     ("no_proxy", "NO_PROXY"),
     ("all_proxy", "ALL_PROXY"),
 )
+
+
+_TREES = frozenset({MountType.BIND, MountType.CACHE})
+_ROOT = -1  # where the root's upper directory is kept among those of the mounts, by position
+
+
+def _is_safe_by_content(mount: Mount) -> bool:
+    """Whether an output can hold nothing of the input but what the mount shows of it."""
+    return mount.output < 0 or mount.readonly or not clean(mount.selector)
+
+
+def _check_options(mount: Mount) -> None:
+    match mount.mount_type:
+        case MountType.CACHE if mount.cache_opt is None:
+            raise BuildError(f"missing cache mount options of {mount.dest}")
+        case MountType.SECRET if mount.secret_opt is None:
+            raise BuildError(f"invalid secret mount options of {mount.dest}")
+        case MountType.SECRET if mount.secret_opt is not None and not mount.secret_opt.id:
+            raise BuildError("secret ID missing from mount options")
+        case MountType.SSH if mount.ssh_opt is None:
+            raise BuildError(f"invalid ssh mount options of {mount.dest}")
+
+
+def _counts_by_content(mount: Mount) -> bool:
+    match mount.content_cache:
+        case ContentCache.OFF:
+            return False
+        case ContentCache.ON:
+            return True
+    # Of the root it would cost much and gain little.
+    return mount.dest != "/" and _is_safe_by_content(mount)
+
+
+def _mount_key(mount: Mount) -> list[object]:
+    """What a process sees of a mount, without its content."""
+    size = mount.tmpfs_opt.size if mount.tmpfs_opt is not None else 0
+    lent = mount.secret_opt or mount.ssh_opt
+    grant = [lent.id, lent.uid, lent.gid, lent.mode, lent.optional] if lent is not None else []
+    return [mount.dest, mount.readonly, int(mount.mount_type), mount.output, mount.input, size, grant]
 
 
 class ExecOperation:
@@ -90,16 +130,45 @@ class ExecOperation:
             self._worker.lent.require("security.insecure")
         if self._op.network is NetMode.HOST:
             self._worker.lent.require("network.host")
-        if not any(mount.dest == "/" for mount in self._op.mounts):
-            raise BuildError("exec operation without a root mount")
+        op = self._op
+        if not op.meta.args:
+            raise BuildError("invalid exec op with no args")
+        roots = [mount for mount in op.mounts if mount.dest == "/"]
+        if not roots:
+            raise BuildError("invalid exec op with no rootfs")
+        if roots[0].mount_type is not MountType.BIND:
+            raise BuildError(f"invalid mount type {roots[0].mount_type.name} for /")
+        for mount in op.mounts:
+            if mount.mount_type in _TREES and not -1 <= mount.input < self._inputs:
+                raise BuildError(f"missing input {mount.input}")
+            _check_options(mount)
+            if mount.content_cache is ContentCache.ON and not _is_safe_by_content(mount):
+                raise BuildError(
+                    f"invalid mount cache content of {mount.dest}",
+                    hint="only a mount without output, a read-only one or one of a whole tree can be known "
+                    "by its content",
+                )
+        for item in op.secret_env:
+            if not item.id:
+                raise BuildError(f'secret ID missing for "{item.name}" environment variable')
 
     # keys -----------------------------------------------------------------------------------------
 
     async def cache_map(self) -> CacheMap:
         op, meta, platform = self._op, self._op.meta, self.platform
+        content = tuple(self._content_key(n) for n in range(self._inputs))
         mounts: list[object] = []
-        if len(op.mounts) > 1 or op.mounts[0].readonly:
-            mounts = [[m.dest, m.readonly, int(m.mount_type), m.output, m.input] for m in op.mounts]
+        selectors: list[str] = []
+        if len(op.mounts) > 1 or op.mounts[0].readonly or clean(op.mounts[0].selector):
+            mounts = [_mount_key(mount) for mount in op.mounts]
+            # What is selected of an input stands for itself where its content does not.
+            selectors = [
+                clean(m.selector) if m.mount_type in _TREES and m.input >= 0 else "" for m in op.mounts
+            ]
+        plain = [
+            "" if mount.input >= 0 and content[mount.input] is not None else selector
+            for mount, selector in zip(op.mounts, selectors, strict=False)
+        ]
         identity = await asyncio.to_thread(self._worker.emulator_identity, platform)
         key = [
             _VERSION,
@@ -119,20 +188,26 @@ class ExecOperation:
             [host.host for host in meta.extra_hosts],
             [[u.name, u.soft, u.hard] for u in meta.ulimits],
             list(meta.valid_exit_codes),
+            meta.cgroup_parent,
             int(op.network),
             int(op.security),
             [[s.name, s.optional] for s in op.secret_env],
             mounts,
             *([list(self._devices)] if self._devices else []),
+            plain,
         ]
         raw = msgspec.json.encode(_printable(key))
         digest = hashlib.sha256(raw).hexdigest()
-        return CacheMap(digest, tuple(self._content_key(n) for n in range(self._inputs)))
+        definition = ""
+        if selectors != plain:
+            texts = "\0".join(selectors).encode("utf-8", "surrogateescape")
+            definition = hashlib.sha256(raw + b"\0" + texts).hexdigest()
+        return CacheMap(digest, content, definition=definition)
 
     def _content_key(self, position: int) -> ContentKey | None:
-        """By content where the process can only read, never for the root."""
-        users = [m for m in self._op.mounts if m.input == position]
-        if not users or any(m.dest == "/" or (m.output >= 0 and not m.readonly) for m in users):
+        """By content where nothing else of the input can come out again; see `ContentCache`."""
+        users = [m for m in self._op.mounts if m.input == position and m.mount_type in _TREES]
+        if not users or not all(_counts_by_content(mount) for mount in users):
             return None
 
         async def content(result: Result) -> str:
@@ -242,10 +317,10 @@ class ExecOperation:
                 value = getattr(meta.proxy_env, field)
                 if value:
                     env += [f"{n}={value}" for n in (name, name.lower()) if n not in names]
-        rootfs = mounts.rootfs(0, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
+        rootfs = mounts.rootfs(_ROOT, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
         extra = []
         for number, mount in enumerate(op.mounts):
-            if mount is root_mount:
+            if mount.dest == "/":
                 continue
             one = self._extra(number, mount, mounts, inputs)
             if one is not None:
@@ -281,6 +356,8 @@ class ExecOperation:
     ) -> SandboxMount | None:
         from anyarch.sandbox.plan import Bind, OverlayMount, Tmpfs
 
+        if not mount.dest.startswith("/"):
+            mount = msgspec.structs.replace(mount, dest=posixpath.join("/", self._op.meta.cwd, mount.dest))
         match mount.mount_type:
             case MountType.TMPFS:
                 return Tmpfs(mount.dest, size=mount.tmpfs_opt.size if mount.tmpfs_opt else 0, mode=0o1777)
@@ -289,9 +366,10 @@ class ExecOperation:
             case MountType.SSH:
                 return self._agent(mount, mounts)
             case MountType.CACHE:
-                assert mount.cache_opt is not None
+                options = mount.cache_opt
+                assert options is not None
                 selector = clean(mount.selector)
-                path = mounts.cache(mount.cache_opt, self._input_of(mount, inputs), selector)
+                path = mounts.cache(options, self._input_of(mount, inputs), selector)
                 return Bind(path, mount.dest, readonly=mount.readonly, selector=selector)
             case _:
                 rootfs = mounts.rootfs(number, self._input_of(mount, inputs), readonly=mount.readonly)
@@ -303,7 +381,9 @@ class ExecOperation:
             value = self._worker.lent.secret(item.id)
             if value is not None:
                 env.append(f"{item.name}={os.fsdecode(value)}")
-            elif not item.optional:
+            elif item.optional:
+                env.append(f"{item.name}=")
+            else:
                 raise _missing_secret(item.id)
         return env
 
@@ -339,13 +419,14 @@ class ExecOperation:
         outputs: dict[int, Result] = {}
         for number, mount in enumerate(self._op.mounts):
             # Only trees have outputs; of secrets and the like the field means nothing.
-            if mount.output < 0 or mount.mount_type is not MountType.BIND:
+            if mount.output < 0 or mount.mount_type not in _TREES:
                 continue
             base = self._input_of(mount, inputs)
-            position = 0 if mount.dest == "/" else number
-            upper = mounts.upper(position)
+            if mount.mount_type is MountType.CACHE and base is None:
+                continue
+            upper = mounts.upper(_ROOT if mount.dest == "/" else number)
             layers = base.layers if base is not None else ()
-            if upper is None:
+            if upper is None or mount.readonly:
                 outputs[mount.output] = base
                 continue
             layer = self._worker.adopt(upper, base)
@@ -379,7 +460,7 @@ class _MountPlan:
         from anyarch.sandbox.plan import RootFS
 
         lowers = self._worker.directories(base)
-        if readonly:
+        if readonly and lowers:
             return RootFS(lowers=lowers, upper="", work="", readonly=True)
         upper = self._directory / f"upper{number}"
         work = self._directory / f"work{number}"
@@ -388,7 +469,7 @@ class _MountPlan:
         if root_entry is not None:
             self._worker.set_root_metadata(upper, root_entry)
         self._uppers[number] = upper
-        return RootFS(lowers=lowers, upper=str(upper), work=str(work))
+        return RootFS(lowers=lowers, upper=str(upper), work=str(work), readonly=readonly)
 
     def cache(self, options: CacheOpt, base: SnapshotResult | None, path: str) -> str:
         """The directory of a cache that begins with what `base` has at `path`."""

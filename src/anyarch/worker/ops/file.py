@@ -28,7 +28,7 @@ from anyarch.llb.ops import (
 )
 from anyarch.solver.vertex import CacheMap
 from anyarch.spec.glob import has_wildcards
-from anyarch.worker.copytree import Copier, selector, source_paths
+from anyarch.worker.copytree import Copier, expand, selector, source_paths
 from anyarch.worker.draft import Draft, bytes_content, clean, join, parent_of
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileOperation"]
 
-_VERSION = "file/1"  # part of every key: raise it when the bytes that an action writes change
+_VERSION = "file/2"  # part of every key: raise it when the bytes that an action writes change
 _MAX_FACTS = 4096
 _MAX_CANDIDATES = 16
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -60,7 +60,9 @@ class FileOperation:
         self._op = op
         self._inputs = inputs
         self._content_keys: dict[int, str] = {}
-        neutral = _encode([_VERSION, _neutral(op)])
+        _check(op, inputs)
+        by_content = {n for n in range(inputs) if self._content_key(n) is not None}
+        neutral = _encode([_VERSION, _neutral(op, by_content)])
         sources = [step.action.src for step in op.actions if isinstance(step.action, ActionCopy)]
         self._digest = hashlib.sha256(neutral).hexdigest()
         self._definition = hashlib.sha256(neutral + _encode(sources)).hexdigest()
@@ -189,7 +191,7 @@ class FileOperation:
         match action:
             case ActionCopy():
                 tree = self._source(step.secondary_input, inputs, states)
-                owner = self._owner(action.owner, inputs)
+                owner = self._owner(action.owner, inputs, states)
                 copier = Copier(draft, tree, action, owner, patterns=self._worker.patterns)
                 for path in source_paths(tree, action):
                     if action.attempt_unpack_docker_compat and self._worker.unpack(
@@ -198,12 +200,12 @@ class FileOperation:
                         continue
                     copier.copy(path)
             case ActionMkdir():
-                self._mkdir(action, draft, self._owner(action.owner, inputs))
+                self._mkdir(action, draft, self._owner(action.owner, inputs, states))
             case ActionMkfile():
-                self._mkfile(action, draft, self._owner(action.owner, inputs))
+                self._mkfile(action, draft, self._owner(action.owner, inputs, states))
             case ActionSymlink():
-                uid, gid = self._owner(action.owner, inputs) or (0, 0)
-                path = draft.resolve(clean(action.newpath), last=False)
+                uid, gid = self._owner(action.owner, inputs, states) or (0, 0)
+                path = draft.resolve(clean(action.newpath))
                 if draft.get(path) is not None:
                     raise BuildError(f"symlink {action.oldpath} /{path}: file exists")
                 draft.put(
@@ -220,7 +222,7 @@ class FileOperation:
         uid, gid = owner or (0, 0)
         path = draft.resolve(clean(action.path))
         mtime_ns = action.timestamp if action.timestamp >= 0 else None
-        mode = action.mode & 0o7777
+        mode = action.mode & 0o777
         if action.make_parents:
             draft.make_parents(path, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns)
             return
@@ -238,15 +240,17 @@ class FileOperation:
         existing = draft.get(path)
         if existing is not None and existing.kind is Kind.DIRECTORY:
             raise BuildError(f"open /{path}: is a directory")
+        mode, (uid, gid) = action.mode & 0o777, owner or (0, 0)
         if existing is not None:
+            if existing.kind in (Kind.FILE, Kind.HARDLINK):  # it is written anew, but stays the same file
+                mode, (uid, gid) = existing.mode, owner or (existing.uid, existing.gid)
             draft.remove(path)
-        uid, gid = owner or (0, 0)
         digest = hashlib.sha256(action.data).digest()
         draft.put(
             Entry(
                 path,
                 Kind.FILE,
-                action.mode & 0o7777,
+                mode,
                 uid,
                 gid,
                 max(action.timestamp, 0),
@@ -260,18 +264,12 @@ class FileOperation:
         source = clean(action.path)
         if not source:
             raise BuildError("rm: the root cannot be removed")
-        parent, _, name = source.rpartition("/")
-        real_parent = draft.resolve(parent)
+        found = [source]
         if action.allow_wildcard and has_wildcards(source):
-            from anyarch.spec.glob import match
-
-            if has_wildcards(parent):
-                raise BuildError(f"rm {action.path}: a wildcard is supported in the last component only")
-            names = [n for n in draft.listdir(real_parent) if match(name, n)]
-        else:
-            names = [name]
-        for found in names:
-            path = join(real_parent, found)
+            found = expand(draft, source)
+        for match in found:
+            parent, _, name = match.rpartition("/")
+            path = join(draft.resolve(parent), name)
             if draft.get(path) is None:
                 if action.allow_not_found:
                     continue
@@ -280,28 +278,32 @@ class FileOperation:
 
     # owners ---------------------------------------------------------------------------------------
 
-    def _owner(self, chown: Chown | None, inputs: Sequence[Result]) -> Owner | None:
+    def _owner(
+        self, chown: Chown | None, inputs: Sequence[Result], states: list[tuple[int, Draft]]
+    ) -> Owner | None:
         """Numbers for names. An unknown name is 0, as BuildKit has it."""
         if chown is None or (chown.user is None and chown.group is None):
             return None
         uid = gid = 0
         if isinstance(chown.user, UserByName):
-            uid, gid = self._users(chown.user, inputs).ids_of(chown.user.name)
+            uid, gid = self._users(chown.user, inputs, states).ids_of(chown.user.name)
         elif chown.user is not None:
             uid = gid = chown.user
         if isinstance(chown.group, UserByName):
-            found = self._users(chown.group, inputs).gid_of(chown.group.name)
+            found = self._users(chown.group, inputs, states).gid_of(chown.group.name)
             gid = gid if found is None else found
         elif chown.group is not None:
             gid = chown.group
         return uid, gid
 
-    def _users(self, by_name: UserByName, inputs: Sequence[Result]) -> UserDatabase:
-        if not 0 <= by_name.input < len(inputs):
+    def _users(
+        self, by_name: UserByName, inputs: Sequence[Result], states: list[tuple[int, Draft]]
+    ) -> UserDatabase:
+        if not 0 <= by_name.input < len(inputs) + len(states):
             raise BuildError(
                 "invalid user index", hint="a stage FROM scratch has no /etc/passwd: give numbers to --chown"
             )
-        return UserDatabase(self._worker.view(inputs[by_name.input]))
+        return UserDatabase(self._source(by_name.input, inputs, states))
 
     # layers ---------------------------------------------------------------------------------------
 
@@ -336,6 +338,8 @@ class FileOperation:
             parts.append(key)
         for action in self._op.actions:
             for named in _named_inputs(action):
+                if named >= self._inputs:
+                    return None
                 # The names' numbers are facts of the base as well; they go into the key as they are.
                 users = UserDatabase(self._worker.view_or_none(inputs[named]) if named >= 0 else None)
                 parts.append(users.digest)
@@ -396,13 +400,24 @@ def _named_inputs(action: FileAction) -> list[int]:
     return [part.input for part in parts if isinstance(part, UserByName)]
 
 
-def _neutral(op: FileOp) -> object:
-    """The operation as plain values; source paths count by the content they name, so they are left out."""
+def _check(op: FileOp, inputs: int) -> None:
+    """Raises `BuildError` for an operation that refers to what is not there."""
+    if not op.actions:
+        raise BuildError("invalid file op with no actions")
+    for number, step in enumerate(op.actions):
+        for index in (step.input, step.secondary_input):
+            if not -1 <= index < inputs + number:
+                raise BuildError(f"invalid file action input index {index}")
+
+
+def _neutral(op: FileOp, by_content: set[int]) -> object:
+    """The operation as plain values. Paths in the inputs of `by_content` count by the content they name, so
+    they are left out."""
     out: list[object] = []
     for step in op.actions:
         action = step.action
         fields = msgspec.structs.asdict(action)
-        if isinstance(action, ActionCopy):
+        if isinstance(action, ActionCopy) and step.secondary_input in by_content:
             fields.pop("src")
         owner = fields.get("owner")
         if isinstance(owner, Chown):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from typing import TYPE_CHECKING
 
-from anyarch.errors import ContextError, NotSupported
+from anyarch.errors import BuildError, ContextError, DigestMismatch, NotSupported
 from anyarch.solver.vertex import CacheMap
+from anyarch.source.local import LocalFiles
+from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
 from anyarch.worker.result import LocalResult, SnapshotResult
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
 
-__all__ = ["make_source"]
+__all__ = ["check_mode", "check_record_type", "make_source"]
 
 
 def make_source(worker: Worker, op: SourceOp, platform: Platform | None, digest: str) -> Operation:
@@ -31,11 +32,19 @@ def make_source(worker: Worker, op: SourceOp, platform: Platform | None, digest:
     scheme, _, rest = op.identifier.partition("://")
     match scheme:
         case "docker-image":
-            return _ImageSource(worker, worker.images, rest, platform or worker.platform, digest)
+            check_mode(op.attrs.get("image.resolvemode", ""))
+            check_record_type(op.attrs.get("image.recordtype", ""))
+            images = worker.images
+            return _ImageSource(worker, images, op, rest, platform or worker.platform, digest)
         case "oci-layout":
-            return _ImageSource(worker, worker.layouts, rest, platform or worker.platform, digest)
+            images = worker.layout_images(op.attrs.get("oci.session", ""), op.attrs.get("oci.store", ""))
+            return _ImageSource(worker, images, op, rest, platform or worker.platform, digest)
+        case "docker-image+blob" | "oci-layout+blob":
+            from anyarch.worker.ops.blob import BlobSource
+
+            return BlobSource(worker, op, digest)
         case "local":
-            return _LocalSource(worker, op, rest)
+            return _LocalSource(worker, op, rest, digest)
         case "http" | "https":
             return _HttpSource(worker, op, digest)
         case "git":
@@ -43,75 +52,136 @@ def make_source(worker: Worker, op: SourceOp, platform: Platform | None, digest:
     raise NotSupported(f"{op.identifier}: unknown source scheme {scheme!r}")
 
 
+def check_mode(mode: str) -> None:
+    """Raises `BuildError` for a mode of resolving that there is not. There is no store of images by name
+    beside the registry, so all of them ask the registry once a build."""
+    if mode not in ("", "default", "pull", "local"):
+        raise BuildError(f"invalid resolvemode: {mode}")
+
+
+def check_record_type(kind: str) -> None:
+    if kind not in ("", "regular", "internal", "frontend"):
+        raise BuildError(f"invalid record type {kind}")
+
+
 class _ImageSource:
-    """An image of a registry, or of an OCI layout whose blobs are in the content store already."""
+    """An image of a registry, or of an OCI layout. `image.layerlimit` and `oci.layerlimit` cut it off above
+    that many layers, `image.checksum` is the digest that the name must lead to."""
 
     def __init__(
-        self, worker: Worker, images: ImageResolver, name: str, platform: Platform, digest: str
+        self,
+        worker: Worker,
+        images: ImageResolver,
+        op: SourceOp,
+        name: str,
+        platform: Platform,
+        digest: str,
     ) -> None:
         self._worker = worker
         self._images = images
         self._reference = Reference.parse(name)
         self._platform = platform
         self._vertex = digest
+        self._is_layout = op.identifier.startswith("oci-layout:")
+        self._checksum = "" if self._is_layout else op.attrs.get("image.checksum", "")
+        if self._checksum:
+            Digest.parse(self._checksum)
+        limit = op.attrs.get("oci.layerlimit" if self._is_layout else "image.layerlimit", "")
+        if limit and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
+            raise BuildError(f"invalid layer limit {limit}")
+        self._limit = int(limit) if limit else None
         self._image: Image | None = None
 
     async def _find(self) -> Image:
         if self._image is None:
-            self._image = await self._worker.in_network(self._images.image, self._reference, self._platform)
+            image = await self._worker.in_network(self._images.image, self._reference, self._platform)
+            if self._checksum and image.digest != self._checksum:
+                raise DigestMismatch(
+                    f"image digest {image.digest} for {self._reference} does not match expected checksum "
+                    f"{self._checksum}",
+                    hint="the tag has moved, or the checksum is that of another image",
+                )
+            if self._limit is not None and self._limit > len(image.manifest.layers):
+                raise BuildError(
+                    f"layer limit {self._limit} is greater than the number of layers in the image "
+                    f"{len(image.manifest.layers)}"
+                )
+            self._image = image
         return self._image
 
     async def cache_map(self) -> CacheMap:
         """By the layers' content: images of equal layers lead to equal keys, whatever they are called."""
         image = await self._find()
-        key = "\0".join(("image/1", *image.diff_ids))
+        key = "\0".join(("image/1", *image.diff_ids[: self._limit]))
         return CacheMap(hashlib.sha256(key.encode()).hexdigest(), is_source=True)
 
     async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
         image = await self._find()
-        if not image.manifest.layers:
+        wanted = image.manifest.layers[: self._limit]
+        if not wanted:
             return [None]
         layers = self._worker.layers
         fetch_from = ""
-        if self._images is not self._worker.layouts:
+        if not self._is_layout:
             fetch_from = str(image.reference.with_digest(image.manifest_digest))
         ids = []
-        for descriptor, diff_id in zip(image.manifest.layers, image.diff_ids, strict=True):
+        for descriptor, diff_id in zip(wanted, image.diff_ids, strict=False):
             layer = layers.add_blob(descriptor, diff_id, fetch_from=fetch_from)
             self._worker.layer_vertices.setdefault(layer.id, self._vertex)
             ids.append(layer.id)
-        return [SnapshotResult(tuple(ids))]
+        result = SnapshotResult(tuple(ids))
+        if self._is_layout:
+            # Whoever has the layout may be gone when the layers are needed.
+            await self._worker.in_network(self._bring, result)
+        return [result]
+
+    def _bring(self, result: SnapshotResult) -> None:
+        layers = self._worker.layers
+        missing = {layer.id for layer in layers.missing([layers.get(item) for item in result.layers])}
+        assert self._image is not None
+        pairs = zip(self._image.manifest.layers, result.layers, strict=False)
+        for descriptor, layer_id in pairs:
+            if layer_id in missing:
+                self._images.fetch(self._reference, descriptor)
 
 
 class _LocalSource:
     is_local = True  # its files are at hand: nothing has to be fetched to look at them
 
-    def __init__(self, worker: Worker, op: SourceOp, name: str) -> None:
+    def __init__(self, worker: Worker, op: SourceOp, name: str, digest: str) -> None:
         self._worker = worker
-        self._name = name
-        self._include = tuple(json.loads(op.attrs.get("local.includepattern", "[]")))
-        self._exclude = tuple(json.loads(op.attrs.get("local.excludepatterns", "[]")))
-        self._follow = tuple(json.loads(op.attrs.get("local.followpaths", "[]")))
+        self._vertex = digest
+        self._wanted = LocalFiles.of(name, op.attrs)
         self._result: asyncio.Future[LocalResult] | None = None
 
     async def _scan(self) -> LocalResult:
         if self._result is None:
-            self._result = asyncio.ensure_future(asyncio.to_thread(self._read))
+            self._result = asyncio.ensure_future(self._find())
         return await self._result
 
-    def _read(self) -> LocalResult:
+    async def _find(self) -> LocalResult:
+        wanted = self._wanted
+        directory = self._worker.locals.get(wanted.name)
+        if directory is None and self._worker.files is not None:
+            directory = await self._worker.files.directory(wanted, self._vertex)
+        elif directory is not None and wanted.metadata_only:
+            raise NotSupported(
+                f"local.metadatatransfer of {wanted.name!r}: this directory is read in place, not transferred"
+            )
+        if directory is None:
+            raise ContextError(f"no local directory {wanted.name!r} was offered to this build")
+        return await asyncio.to_thread(self._read, directory)
+
+    def _read(self, directory: str) -> LocalResult:
         from anyarch.source.local import scan
 
-        directory = self._worker.locals.get(self._name)
-        if directory is None:
-            raise ContextError(f"no local directory {self._name!r} was offered to this build")
         tree = scan(
             directory,
             store=self._worker.store,
             patterns=self._worker.patterns,
-            include=self._include,
-            exclude=self._exclude,
-            follow=self._follow,
+            include=self._wanted.include,
+            exclude=self._wanted.exclude,
+            follow=self._wanted.follow,
         )
         return LocalResult(tree, tree.content_digest(""))
 
@@ -140,7 +210,9 @@ class _GitSource:
 
         def ask() -> Resolved:
             with lender(self._worker, self._op, self._vertex) as lent:
-                return self._worker.repositories.resolve(self._source, lent)
+                resolved = self._worker.repositories.resolve(self._source, lent)
+                self._worker.repositories.verify(self._source, resolved, lent)
+                return resolved
 
         if self._resolved is None:
             self._resolved = await asyncio.to_thread(ask)
@@ -177,8 +249,14 @@ class _HttpSource:
         return self._layer
 
     async def cache_map(self) -> CacheMap:
-        layer = await self._fetch()
-        return CacheMap(hashlib.sha256(f"http/1\0{layer}".encode()).hexdigest(), is_source=True)
+        """By the checksum where there is one: then nothing is fetched until the file is needed."""
+        from anyarch.worker.url import static_key
+
+        key = static_key(self._op)
+        if key is None:
+            key = f"http/1\0{await self._fetch()}"
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+        return CacheMap(digest, is_source=True)
 
     async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
         return [SnapshotResult((await self._fetch(),))]
