@@ -85,6 +85,11 @@ def test_ls_shows_the_registration_and_its_flag(machine: Callable[..., str]) -> 
     assert "F" in status["flags"]
 
 
+def test_registration_in_a_user_namespace_is_told_to_end_with_it(machine: Callable[..., str]) -> None:
+    out = machine("anyarch emulators install arm64 2>&1")
+    assert "WARNING: this is a user namespace" in out
+
+
 def test_handler_of_others_is_left_alone(machine: Callable[..., str], tmp_path: Path) -> None:
     qemu = find_emulators()["aarch64"].path
     line = r":theirs:M:0:\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:"

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
     from anyarch.spec.platform import Platform
 
-__all__ = ["install_emulators", "list_emulators", "uninstall_emulators", "usable_platforms"]
+__all__ = [
+    "install_emulators",
+    "list_emulators",
+    "owns_the_machine",
+    "uninstall_emulators",
+    "usable_platforms",
+]
 
 _IMAGE_DIRECTORIES = ("usr/bin", "usr/local/bin", "bin", "")
 
@@ -53,6 +59,13 @@ def usable_platforms(*, is_root: bool) -> list[Platform]:
     wanted = platforms_of_interest(host)
     found = survey(wanted, host, None, is_root=is_root)
     return [platform for platform, status in zip(wanted, found, strict=True) if status.route]
+
+
+def owns_the_machine() -> bool:
+    """Whether what is registered here reaches the machine; see `sandbox.executor.owns_the_machine`."""
+    from anyarch.sandbox.executor import owns_the_machine
+
+    return owns_the_machine()
 
 
 def install_emulators(

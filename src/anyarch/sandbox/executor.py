@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from anyarch.sandbox.plan import ExecRequest, Registration
     from anyarch.sandbox.resources import Setting
 
-__all__ = ["Executor", "is_privileged"]
+__all__ = ["Executor", "is_privileged", "owns_the_machine"]
 
 _CHUNK = 1 << 16
 _CAP_SYS_ADMIN = 21
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of linux/proc_ns.h
 _KILL_TIMEOUT_S = 5.0
 _EVENT_PERIOD_MS = 50  # how often a threading.Event is looked at
 _GONE, _GONE_HINT = "the sandbox supervisor has ended", "it was killed; run the build again"
@@ -57,6 +58,15 @@ def is_privileged() -> bool:
             if line.startswith(b"CapEff:"):
                 return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False
+
+
+def owns_the_machine() -> bool:
+    """Whether this process is in the user namespace that the machine began with. Root of another one (in a
+    rootless container) may mount, but makes no device nodes and sets no `trusted.*` attributes."""
+    try:
+        return os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+    except OSError:
+        return True  # a kernel without user namespaces
 
 
 class Executor:
@@ -80,8 +90,9 @@ class Executor:
 
     @property
     def overlay(self) -> Literal["trusted", "user"]:
-        """Whose overlay attributes the steps' upper directories carry: `trusted` (as root) or `user`."""
-        return "trusted" if self._privileged else "user"
+        """Whose overlay attributes the steps' upper directories carry: `trusted` (as root of the machine) or
+        `user`."""
+        return "trusted" if self._privileged and owns_the_machine() else "user"
 
     @property
     def ids(self) -> str:

@@ -76,12 +76,12 @@ class DirOps(Protocol):
 
 
 class LocalDirOps:
-    """Runs them in this process. `chown` is whether owners can be given away (we are root)."""
+    """Runs them in this process. `chown` is whether owners can be given away (we are root, be it of a user
+    namespace with several ids)."""
 
     def __init__(self, *, overlay: Overlay | None = None, chown: bool | None = None) -> None:
-        privileged = os.geteuid() == 0
-        self.overlay: Overlay = overlay or ("trusted" if privileged else "user")
-        self._chown = privileged if chown is None else chown
+        self.overlay: Overlay = overlay or ("trusted" if _sets_trusted_attributes() else "user")
+        self._chown = _maps_many_ids() if chown is None else chown
 
     def unpack(
         self, source: str, target: str, *, overlay: Overlay, parents: Sequence[Entry], expected: str | None
@@ -313,6 +313,17 @@ def _perform(request: dict[str, Any], payload: bytes, send: Callable[[int, bytes
             return {}
         case unknown:
             raise StoreError(f"no such operation on layer directories: {unknown}")
+
+
+_INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of linux/proc_ns.h
+
+
+def _sets_trusted_attributes() -> bool:
+    """`trusted.*` is for root of the machine; root of a container's user namespace may not set it."""
+    try:
+        return os.geteuid() == 0 and os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER_NAMESPACE
+    except OSError:
+        return os.geteuid() == 0
 
 
 def _maps_many_ids() -> bool:

@@ -44,7 +44,7 @@ def run(parsed: Parsed) -> int:
     """0, or 1 when one that was asked for is not there or does not work."""
     from anyarch.emulation.emulator import PLATFORM_ARCHITECTURES
     from anyarch.emulation.register import BINFMT_MISC
-    from anyarch.engine.emulators import install_emulators
+    from anyarch.engine.emulators import install_emulators, owns_the_machine
 
     directory, image = parsed.text("from"), parsed.text("from-image")
     if directory and image:
@@ -54,6 +54,14 @@ def run(parsed: Parsed) -> int:
         print(f"mounted binfmt_misc at {BINFMT_MISC}")
     for change in changes:
         print(f"{PLATFORM_ARCHITECTURES[change.arch]}: {change.action}: {change.detail}")
+    if not owns_the_machine():
+        from anyarch.cli.dispatch import stderr
+
+        print(
+            "WARNING: this is a user namespace (a rootless container?): what was registered holds in it "
+            "alone, not on the machine, and goes when it ends",
+            file=stderr(),
+        )
     bad = [change for change in changes if change.action in ("missing", "broken")]
     if any(change.action == "missing" for change in bad):
         from anyarch.cli.dispatch import stderr

@@ -245,7 +245,18 @@ def _set_groups(groups: tuple[int, ...], gid: int) -> None:
         # A namespace with a single id may not set groups at all. Its one user owns everything there is in it,
         # so further groups would give it nothing.
         groups = ()
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        os.setgroups([group for group in groups if _exists(group)])
     os.setresgid(gid, gid, gid)
+
+
+def _exists(group: int) -> bool:
+    """Whether a group id has a meaning in this user namespace."""
+    with open("/proc/self/gid_map", "rb", buffering=0) as file:
+        ranges = [line.split() for line in file.read().splitlines()]
+    return any(int(first) <= group < int(first) + int(count) for first, _, count in ranges)
 
 
 def _execute(argv: tuple[bytes, ...], env: dict[bytes, bytes]) -> None:

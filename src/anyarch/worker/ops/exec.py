@@ -284,7 +284,9 @@ class ExecOperation:
             hint = memory_hint(self._limits.memory if self._limits is not None else 0)
             # BuildKit's words
             return ExecFailed(argv, status, tail=tail, hint=hint, reason="cannot allocate memory")
-        is_root = self._worker.machine.is_root
+        from anyarch.sandbox.executor import owns_the_machine
+
+        is_root = self._worker.machine.is_root and owns_the_machine()
         return ExecFailed(argv, status, tail=tail, hint=hint_for(status, tail, route, is_root=is_root))
 
     def _input_of(self, mount: Mount, inputs: Sequence[Result]) -> SnapshotResult | None:
