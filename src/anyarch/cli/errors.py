@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from anyarch.cli.flags import BadCommandLine
 from anyarch.errors import AnyarchError, Canceled, ExecFailed, NoMatchingPlatform, NoSpace, PlatformsFailed
+from anyarch.spec.text import visible
 
 if TYPE_CHECKING:
     from anyarch.errors import SourceRange
@@ -158,11 +159,11 @@ def excerpt(source: SourceRange) -> str:
     for number in shown:
         mark = ">>>" if start <= number <= end else "   "
         text.append(f" {number:3d} | {mark} {lines[number - 1]}".rstrip())
-    return "\n".join([*text, _RULE, ""])
+    return visible("\n".join([*text, _RULE, ""]))
 
 
 def _block(name: str, lines: list[str]) -> str:
-    return "\n".join(["------", f" > {name}:", *lines, "------", ""])
+    return "\n".join(["------", f" > {visible(name)}:", *lines, "------", ""])
 
 
 def _step_name(error: ExecFailed) -> str:
@@ -183,7 +184,7 @@ def _message(error: AnyarchError, prefix: str, failures: tuple[Failure, ...]) ->
             text += f"  available: {', '.join(error.available)}\n"
     if error.hint:
         text += "".join(f"  hint: {line}\n" for line in error.hint.splitlines() if line)
-    return text
+    return visible(text)
 
 
 def _internal(error: BaseException, stream: TextIO, debug: bool, command: str) -> None:

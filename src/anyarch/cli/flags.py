@@ -269,9 +269,10 @@ def _set_switch(parsed: Parsed, flag: Flag, value: str, *, shown: str) -> None:
     truth = parse_bool(value)
     if truth is None:
         raise BadCommandLine(
-            f'invalid argument "{value}" for "{shown}" flag: not a truth value',
+            f'invalid argument "{value}" for "{shown}" flag: strconv.ParseBool: parsing "{value}": '
+            "invalid syntax",
             parsed.command,
-            hint=f"write --{flag.name} or --{flag.name}=false",
+            hint=f"write --{flag.name} for true, or --{flag.name}=false",
         )
     parsed.set(flag, "true" if truth else "false")
 

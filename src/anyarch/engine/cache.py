@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from anyarch.engine.places import place_of
+from anyarch.spec.text import in_utf8
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class StoredCache:
 
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:
         chains = [output if isinstance(output, SnapshotResult) else None for output in outputs]
-        self._records.save(canonical, chains, description=vertex.name)
+        self._records.save(canonical, chains, description=in_utf8(vertex.name))
         if vertex.seconds >= LEAST_SECONDS:
             self._records.set_value("duration", duration_key(vertex), b"%.3f" % vertex.seconds)
 

@@ -138,7 +138,7 @@ class EngineGateway:
     async def _step(self, log_name: str) -> AsyncIterator[str]:
         """Show what is done inside as a vertex. All that has the same name is one line, done one by one:
         images of several platforms are resolved once."""
-        vertex = Digest.of(log_name.encode())
+        vertex = Digest.of(log_name.encode("utf-8", "surrogateescape"))
         known = self._announced.get(vertex)
         if known is None:
             known = self._announced[vertex] = (log_name, asyncio.Lock())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anyarch.engine.remote import is_download, is_remote
 from anyarch.engine.request import Annotation
+from anyarch.engine.validate import check_directory
 from anyarch.errors import ContextError, UsageError
 from anyarch.exporter.assemble import Annotations
 from anyarch.spec.platform import Platform
@@ -191,13 +192,7 @@ def local_inputs(request: BuildRequest) -> dict[str, str]:
     """The directories that local sources are read from: `context` and `dockerfile`. Raises `ContextError`."""
     inputs: dict[str, str] = {}
     if request.context != "-" and not is_remote(request.context):
-        if not os.path.isdir(request.context):
-            raise ContextError(
-                f'unable to prepare context: path "{request.context}" not found'
-                if not os.path.exists(request.context)
-                else f'unable to prepare context: path "{request.context}" is not a directory',
-                hint="give a directory, a URL, or - for an archive on standard input",
-            )
+        check_directory(request.context)
         inputs["context"] = inputs["dockerfile"] = os.path.abspath(request.context)
     if request.dockerfile is not None and not _is_inside(request):
         inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")

@@ -8,6 +8,7 @@ act on is refused here, in one table, so that no way in can ignore it in silence
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyarch.engine.request import BuildRequest
 
-__all__ = ["OUTPUT_TYPES", "prepare"]
+__all__ = ["OUTPUT_TYPES", "check_directory", "prepare"]
 
 OUTPUT_TYPES = ("image", "registry", "oci", "docker", "local", "tar", "cacheonly")
 _NETWORKS = ("default", "none", "host")
@@ -88,25 +89,38 @@ def _check_context(request: BuildRequest) -> None:
     if context == "-":
         if request.context_tar is not None and request.dockerfile == "-" and request.dockerfile_data is None:
             raise UsageError("invalid argument: can't use stdin for both build context and dockerfile")
-    elif os.path.isdir(context):
-        if not os.access(context, os.R_OK | os.X_OK):
-            raise ContextError(
-                f'unable to prepare context: path "{context}" cannot be read: permission denied',
-                hint="the user who builds needs to read and enter the directory",
-            )
-    elif is_remote(context):
+    elif is_remote(context) and not os.path.isdir(context):
         return  # a Dockerfile of this machine is looked for when it is needed
-    elif os.path.lexists(context):
+    else:
+        check_directory(context)
+    _check_dockerfile(request)
+
+
+def check_directory(context: str) -> None:
+    """Raises `ContextError` unless `context` is a directory that can be read and entered."""
+    path = f'unable to prepare context: path "{context}"'
+    try:
+        is_directory = stat.S_ISDIR(os.stat(context).st_mode)
+    except PermissionError:
         raise ContextError(
-            f'unable to prepare context: path "{context}" is not a directory',
+            f"{path}: permission denied",
+            hint="whoever builds needs to enter the directories on the way to it",
+        ) from None
+    except (OSError, ValueError):
+        raise ContextError(
+            f"{path} not found",
+            hint="the last argument is the directory with the files that COPY may use, often just a dot",
+        ) from None
+    if not is_directory:
+        raise ContextError(
+            f"{path} is not a directory",
             hint=f"an archive is given on standard input: anyarch build - < {context}",
         )
-    else:
+    if not os.access(context, os.R_OK | os.X_OK):
         raise ContextError(
-            f'unable to prepare context: path "{context}" not found',
-            hint="the last argument is the directory with the files that COPY may use, often just a dot",
+            f"{path} cannot be read: permission denied",
+            hint="the user who builds needs to read and enter the directory",
         )
-    _check_dockerfile(request)
 
 
 def _check_dockerfile(request: BuildRequest) -> None:

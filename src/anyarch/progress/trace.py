@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
+from anyarch.spec.text import visible
 
 if TYPE_CHECKING:
     from anyarch.solver.events import Event, LogEvent
@@ -175,7 +176,7 @@ def clean_name(text: str) -> str:
     """`text` on one line and without the password of a URL in it."""
     if "://" in text:
         text = _USERINFO.sub("xxxxx:xxxxx", text)
-    return text.replace("\n", " ").replace("\r", " ") if "\n" in text or "\r" in text else text
+    return text if text.isprintable() else visible(text.replace("\n", " ").replace("\r", " "))
 
 
 def format_offset(seconds: float) -> str:

@@ -120,6 +120,12 @@ def summary(what: str, action: str, failures: Sequence[Failure]) -> RegistryErro
     last = failures[-1]
     kinds = {failure.kind for failure in failures}
     reasons = "; ".join(failure.reason for failure in failures)
+    if kinds == {"missing"} and action == "downloaded":
+        return ManifestNotFound(
+            f"{what}: not found",
+            hint="the registry names this part of the image and does not have it: push the image again, "
+            f"or take another; asked was {', '.join(_host(f) for f in failures)}",
+        )
     if kinds == {"missing"}:
         return ManifestNotFound(
             f"{what}: not found",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from anyarch.errors import RegistryError, UnsupportedMedia
+from anyarch.errors import InvalidDigest, RegistryError, UnsupportedMedia
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob, ImageConfig, Index, Manifest, decode
@@ -156,6 +156,7 @@ class ImageResolver:
                 f"{reference.familiar}: the config names {len(parsed.rootfs.diff_ids or ())} layers, "
                 f"the manifest {len(manifest.layers)}"
             )
+        _check_digests(reference, manifest, parsed)
         found = Platform.make(
             parsed.os, parsed.architecture, parsed.variant, parsed.os_version, parsed.os_features or ()
         )
@@ -173,6 +174,22 @@ class ImageResolver:
             return Platform.make(config.os, config.architecture, config.variant) if config.os else None
 
         return platform_of
+
+
+def _check_digests(reference: Reference, manifest: Manifest, config: ImageConfig) -> None:
+    """What the documents refer to names files of the store: nothing but digests may."""
+    for place, texts in (
+        ("manifest", [layer.digest for layer in manifest.layers]),
+        ("config", config.rootfs.diff_ids or ()),
+    ):
+        for text in texts:
+            try:
+                Digest.parse(text)
+            except InvalidDigest as error:
+                raise UnsupportedMedia(
+                    f"{reference.familiar}: the {place} of the image names a layer by an {error.message}",
+                    hint="the image is damaged: push it again, or use another",
+                ) from None
 
 
 class _Head(msgspec.Struct, frozen=True, rename="camel"):

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from anyarch.errors import UnsupportedMedia
-from anyarch.spec.codec import json_decoder
+from anyarch.spec.codec import convert, json_decoder
 from anyarch.spec.digest import Digest
+from anyarch.spec.text import in_utf8
 
 __all__ = [
     "Blob",
@@ -172,8 +173,27 @@ _encoder = msgspec.json.Encoder(order="deterministic", enc_hook=_plain)
 
 
 def encode(value: msgspec.Struct) -> bytes:
-    """Deterministic JSON of a document. Struct fields keep their declared order, dict keys are sorted."""
-    return _encoder.encode(value)
+    """Deterministic JSON of a document. Struct fields keep their declared order, dict keys are sorted.
+
+    JSON is UTF-8: for other bytes (names in a Dockerfile may have them) U+FFFD is written, as Go does.
+    """
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        plain = _in_utf8(msgspec.to_builtins(value, enc_hook=_plain))
+        return _encoder.encode(convert(plain, type(value)))
+
+
+def _in_utf8(value: Any) -> Any:
+    match value:
+        case str():
+            return in_utf8(value)
+        case dict():
+            return {_in_utf8(key): _in_utf8(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_in_utf8(item) for item in value]
+        case _:
+            return value
 
 
 def decode(kind: type[_T], raw: bytes) -> _T:

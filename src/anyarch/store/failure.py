@@ -24,7 +24,7 @@ _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 def no_space(path: str | os.PathLike[str]) -> NoSpace:
     """The error for a full disk (or quota) under `path`."""
     return NoSpace(
-        f"no space left on the disk of {os.fspath(path)}",
+        f"no space left on device: {os.fspath(path)}",
         hint="free some space, or set ANYARCH_ROOT to a directory on a larger disk; finished work is kept",
     )
 

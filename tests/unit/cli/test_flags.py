@@ -86,7 +86,8 @@ def test_a_value_may_be_empty():
         (["--=x", "."], "bad flag syntax: --=x", None),
         (
             ["--push=perhaps", "."],
-            'invalid argument "perhaps" for "--push" flag: not a truth value',
+            'invalid argument "perhaps" for "--push" flag: strconv.ParseBool: parsing "perhaps": '
+            "invalid syntax",
             "write --push",
         ),
         (["--mode=three", "."], 'invalid argument "three" for "--mode" flag', "one, two"),

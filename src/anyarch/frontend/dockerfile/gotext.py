@@ -192,12 +192,13 @@ def ram_bytes(text: str) -> int | None:
         return None
     if size < 0 or size == float("inf"):
         return None
-    if suffix in ("", "b"):
-        return int(size)
-    power = "kmgtp".find(suffix[0])
-    if power < 0 or suffix[1:] not in ("", "b", "ib"):
-        return None
-    return int(size * 1024 ** (power + 1))
+    power = -1
+    if suffix not in ("", "b"):
+        power = "kmgtp".find(suffix[0])
+        if power < 0 or suffix[1:] not in ("", "b", "ib"):
+            return None
+    size *= 1024 ** (power + 1)
+    return int(size) if size < 1 << 63 else None
 
 
 def _distance(left: str, right: str, limit: int) -> int:

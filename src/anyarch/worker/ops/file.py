@@ -51,7 +51,7 @@ __all__ = ["FileOperation"]
 _VERSION = "file/2"  # part of every key: raise it when the bytes that an action writes change
 _MAX_FACTS = 4096
 _MAX_CANDIDATES = 16
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class FileOperation:
@@ -365,6 +365,27 @@ class FileOperation:
         # A name that is not UTF-8 cannot be written down: a layer with such facts is made anew each time.
         with suppress(UnicodeEncodeError):
             self._worker.store.cache.set_value("layer-memo", memo, _encode(known))
+
+
+def _encode(value: object) -> bytes:
+    """One form for equal values. Texts that are not UTF-8 (names in a Dockerfile need not be) become
+    bytes."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(_in_bytes(msgspec.to_builtins(value)))
+
+
+def _in_bytes(value: object) -> object:
+    match value:
+        case str() if not value.isascii():
+            return value.encode("utf-8", "surrogateescape")
+        case dict():
+            return {key: _in_bytes(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_in_bytes(item) for item in value]
+        case _:
+            return value
 
 
 def _same_facts(facts: dict[str, object], tree: TreeView | None) -> bool:
