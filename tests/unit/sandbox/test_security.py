@@ -159,3 +159,35 @@ def test_insecure_step_may_mount_and_use_devices(steps: Steps) -> None:
 
 def test_insecure_step_of_another_user_has_all_capabilities(root_steps: Steps) -> None:
     assert int(status(root_steps, insecure=True, uid=1000, gid=1000)["CapEff"], 16).bit_count() > 35
+
+
+@pytest.mark.parametrize("place", ["fd/{}", "fd/{}/.."])
+def test_working_directory_does_not_lead_out_by_what_is_open(steps: Steps, place: str) -> None:
+    """The sandbox has directories of the machine open while it is set up."""
+    for number in range(3, 24):
+        try:
+            steps.run("ls", "-la", cwd="/proc/self/" + place.format(number))
+        except SandboxError:
+            continue
+        else:
+            assert b"busybox" not in steps.out
+            assert str(steps.directory).encode() not in steps.out
+            assert b"boot" not in steps.out
+
+
+@pytest.mark.parametrize("path", ["/proc/self/cwd", "/proc/self/root", "/proc/1/cwd", "/proc/self/exe"])
+def test_working_directory_is_not_one_of_the_links_of_proc(steps: Steps, path: str) -> None:
+    with pytest.raises(SandboxError, match="cannot be entered"):
+        steps.run("true", cwd=path)
+
+
+def test_working_directory_by_links_of_the_image_stays_inside(steps: Steps) -> None:
+    layer = steps.layer("links")
+    (layer / "up").symlink_to("../../../../../../..")
+    (layer / "out").symlink_to("/made/by/step")
+
+    def work(cwd: str) -> str:
+        return steps.sh("pwd; ls", cwd=cwd, root=steps.root(steps.base, str(layer)))
+
+    assert work("/up").split()[:2] == ["/", "bin"]
+    assert work("/out/deep").split() == ["/made/by/step/deep"]

@@ -164,7 +164,7 @@ class Tree:
         # A link on the way can lead to where there is no mountpoint yet. That is rare: mount once more then.
         missing = [(dest, kind) for dest, kind in destinations if not self._exists(dest)]
         if missing:
-            real = [(_real_path(self.root_fd, dest), kind) for dest, kind in missing]
+            real = [(real_path(self.root_fd, dest), kind) for dest, kind in missing]
             os.close(self.root_fd)
             with gate("overlay"):
                 kernel.umount2(place, 0)
@@ -235,24 +235,8 @@ class Tree:
                 return kernel.open_in_root(self.root_fd, dest, os.O_PATH)
             except FileNotFoundError:
                 # it lies in another mount: make it there, as other runtimes do
-                self._make_in_mount(_real_path(self.root_fd, dest), is_directory)
+                os.close(make_in_root(self.root_fd, real_path(self.root_fd, dest), is_directory=is_directory))
                 return kernel.open_in_root(self.root_fd, dest, os.O_PATH)
-
-    def _make_in_mount(self, dest: bytes, is_directory: bool) -> None:
-        parent = os.dup(self.root_fd)
-        done = b""
-        names = dest.split(b"/")
-        for position, name in enumerate(names):
-            if position < len(names) - 1 or is_directory:
-                _mkdir(name, parent)
-            else:
-                os.close(
-                    os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent)
-                )
-            os.close(parent)
-            done = done + b"/" + name if done else name
-            parent = kernel.open_in_root(self.root_fd, done, os.O_PATH)
-        os.close(parent)
 
     def _attach(self, position: int, op: Op) -> None:
         source = self._sources[position]
@@ -432,7 +416,23 @@ def _forget_volatile(work: int) -> None:
             return  # mounted without volatile
 
 
-def _real_path(root_fd: int, path: bytes) -> bytes:
+def make_in_root(root_fd: int, path: bytes, *, is_directory: bool) -> int:
+    """Make what is missing of a path that `real_path` has given, and open it (O_PATH)."""
+    parent = os.dup(root_fd)
+    done = b""
+    names = [name for name in path.split(b"/") if name]
+    for position, name in enumerate(names):
+        if position < len(names) - 1 or is_directory:
+            _mkdir(name, parent)
+        else:
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=parent))
+        os.close(parent)
+        done = done + b"/" + name if done else name
+        parent = kernel.open_in_root(root_fd, done, os.O_PATH)
+    return parent
+
+
+def real_path(root_fd: int, path: bytes) -> bytes:
     """`path` with the links on it resolved inside the root, as far as it exists. No program runs yet."""
     todo = path.split(b"/")[::-1]
     done: list[bytes] = []

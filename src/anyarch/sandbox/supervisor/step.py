@@ -13,7 +13,7 @@ import os
 
 from . import syscalls as kernel
 from .limits import limit_processes
-from .mounts import Tree
+from .mounts import Tree, make_in_root, real_path
 from .report import Refused, gate, receive_frame, send_frame
 
 TYPE_CHECKING = False
@@ -101,6 +101,8 @@ def _run(
     if plan["tty"]:
         _take_terminal()
     os.umask(0o022)
+    # Before any path of the step's is looked up: /proc/self/fd of what is open here leads out of its root.
+    kernel.close_all_but(control.fileno(), emulator_ns)
     _change_directory(plan["cwd"])
     if emulator_ns >= 0:
         with gate("emulator namespace"):
@@ -172,12 +174,20 @@ def _set_stdio(stdio: tuple[int, int, int]) -> None:
 
 
 def _change_directory(path: bytes) -> None:
+    """The path is the step's: no link of /proc (`/proc/self/cwd`, `/proc/self/fd/7`) is followed."""
     with gate("chdir", path):
+        root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
         try:
-            os.chdir(path)
-        except FileNotFoundError:
-            os.makedirs(path, 0o755, exist_ok=True)
-            os.chdir(path)
+            try:
+                fd = kernel.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY)
+            except FileNotFoundError:
+                fd = make_in_root(root, real_path(root, path), is_directory=True)
+            os.fchdir(fd)
+            os.close(fd)
+            if not os.getcwdb().startswith(b"/"):
+                raise OSError(errno.EXDEV, "outside of the root")
+        finally:
+            os.close(root)
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:

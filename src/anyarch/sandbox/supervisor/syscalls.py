@@ -198,7 +198,12 @@ def open_in_root(root_fd: int, path: bytes, flags: int, *, links: bool = True) -
     """
     resolve = RESOLVE_IN_ROOT | (RESOLVE_NO_MAGICLINKS if links else RESOLVE_NO_SYMLINKS)
     how = struct.pack("=3Q", flags | os.O_CLOEXEC, 0, resolve)
-    return _check(_openat2(437, root_fd, path, how, len(how)))
+    while True:
+        try:
+            return _check(_openat2(437, root_fd, path, how, len(how)))
+        except BlockingIOError:
+            # Something was renamed or mounted anywhere on the machine while it went through a `..`.
+            continue
 
 
 def close_range_on_exec(first: int) -> None:
@@ -206,8 +211,18 @@ def close_range_on_exec(first: int) -> None:
     _check(_close_range(436, first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC))
 
 
-def close_range(first: int) -> None:
-    _check(_close_range(436, first, 0xFFFFFFFF, 0))
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    if first <= last:
+        _check(_close_range(436, first, last, 0))
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor from 3 on, but these."""
+    first = 3
+    for fd in sorted(fd for fd in kept if fd >= 3):
+        close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first)
 
 
 def seccomp_filter(seccomp_nr: int, program: bytes) -> None:
