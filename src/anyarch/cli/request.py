@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from anyarch.engine import grammar
-from anyarch.engine.request import BuildRequest
+from anyarch.engine.request import BuildRequest, Output
 from anyarch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def build_request(
     outputs = [grammar.output(text) for text in parsed.texts("output") if text]
     if parsed.text("iidfile") and any(output.type in ("local", "tar") for output in outputs):
         raise UsageError("local and tar exporters are incompatible with image ID file")
+    part = parsed.text("part")
+    if part:
+        outputs.append(Output("oci", part, {"tar": "false", "part": "true"}))
     shm_size = parsed.text("shm-size")
     context, dockerfile = parsed.args[0], parsed.text("file")
     archive, data = _standard_input(context, dockerfile, stdin)

@@ -163,7 +163,8 @@ class Exporter:
     async def _image(
         self, output: Output, results: Sequence[PlatformResult], progress: _Progress, multi_platform: bool
     ) -> tuple[AssembledImage, list[Reference]]:
-        options = self._options(output, multi_platform)
+        is_part = flag(output.attrs, "part", default=False)
+        options = self._options(output, multi_platform or is_part)
         if output.type == "docker" and (len(results) > 1 or multi_platform):
             raise OutputError(
                 "docker exporter does not currently support exporting manifest lists",
@@ -294,6 +295,10 @@ class Exporter:
             if output.dest is None or output.dest == "-":
                 raise UsageError(f"output type={output.type},tar=false needs a directory as dest")
             write_layout_directory(content, image, names, Path(output.dest), docker=docker, created=created)
+            if flag(output.attrs, "part", default=False):
+                from anyarch.exporter.part import write_part_record
+
+                write_part_record(Path(output.dest), image)
             return
         _to_file(
             output,

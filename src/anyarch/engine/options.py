@@ -59,6 +59,7 @@ _IMAGE_ATTRS = frozenset(
         "prefer-nondist-layers",
         "attestation-inline",
         "tar",
+        "part",
     ]
 )
 _FILE_ATTRS = frozenset(["platform-split", "source-date-epoch", "mode", "attestation-prefix"])
@@ -77,6 +78,7 @@ _BOOLEANS = (
     "prefer-nondist-layers",
     "attestation-inline",
     "tar",
+    "part",
     "platform-split",
 )
 _COMPRESSIONS: dict[str, Literal["gzip", "estargz", "zstd", "uncompressed"]] = {
@@ -127,6 +129,8 @@ def check_output(output: Output) -> None:
 
 def _check_image(attrs: dict[str, str]) -> None:
     kind = compression_of(attrs).type
+    if flag(attrs, "part", default=False) and flag(attrs, "tar", default=True):
+        raise UsageError("part=true makes a directory", hint="write tar=false too, or use --part DIR")
     if not flag(attrs, "oci-mediatypes", default=True):
         if kind in _ONLY_OCI:
             raise UsageError(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-__all__ = ["Annotation", "Combined", "Source", "combine", "go_json"]
+__all__ = ["Annotation", "Combined", "Source", "combine", "go_json", "with_platform"]
 
 REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
@@ -76,7 +76,7 @@ def combine(
     platforms: Sequence[Platform] = (),
 ) -> Combined:
     """Raises `UsageError`, `UnsupportedMedia`, `NoMatchingPlatform`, and what origins raise."""
-    sources = in_parallel(_with_platform, sources)
+    sources = in_parallel(with_platform, sources)
     where = {source.descriptor.digest: source.origin for source in sources}
     warnings: list[str] = []
     only = sources[0]
@@ -91,7 +91,8 @@ def combine(
     return _filtered(blob, descriptor, platforms, where, warnings)
 
 
-def _with_platform(source: Source) -> Source:
+def with_platform(source: Source) -> Source:
+    """A source of which the descriptor has a platform, from the image's configuration where it lacks one."""
     if source.blob.media_type not in media.MANIFESTS:
         if source.blob.media_type not in media.INDEXES:
             raise UnsupportedMedia(f"{source.origin.name}: {source.blob.media_type} is no image")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from anyarch.errors import UnsupportedMedia
 from anyarch.imagetools.layout import LayoutReference, read_oci_layout
+from anyarch.imagetools.places import StorePlace
 from anyarch.registry.document import media_type_of
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
@@ -52,8 +53,8 @@ class Origin(Protocol):
     def name_of(self, digest: str) -> str:
         """How a part of the image is written."""
 
-    def repository(self, domain: str) -> str | None:
-        """The repository path, when the content is in the registry `domain`: blobs can be mounted from it."""
+    def repository(self, domain: str, digest: str) -> str | None:
+        """The repository path, where a blob is in the registry `domain`: it can be mounted from there."""
 
     def close(self) -> None: ...
 
@@ -67,8 +68,11 @@ def make_registry() -> Registry:
     return Registry(Hosts.load(), Credentials())
 
 
-def open_origin(place: Place, *, registry: Registry | None = None, cancel: Cancel | None = None) -> Origin:
-    """The image at `place`. `registry` is the client to use, else one is made. Raises `UsageError`,
+def open_origin(
+    place: Place, *, registry: Registry | None = None, root: str | None = None, cancel: Cancel | None = None
+) -> Origin:
+    """The image at `place`. `registry` is the client to use, else one is made; `root` the store's directory
+    (None: the usual place). Raises `UsageError`,
     `ManifestNotFound` where the place is not there."""
     match place:
         case Reference():
@@ -76,6 +80,11 @@ def open_origin(place: Place, *, registry: Registry | None = None, cancel: Cance
         case LayoutReference():
             layout = read_oci_layout(place.path)
             return LayoutOrigin(layout, place)
+        case StorePlace():
+            from anyarch.imagetools.local import StoreOrigin, open_store
+
+            store = open_store(root)
+            return StoreOrigin(store, place.name, lambda: registry or make_registry(), cancel)
     raise UnsupportedMedia(f"{place}: it cannot be read yet")
 
 
@@ -124,7 +133,7 @@ class RegistryOrigin:
     def name_of(self, digest: str) -> str:
         return str(self.ref.with_digest(Digest(digest)))
 
-    def repository(self, domain: str) -> str | None:
+    def repository(self, domain: str, digest: str) -> str | None:
         return self.ref.path if self.ref.domain == domain else None
 
     def close(self) -> None:
@@ -180,7 +189,7 @@ class LayoutOrigin:
     def name_of(self, digest: str) -> str:
         return str(LayoutReference(self._layout.path, "", Digest(digest)))
 
-    def repository(self, domain: str) -> str | None:
+    def repository(self, domain: str, digest: str) -> str | None:
         return None
 
     def close(self) -> None:

@@ -85,7 +85,7 @@ class RegistryTarget:
             self.repository,
             descriptor,
             lambda: origin.open(descriptor),
-            mount_from=origin.repository(self.repository.domain),
+            mount_from=origin.repository(self.repository.domain, descriptor.digest),
             on_progress=on_progress,
             cancel=self._cancel,
         )

@@ -59,6 +59,7 @@ DONE = [
 DONE_ELSEWHERE = {
     *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
     *("--quiet", "-q", "--ulimit", "--check"),
+    "--part",  # tests/engine/test_parts.py
     "--plan",  # test_plan.py
     "--emulators",  # tests/engine/test_emulators.py
     *("--optional", "--require"),  # below
@@ -163,6 +164,7 @@ def test_every_flag_of_buildx_is_known():
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
     ours = {"arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
+    ours |= {"part"}
     ours |= {"keep-going", "optional", "parallel", "require"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

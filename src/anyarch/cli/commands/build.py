@@ -127,6 +127,12 @@ COMMAND = Command(
             repeat=True,
         ),
         Flag(
+            "part",
+            "Write the result into a directory as a part of an image, for `anyarch merge`",
+            metavar="DIR",
+            complete="directory",
+        ),
+        Flag(
             "platform",
             "Platforms to build for: a comma list; local is this machine's",
             metavar="OS/ARCH[/VARIANT],...",
