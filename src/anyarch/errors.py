@@ -71,6 +71,7 @@ class SourceRange:
 class AnyarchError(Exception):
     """Base of everything that is raised across a package border on purpose.
 
+    `node` is the node of a builder where it happened, when there are several.
     `exit_code` is the process exit status the command line answers with.
     """
 
@@ -91,6 +92,7 @@ class AnyarchError(Exception):
         self.source = source
         self.platform = platform
         self.vertex = vertex
+        self.node: str | None = None
 
     def __str__(self) -> str:
         return self.message

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anyarch.builder.store import Transaction
     from anyarch.spec.platform import Platform
 
-__all__ = ["Builder", "Node", "Surroundings", "load_all"]
+__all__ = ["Builder", "Node", "Surroundings", "load_all", "load_node"]
 
 
 class Surroundings:
@@ -153,7 +153,7 @@ class Builder:
         """No node runs."""
         return not any(node.is_running for node in self.nodes)
 
-    def open(self, *, context_path: str = "") -> list[Node]:
+    def open(self, *, context_path: str = "", connect_timeout_s: float = 20.0) -> list[Node]:
         """The nodes with their drivers; nothing is contacted. A node whose options are wrong has an error."""
         self.nodes = []
         for record in self.group.all_nodes():
@@ -164,6 +164,7 @@ class Builder:
                 env=self.surroundings.env,
                 builder=self.name,
                 context_path=context_path,
+                connect_timeout_s=connect_timeout_s,
             )
             try:
                 node.driver = open_driver(self.driver, setup)
@@ -172,10 +173,10 @@ class Builder:
             self.nodes.append(node)
         return self.nodes
 
-    async def load(self, timeout_s: float = 0.0) -> list[Node]:
+    async def load(self, timeout_s: float = 0.0, *, connect_timeout_s: float = 20.0) -> list[Node]:
         """Ask all nodes at once how they are, for `timeout_s` seconds at most. What a node does not answer
         is its error; raises nothing."""
-        self.open()
+        self.open(connect_timeout_s=connect_timeout_s)
         await asyncio.gather(*(load_node(node, timeout_s) for node in self.nodes))
         self._expand_replicas()
         return self.nodes
@@ -251,6 +252,7 @@ async def _ask(node: Node) -> None:
         await client.close()
 
 
-async def load_all(builders: Iterable[Builder], timeout_s: float) -> None:
+async def load_all(builders: Iterable[Builder], timeout_s: float, *, connect_timeout_s: float = 20.0) -> None:
     """Ask the nodes of all builders at once."""
-    await asyncio.gather(*(builder.load(timeout_s) for builder in builders))
+    loading = (builder.load(timeout_s, connect_timeout_s=connect_timeout_s) for builder in builders)
+    await asyncio.gather(*loading)

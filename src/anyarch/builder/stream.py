@@ -28,7 +28,7 @@ __all__ = [
     "tls_context",
 ]
 
-CONNECT_TIMEOUT_S = 20.0
+_CONNECT_TIMEOUT_S = 20.0
 BUILDKIT_SCHEMES = (
     "docker-container",
     "kube-pod",
@@ -166,10 +166,11 @@ async def connect_socket(
     port: int = 0,
     tls: SSLContext | None = None,
     name: str = "",
+    timeout_s: float = _CONNECT_TIMEOUT_S,
 ) -> SocketStream:
     """A Unix or TCP connection. Raises `NodeLost`."""
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             if path:
                 reader, writer = await asyncio.open_unix_connection(path)
             elif tls is not None:
@@ -179,10 +180,24 @@ async def connect_socket(
             else:
                 reader, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
-        raise NodeLost(f"{label}: no answer within {CONNECT_TIMEOUT_S:.0f} seconds") from None
+        raise NodeLost(f"{label}: no answer within {timeout_s:g} seconds") from None
     except OSError as error:
         raise _lost(label, error) from None
+    if not path:
+        _watch(writer)
     return SocketStream(reader, writer, label)
+
+
+def _watch(writer: asyncio.StreamWriter) -> None:
+    """A peer whose network or machine is gone sends nothing: let the kernel ask for it. About 25 seconds
+    until the connection counts as lost."""
+    import socket
+
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000)  # milliseconds
 
 
 def tls_context(tls: TlsFiles, *, alpn: Sequence[str] = ()) -> SSLContext:
@@ -239,7 +254,9 @@ def parse_docker_host(text: str) -> str:
     raise UsageError(f"failed to parse endpoint {text}: invalid bind address format: {text}")
 
 
-async def connect_docker(host: str, tls: TlsFiles | None, env: Mapping[str, str]) -> ByteStream:
+async def connect_docker(
+    host: str, tls: TlsFiles | None, env: Mapping[str, str], *, timeout_s: float = _CONNECT_TIMEOUT_S
+) -> ByteStream:
     """A connection to a docker engine's API. Raises `NodeLost` and `BuilderError`."""
     split = urlsplit(host)
     label = f"cannot connect to the docker engine at {host}"
@@ -248,7 +265,8 @@ async def connect_docker(host: str, tls: TlsFiles | None, env: Mapping[str, str]
     if split.scheme in ("tcp", "http", "https"):
         context = tls_context(tls) if tls is not None else None
         port = split.port or (2376 if context else 2375)
-        return await connect_socket(label, host=split.hostname or "localhost", port=port, tls=context)
+        host_name = split.hostname or "localhost"
+        return await connect_socket(label, host=host_name, port=port, tls=context, timeout_s=timeout_s)
     if split.scheme == "ssh":
         return await open_program(
             [*_ssh(split.hostname, split.port, split.username, label), "docker", "system", "dial-stdio"],
@@ -271,7 +289,12 @@ def _ssh(host: str | None, port: int | None, user: str | None, label: str) -> li
 
 
 async def connect_node(
-    endpoint: str, tls: SSLContext | None, env: Mapping[str, str], *, server_name: str = ""
+    endpoint: str,
+    tls: SSLContext | None,
+    env: Mapping[str, str],
+    *,
+    server_name: str = "",
+    timeout_s: float = _CONNECT_TIMEOUT_S,
 ) -> ByteStream:
     """A connection to the API of a BuildKit daemon at an endpoint of the remote driver. Raises `NodeLost`
     and `BuilderError`."""
@@ -286,7 +309,9 @@ async def connect_node(
             port = None
         if not split.hostname or not port:
             raise BuilderError(f"{label}: a tcp endpoint needs host and port", hint="tcp://HOST:1234")
-        return await connect_socket(label, host=split.hostname, port=port, tls=tls, name=server_name)
+        return await connect_socket(
+            label, host=split.hostname, port=port, tls=tls, name=server_name, timeout_s=timeout_s
+        )
     if split.scheme == "npipe":
         raise BuilderError(f"{label}: named pipes exist on Windows only")
     if tls is not None:

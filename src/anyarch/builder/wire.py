@@ -1,21 +1,189 @@
-"""From a connection to a BuildKit daemon to a `NodeClient`."""
+"""From a byte stream to a BuildKit daemon to a `NodeClient`.
+
+The stream is read and written by two tasks that end with the client; what the daemon's end of it does shows
+as `NodeLost`, so that the node's work can go elsewhere.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
-from anyarch.errors import NotSupported
+from anyarch.api.rpc.client import Channel
+from anyarch.api.rpc.link import Link
+from anyarch.builder.driver import Device, PruneRule, WorkerInfo
+from anyarch.builder.remote import RemoteBuilder
+from anyarch.errors import AnyarchError, Canceled, NodeLost, ProtocolError
+from anyarch.spec.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from anyarch.builder.driver import NodeClient
+    from anyarch.api.proto import control_pb2 as control
     from anyarch.builder.stream import ByteStream
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.solver.events import EventSink
 
-__all__ = ["open_client"]
+__all__ = ["WireClient", "open_client"]
+
+_READ_SIZE = 256 << 10
+_FULL = 4 << 20
 
 
-async def open_client(dial: Callable[[], Awaitable[ByteStream]], label: str) -> NodeClient:
-    """A client of the daemon that `dial` connects to; `label` names it in errors."""
-    await (await dial()).close()  # whether it is there can be told
-    raise NotSupported(f"{label}: this release cannot build on other daemons yet")
+class _StreamCarrier:
+    """Carries a link over a `ByteStream`. `reason` is why it ended."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+        self._waiting: list[bytes] = []
+        self._size = 0
+        self._wake = asyncio.Event()
+        self.is_over = False
+        self.reason = "the connection was closed"
+        self.link = Link(self, client=True)
+        self._tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._receive())]
+        self.link.start()
+
+    def write(self, data: bytes) -> None:
+        if self.is_over:
+            return
+        self._waiting.append(data)
+        self._size += len(data)
+        self._wake.set()
+        if self._size > _FULL:
+            self.link.connection.pause()
+
+    def close(self) -> None:
+        self.is_over = True
+        self._wake.set()
+
+    async def end(self) -> None:
+        """Close the stream and wait for the tasks."""
+        self.is_over = True
+        self._wake.set()
+        _, late = await asyncio.wait(self._tasks[:1], timeout=1.0)  # GOAWAY is on its way
+        for task in [*late, *self._tasks]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stream.close()
+
+    async def _send(self) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                data, self._waiting, self._size = b"".join(self._waiting), [], 0
+                if data:
+                    await self._stream.write(data)
+                    self.link.connection.resume()
+                elif self.is_over:
+                    return
+                if self.is_over:
+                    self._wake.set()
+        except AnyarchError as error:
+            self._lost(error.message)
+
+    async def _receive(self) -> None:
+        try:
+            while data := await self._stream.read(_READ_SIZE):
+                self.link.feed(data)
+            self._lost("")
+        except AnyarchError as error:
+            self._lost(error.message)
+
+    def _lost(self, reason: str) -> None:
+        self.reason = reason or self.reason
+        self.is_over = True
+        self.link.ended()
+
+
+class WireClient:
+    """A `NodeClient` of a daemon elsewhere."""
+
+    def __init__(self, carrier: _StreamCarrier, label: str, authority: str) -> None:
+        self._carrier = carrier
+        self._label = label
+        channel = Channel(carrier.link.connection, authority=authority or "localhost")
+        self.builder = RemoteBuilder(channel, label, carrier.end)
+
+    async def workers(self) -> list[WorkerInfo]:
+        return [_worker(record) for record in await self._ask(self.builder.list_workers())]
+
+    async def version(self) -> str:
+        return str(await self._ask(self.builder.version()))
+
+    async def build(
+        self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None
+    ) -> BuildResult:
+        try:
+            return await self.builder.build(request, on_event, cancel)
+        except Canceled as error:
+            if cancel is not None and cancel.is_set():
+                raise
+            # A daemon that is told to end gives its builds up before it goes.
+            raise NodeLost(f"{self._label}: the daemon gave the build up: {error.message}") from None
+        except AnyarchError as error:
+            raise self._judged(error) from error
+
+    async def disk_usage(self, filters: list[str]) -> list[Any]:
+        """The daemon's records."""
+        found: list[Any] = await self._ask(self.builder.disk_usage(filters))
+        return found
+
+    async def prune(self, request: control.PruneRequest, on_record: Callable[[Any], None]) -> None:
+        await self._ask(self.builder.prune(request, on_record))
+
+    async def close(self) -> None:
+        await self.builder.close()
+
+    async def _ask(self, question: Awaitable[Any]) -> Any:
+        try:
+            return await question
+        except AnyarchError as error:
+            raise self._judged(error) from error
+
+    def _judged(self, error: AnyarchError) -> AnyarchError:
+        """What the end of the connection made of a call is told as that."""
+        if self._carrier.is_over and not isinstance(error, Canceled):
+            return NodeLost(f"{self._label}: {self._carrier.reason}")
+        if isinstance(error, ProtocolError):
+            return NodeLost(error.message, hint=error.hint)
+        return error
+
+
+def _worker(record: Any) -> WorkerInfo:
+    return WorkerInfo(
+        id=record.ID,
+        platforms=tuple(
+            Platform.make(item.OS, item.Architecture, item.Variant, item.OSVersion)
+            for item in record.platforms
+        ),
+        labels=dict(record.Labels),
+        gc_policy=tuple(
+            PruneRule(
+                all=rule.all,
+                filters=tuple(rule.filters),
+                keep_duration_s=rule.keepDuration // 1_000_000_000,
+                reserved_space=rule.reservedSpace,
+                max_used_space=rule.maxUsedSpace,
+                min_free_space=rule.minFreeSpace,
+            )
+            for rule in record.GCPolicy
+        ),
+        devices=tuple(
+            Device(
+                name=item.Name,
+                auto_allow=item.AutoAllow,
+                on_demand=item.OnDemand,
+                annotations=dict(item.Annotations),
+            )
+            for item in record.CDIDevices
+        ),
+    )
+
+
+async def open_client(
+    dial: Callable[[], Awaitable[ByteStream]], label: str, *, authority: str = ""
+) -> WireClient:
+    """A client of the daemon that `dial` connects to; `label` names it in errors. Raises `NodeLost`."""
+    return WireClient(_StreamCarrier(await dial()), label, authority)

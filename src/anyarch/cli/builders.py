@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anyarch.builder.builder import Builder
     from anyarch.cli.flags import Parsed
 
-__all__ = ["chosen_builder", "is_plain", "require_embedded", "timeout_of"]
+__all__ = ["builder_for_build", "chosen_builder", "is_plain", "require_embedded", "timeout_of"]
 
 
 def timeout_of(parsed: Parsed) -> float:
@@ -31,13 +31,17 @@ def timeout_of(parsed: Parsed) -> float:
     return sum(float(part) * scale for part, scale in zip(found.groups(), scales, strict=True) if part)
 
 
-def chosen_builder(parsed: Parsed, name: str = "") -> Builder:
-    """The builder `name`, that of `--builder`, or the one in use. Raises `NoSuchBuilder`."""
+def chosen_builder(parsed: Parsed, name: str = "", *, touch: bool = False) -> Builder:
+    """The builder `name`, that of `--builder`, or the one in use; with `touch` its use is noted. Raises
+    `NoSuchBuilder`."""
     from anyarch.builder.builder import Surroundings
 
     surroundings = Surroundings(os.environ)
     with surroundings.store.transaction() as transaction:
-        return surroundings.chosen(transaction, name or parsed.builder)
+        builder = surroundings.chosen(transaction, name or parsed.builder)
+        if touch and not builder.is_embedded:
+            transaction.touch(builder.name)
+        return builder
 
 
 def require_embedded(parsed: Parsed, what: str) -> None:
@@ -50,6 +54,20 @@ def require_embedded(parsed: Parsed, what: str) -> None:
             f"{what} is not supported for the builder {builder.name} yet",
             hint="--builder default means the engine in this process",
         )
+
+
+def builder_for_build(parsed: Parsed) -> Builder | None:
+    """The builder that a build is for; None for the engine in this process. Raises `NoSuchBuilder`, and
+    `UsageError` for a docker context that is not the current one."""
+    if is_plain(parsed):
+        return None
+    builder = chosen_builder(parsed, touch=True)
+    current = builder.surroundings.docker.current_context
+    if builder.is_context and builder.name != current and not builder.is_embedded:
+        raise UsageError(
+            f'use `docker --context={builder.name} buildx` to switch to context "{builder.name}"'
+        )
+    return None if builder.is_embedded else builder
 
 
 def is_plain(parsed: Parsed) -> bool:

@@ -176,6 +176,8 @@ def _message(error: AnyarchError, prefix: str, failures: tuple[Failure, ...]) ->
     told = " ".join([error.message, *(failure.name for failure in failures)])
     if error.platform and error.platform not in told:
         text += f"  platform: {error.platform}\n"
+    if error.node:
+        text += f"  node: {error.node}\n"
     if isinstance(error, NoMatchingPlatform) and error.available:
         missing = [
             name for name in error.available if name not in error.message and name not in (error.hint or "")

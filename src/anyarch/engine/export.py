@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
 
-__all__ = ["Exporter", "stored_image"]
+__all__ = ["Exporter", "stored_image", "to_file"]
 
 _TITLES = {
     "image": "exporting to image",
@@ -165,7 +165,8 @@ class Exporter:
     ) -> tuple[AssembledImage, list[Reference]]:
         is_part = flag(output.attrs, "part", default=False)
         options = self._options(output, multi_platform or is_part)
-        if output.type == "docker" and (len(results) > 1 or multi_platform):
+        several = len(results) > 1 or multi_platform
+        if output.type == "docker" and several and output.dest is not None:
             raise OutputError(
                 "docker exporter does not currently support exporting manifest lists",
                 hint="choose one --platform, or use type=oci or --push for several",
@@ -207,7 +208,9 @@ class Exporter:
         if docker and output.dest is None:
             from anyarch.exporter.load import load
 
-            await asyncio.to_thread(load, self._store, image, names, progress.step)
+            await asyncio.to_thread(
+                load, self._store.content, image, names, progress.step, is_index=image.index is not None
+            )
             return image, names
         await asyncio.to_thread(self._layout, output, image, names, docker, created)
         progress.step("sending tarball")
@@ -300,7 +303,7 @@ class Exporter:
 
                 write_part_record(Path(output.dest), image)
             return
-        _to_file(
+        to_file(
             output,
             lambda sink: write_layout_tar(content, image, names, sink, docker=docker, created=created),
         )
@@ -326,7 +329,7 @@ class Exporter:
         if output.type == "tar":
             split = several  # whatever the attribute says, as in BuildKit
             await asyncio.to_thread(
-                _to_file, output, lambda sink: write_tar(trees, sink, split=split, epoch=epoch)
+                to_file, output, lambda sink: write_tar(trees, sink, split=split, epoch=epoch)
             )
             progress.step("sending tarball")
             return
@@ -358,7 +361,7 @@ def _created(image: AssembledImage) -> str | None:
     return max((text for text in found if text), default=None)
 
 
-def _to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], object]], None]) -> None:
+def to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], object]], None]) -> None:
     """Write an archive to a file, complete or not at all, or to standard output."""
     from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
 

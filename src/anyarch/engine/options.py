@@ -150,6 +150,8 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
         attrs["target"] = request.target
     if request.platforms:
         attrs["platform"] = ",".join(request.platforms)
+    if request.multi_platform:
+        attrs["multi-platform"] = "true"
     for name, value in request.build_args.items():
         attrs[f"build-arg:{name}"] = value
     for name, value in request.labels.items():

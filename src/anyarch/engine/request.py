@@ -98,21 +98,21 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     working directory, in a remote context or an archive one relative to its root, or a URL (None:
     `Dockerfile` in the context); `dockerfile_data` is its text when it came from standard input or
     is given inline, and wins. `platforms` are normalised texts (`linux/arm64`) in the wanted order, empty
-    for the machine's own; `build_args` hold values only (names without a value were looked up by the
-    caller). No `outputs` and no `tags` means that the result stays in the cache. `no_cache_filter` names
-    stages. `call` other than build (`lint`, `outline`, `targets`) is a question about the Dockerfile: nothing
-    is built, and the answer is in the result's metadata. `attests` maps a type (`provenance`, `sbom`) to
-    its attributes; a type that is disabled is absent. `resources` are limits of RUN steps by the frontend's
-    names (memory, memswap, cpushares, cpuperiod, cpuquota, cpusetcpus, cpusetmems), `cgroup_parent` the
-    control group that theirs are children of. `arch_check` is off, warn or error, for files that are not for
-    the platform they are built for
-    (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore file, that are
-    meant to be so. With `keep_going` the failure of a platform ends the work on no other; those of
-    `optional`, or all that are not in `require` where that is given, may fail and are then left out of the
-    result (see `engine.policy`). `parallel` are texts like `exec=4,network=8,cpu=2` (see `worker.limits`).
-    With `no_emulation` a step that would have to be emulated is an error before any work;
-    `emulators` is the directory of the QEMU programs to use, empty for those of the machine.
-    `root` is the store's directory (None: the usual place).
+    for the machine's own; with `multi_platform` even one of them makes an index. `build_args` hold values
+    only (names without a value were looked up by the caller). No `outputs` and no `tags` means that the
+    result stays in the cache. `no_cache_filter` names stages. `call` other than build (`lint`, `outline`,
+    `targets`) is a question about the Dockerfile: nothing is built, and the answer is in the result's
+    metadata. `attests` maps a type (`provenance`, `sbom`) to its attributes; a type that is disabled is
+    absent. `resources` are limits of RUN steps by the frontend's names (memory, memswap, cpushares,
+    cpuperiod, cpuquota, cpusetcpus, cpusetmems), `cgroup_parent` the control group that theirs are
+    children of. `arch_check` is off, warn or error, for files that are not for the platform they are
+    built for (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore
+    file, that are meant to be so. With `keep_going` the failure of a platform ends the work on no other;
+    those of `optional`, or all that are not in `require` where that is given, may fail and are then left
+    out of the result (see `engine.policy`). `parallel` are texts like `exec=4,network=8,cpu=2` (see
+    `worker.limits`). With `no_emulation` a step that would have to be emulated is an error before any
+    work; `emulators` is the directory of the QEMU programs to use, empty for those of the machine. `root`
+    is the store's directory (None: the usual place).
     """
 
     context: str = "."
@@ -121,6 +121,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     dockerfile_data: bytes | None = None
     build_contexts: dict[str, str] = {}
     platforms: tuple[str, ...] = ()
+    multi_platform: bool = False
     target: str = ""
     build_args: dict[str, str] = {}
     labels: dict[str, str] = {}

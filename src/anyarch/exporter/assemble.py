@@ -101,6 +101,20 @@ class AssembledImage(msgspec.Struct, frozen=True):
     def root(self) -> Blob:
         return self.index or self.platforms[0].manifest
 
+    def blob_digests(self) -> list[str]:
+        """All that belongs to the image, sorted."""
+        found: set[str] = set()
+        for item in self.platforms:
+            found.update(layer.digest for layer in item.layers)
+            found.update((item.config.digest, item.manifest.digest))
+        found.add(self.root.digest)
+        return sorted(found)
+
+    def docker_parts(self) -> tuple[str, tuple[str, ...]]:
+        """The digests of the config and of the layers of the first platform."""
+        only = self.platforms[0]
+        return only.config.digest, tuple(layer.digest for layer in only.layers)
+
 
 def _pick(items: Sequence[tuple[Platform | None, str, str]], platform: Platform) -> dict[str, str] | None:
     return {key: value for wanted, key, value in items if wanted is None or wanted == platform} or None

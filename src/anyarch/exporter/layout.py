@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import msgspec
 
@@ -15,13 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from anyarch.exporter.assemble import AssembledImage
     from anyarch.spec.reference import Reference
     from anyarch.store.content import ContentStore
 
-__all__ = ["write_layout_directory", "write_layout_tar"]
+__all__ = ["LayoutImage", "write_layout_directory", "write_layout_tar"]
 
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+class LayoutImage(Protocol):
+    """What a layout is made of."""
+
+    @property
+    def descriptor(self) -> Descriptor: ...
+
+    def blob_digests(self) -> list[str]:
+        """All that belongs to it, sorted."""
+        ...
+
+    def docker_parts(self) -> tuple[str, tuple[str, ...]]:
+        """The digests of the config and of the layers of its first platform."""
+        ...
 
 
 class _LayoutIndex(msgspec.Struct, frozen=True, rename="camel"):
@@ -40,16 +54,7 @@ def _blob_path(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _digests(image: AssembledImage) -> list[str]:
-    found: set[str] = set()
-    for item in image.platforms:
-        found.update(layer.digest for layer in item.layers)
-        found.update((item.config.digest, item.manifest.digest))
-    found.add(image.root.digest)
-    return sorted(found)
-
-
-def layout_index(image: AssembledImage, names: Sequence[Reference], *, created: str | None) -> bytes:
+def layout_index(image: LayoutImage, names: Sequence[Reference], *, created: str | None) -> bytes:
     """The layout's index.json: one descriptor a name."""
     notes = dict(image.descriptor.annotations or {})
     if created:
@@ -66,15 +71,15 @@ def layout_index(image: AssembledImage, names: Sequence[Reference], *, created: 
 
 
 def _documents(
-    image: AssembledImage, names: Sequence[Reference], *, docker: bool, created: str | None
+    image: LayoutImage, names: Sequence[Reference], *, docker: bool, created: str | None
 ) -> Iterator[tuple[str, bytes]]:
     yield "index.json", layout_index(image, names, created=created)
     if docker:
-        only = image.platforms[0]
+        config, layers = image.docker_parts()
         entry = _DockerEntry(
-            _blob_path(only.config.digest),
+            _blob_path(config),
             tuple(name.familiar for name in names) or None,
-            tuple(_blob_path(layer.digest) for layer in only.layers),
+            tuple(_blob_path(layer) for layer in layers),
         )
         yield "manifest.json", msgspec.json.encode([entry])
     yield "oci-layout", _LAYOUT
@@ -82,7 +87,7 @@ def _documents(
 
 def write_layout_tar(
     content: ContentStore,
-    image: AssembledImage,
+    image: LayoutImage,
     names: Sequence[Reference],
     sink: Callable[[bytes | memoryview], object],
     *,
@@ -95,7 +100,7 @@ def write_layout_tar(
     writer = TarWriter(sink)
     for directory in ("blobs", "blobs/sha256"):
         writer.add(Entry(directory, Kind.DIRECTORY, 0o755))
-    for digest in _digests(image):
+    for digest in image.blob_digests():
         with content.open(Digest(digest)) as stream:
             size = content.size(Digest(digest))
             writer.add(Entry(_blob_path(digest), Kind.FILE, 0o644, size=size), stream)
@@ -106,7 +111,7 @@ def write_layout_tar(
 
 def write_layout_directory(
     content: ContentStore,
-    image: AssembledImage,
+    image: LayoutImage,
     names: Sequence[Reference],
     directory: Path,
     *,
@@ -120,7 +125,7 @@ def write_layout_directory(
         blobs.mkdir(parents=True, exist_ok=True)
         for place in (directory, blobs):
             clear_leftovers(place)
-        for digest in _digests(image):
+        for digest in image.blob_digests():
             target = directory / _blob_path(digest)
             if target.exists() and target.stat().st_size == content.size(Digest(digest)):
                 continue

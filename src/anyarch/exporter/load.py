@@ -12,11 +12,11 @@ from anyarch.exporter.layout import write_layout_tar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from anyarch.exporter.assemble import AssembledImage
+    from anyarch.exporter.layout import LayoutImage
     from anyarch.spec.reference import Reference
-    from anyarch.store.store import Store
+    from anyarch.store.content import ContentStore
 
-__all__ = ["find_engine", "load"]
+__all__ = ["find_engine", "load", "takes_indexes"]
 
 _PROBE_TIMEOUT_S = 20
 
@@ -48,11 +48,38 @@ def find_engine() -> list[str]:
     )
 
 
+def takes_indexes(engine: list[str]) -> bool:
+    """Whether the engine keeps images of several platforms: docker with the image store of containerd."""
+    if not engine[0].endswith("docker"):
+        return False
+    try:
+        done = subprocess.run(
+            [*engine, "info", "--format", "{{json .DriverStatus}}"],
+            capture_output=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"io.containerd.snapshotter.v1" in done.stdout
+
+
 def load(
-    store: Store, image: AssembledImage, names: Sequence[Reference], on_step: Callable[[str], None]
+    content: ContentStore,
+    image: LayoutImage,
+    names: Sequence[Reference],
+    on_step: Callable[[str], None],
+    *,
+    is_index: bool = False,
 ) -> None:
-    """Load one platform's image. Raises `OutputError`."""
+    """Load an image. Raises `OutputError`, also where an index is not for the engine."""
     engine = find_engine()
+    if is_index and not takes_indexes(engine):
+        raise OutputError(
+            "docker exporter does not currently support exporting manifest lists",
+            hint="choose one --platform, use type=oci or --push for several, or let docker use the image "
+            "store of containerd",
+        )
     process = subprocess.Popen(
         [*engine, "load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -60,7 +87,7 @@ def load(
     assert process.stdout is not None
     try:
         with process.stdin as pipe:
-            write_layout_tar(store.content, image, names, pipe.write, docker=True)
+            write_layout_tar(content, image, names, pipe.write, docker=not is_index)
     except BrokenPipeError:
         on_step(f"{engine[0]} load closed its input")  # its own message says why, below
     output = process.stdout.read().decode("utf-8", "replace").strip()

@@ -140,7 +140,7 @@ class Driver(Protocol):
 
 class DriverSetup:
     """What a driver is made of: the node, and the surroundings. `context_path` is the build context, by
-    which Kubernetes chooses among equal pods."""
+    which Kubernetes chooses among equal pods; `connect_timeout_s` how long a connection may take."""
 
     def __init__(
         self,
@@ -150,12 +150,14 @@ class DriverSetup:
         env: Mapping[str, str],
         builder: str = "",
         context_path: str = "",
+        connect_timeout_s: float = 20.0,
     ) -> None:
         self.node = node
         self.docker = docker
         self.env = env
         self.builder = builder
         self.context_path = context_path
+        self.connect_timeout_s = connect_timeout_s
 
     @property
     def options(self) -> dict[str, str]:

@@ -79,11 +79,17 @@ class RemoteDriver:
         """It is not ours to remove."""
 
     async def client(self) -> NodeClient:
-        return await open_client(self.dial, f"node {self._setup.node.name} at {self._endpoint}")
+        label = f"node {self._setup.node.name} at {self._endpoint}"
+        authority = self._server_name or urlsplit(self._endpoint).netloc
+        return await open_client(self.dial, label, authority=authority)
 
     async def dial(self) -> ByteStream:
         return await connect_node(
-            self._endpoint, self._context(), self._setup.env, server_name=self._server_name
+            self._endpoint,
+            self._context(),
+            self._setup.env,
+            server_name=self._server_name,
+            timeout_s=self._setup.connect_timeout_s,
         )
 
     def _context(self) -> SSLContext | None:

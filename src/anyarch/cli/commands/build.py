@@ -7,8 +7,10 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO
 
 from anyarch.cli.flags import Command, Flag
+from anyarch.errors import AnyarchError, NotSupported
 
 if TYPE_CHECKING:
+    from anyarch.builder.builder import Builder
     from anyarch.cli.flags import Parsed
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, Method
     from anyarch.progress.display import Display
@@ -229,7 +231,7 @@ SOLVING = "failed to build: failed to solve: "
 
 def run(parsed: Parsed) -> int:
     """One build. Exit status 0, 1 or 130 (stopped)."""
-    from anyarch.cli.builders import require_embedded
+    from anyarch.cli.builders import builder_for_build
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import report
     from anyarch.cli.request import build_request, display_mode, method_of
@@ -237,33 +239,43 @@ def run(parsed: Parsed) -> int:
     from anyarch.engine.validate import prepare
 
     mode, prints_id = display_mode(parsed, stderr(), os.environ)
-    require_embedded(parsed, "build")
+    builder = builder_for_build(parsed)
     request = build_request(parsed, os.environ, _stdin)
+    has_output = bool(request.outputs)
     remove_iidfile(parsed)
     try:
         request = prepare(request, stdout_is_terminal=lambda: sys.stdout is not None and sys.stdout.isatty())
     except Exception as error:
         return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
     if parsed.switch("plan"):
+        if builder is not None:
+            raise NotSupported(
+                f"--plan is for the engine in this process, not for the builder {builder.name}",
+                hint="add --builder default",
+            )
         from anyarch.cli.plan import run_plan
 
         return run_plan(request, "quiet" if prints_id else mode, debug=parsed.debug)
     asked = method_of(parsed)
-    if (
-        asked.name == "build"
-        and not request.outputs
-        and os.environ.get("BUILDX_NO_DEFAULT_LOAD", "") in ("", "0", "false")
-    ):
-        print(
-            "WARNING: No output specified. Build result will only remain in the build cache. To push "
-            "result image into "
-            "registry use --push or to load image into docker use --load",
-            file=stderr(),
-        )
-    return _build(parsed, request, mode, asked, prints_id=prints_id)
+    if asked.name == "build" and not has_output:
+        from anyarch.cli.outputs import with_default_output
+
+        try:
+            request = with_default_output(request, builder, os.environ)
+        except AnyarchError as error:
+            return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
+    return _build(parsed, request, mode, asked, builder, prints_id=prints_id)
 
 
-def _build(parsed: Parsed, request: BuildRequest, mode: str, asked: Method, *, prints_id: bool) -> int:
+def _build(
+    parsed: Parsed,
+    request: BuildRequest,
+    mode: str,
+    asked: Method,
+    builder: Builder | None,
+    *,
+    prints_id: bool,
+) -> int:
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, broken_pipe, report
     from anyarch.cli.results import write_results
@@ -275,7 +287,7 @@ def _build(parsed: Parsed, request: BuildRequest, mode: str, asked: Method, *, p
     display = open_display(mode, stderr())
     try:
         with stopping(cancel, notice=mode == "plain"), display:
-            result = _solve(request, display, cancel)
+            result = _solve(request, builder, display, cancel)
         if display.failure is not None and not isinstance(display.failure, OSError):
             what = f"{type(display.failure).__name__}: {display.failure}"
             print(f"WARNING: the progress display broke off ({what}); the build is complete", file=stderr())
@@ -319,7 +331,15 @@ def _tell_display_failure(display: Display) -> None:
         )
 
 
-def _solve(request: BuildRequest, display: Display, cancel: CancelToken) -> BuildResult:
+def _solve(
+    request: BuildRequest, builder: Builder | None, display: Display, cancel: CancelToken
+) -> BuildResult:
+    if builder is not None:
+        import asyncio
+
+        from anyarch.builder.build import build_on
+
+        return asyncio.run(build_on(builder, request, display.sink, cancel))
     from anyarch import engine
 
     return engine.build(request, on_event=display.sink, cancel=cancel)

@@ -43,6 +43,9 @@ _HEADERS = {
     "Buildkit": "BUILDKIT",
     "Platforms": "PLATFORMS",
 }
+_CONNECT_S = 1.0
+"""A machine that does not even take a connection within this time is dead as far as a list goes."""
+
 _TABLE = "{{.Name}}\t{{.DriverEndpoint}}\t{{.Status}}\t{{.Buildkit}}\t{{.Platforms}}"
 
 
@@ -63,7 +66,8 @@ def run(parsed: Parsed) -> int:
     stored = {builder.name for builder in builders}
     contexts = [surroundings.of_context(name) for name in surroundings.context_names() if name not in stored]
     builders += [builder for builder in contexts if builder is not None]
-    asyncio.run(load_all(builders, timeout_s))
+    patience = timeout_s if parsed.text("timeout") else _CONNECT_S
+    asyncio.run(load_all(builders, timeout_s, connect_timeout_s=patience))
     form = parsed.text("format") or "table"
     if form == "json":
         _print_json(builders, current)

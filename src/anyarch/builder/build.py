@@ -1,0 +1,304 @@
+"""One build on a builder: nodes are started, platforms placed, every node builds its own, the results merged.
+
+A node that goes away during the build costs what it had not finished: its platforms are placed again on those
+that are left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
+
+from anyarch.builder.builder import load_node
+from anyarch.builder.merge import Part, check, merge, part_request
+from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
+from anyarch.errors import AnyarchError, BuilderError, Canceled, NodeLost
+from anyarch.solver.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
+from anyarch.spec.digest import Digest
+from anyarch.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.builder.builder import Builder, Node
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.solver.events import Event, EventSink
+
+__all__ = ["build_on"]
+
+_LOAD_TIMEOUT_S = 20.0
+
+
+async def build_on(
+    builder: Builder, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
+) -> BuildResult:
+    """Build to the end. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    assert task is not None
+    if cancel is not None:
+        cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
+    with tempfile.TemporaryDirectory(prefix="anyarch-build-") as directory:
+        try:
+            return await _Build(builder, request, on_event, cancel, directory).run()
+        except asyncio.CancelledError:
+            if cancel is not None and cancel.is_set():
+                raise Canceled("context canceled") from None
+            raise
+
+
+class _Step:
+    """A vertex of ours among those of the nodes."""
+
+    def __init__(self, emit: EventSink, name: str) -> None:
+        self._emit = emit
+        self._name = name
+        self._digest = Digest.of(name.encode())
+        self._started = self._last = time.time()
+        emit(VertexEvent(self._digest, name, started=self._started))
+
+    def step(self, text: str) -> None:
+        now = time.time()
+        self._emit(StatusEvent(self._digest, text, "", 0, 0, now, self._last, now))
+        self._last = now
+
+    def done(self, error: str = "") -> None:
+        now = time.time()
+        self._emit(VertexEvent(self._digest, self._name, started=self._started, completed=now, error=error))
+
+
+class _Build:
+    def __init__(
+        self,
+        builder: Builder,
+        request: BuildRequest,
+        emit: EventSink,
+        cancel: CancelToken | None,
+        directory: str,
+    ) -> None:
+        self._builder = builder
+        self._request = request
+        self._emit = emit
+        self._cancel = cancel
+        self._directory = directory
+        self._wanted = [Platform.parse(text) for text in request.platforms]
+        self._must_run = True
+        self._lost: dict[str, AnyarchError] = {}
+        self._counts: dict[str, int] = {}
+        self._parts: list[Part] = []
+        self._context_path = ""
+
+    async def run(self) -> BuildResult:
+        from anyarch.engine.programs import runs_programs
+
+        self._must_run = await asyncio.to_thread(runs_programs, self._request)
+        await self._keep_standard_input()
+        self._builder.open(context_path=self._request.context)
+        while True:
+            assigned, nodes = await self._place()
+            groups = group(assigned) if self._wanted else {0: []}
+            if len(groups) == 1:
+                node = nodes[next(iter(groups))]
+                try:
+                    return await self._alone(node)
+                except NodeLost as error:
+                    self._give_up(node, error, [*self._wanted])
+                    if any(output.dest == "-" for output in self._request.outputs):
+                        raise
+                    continue
+            check(self._request)
+            self._warn_of_caches()
+            self._tell(assigned, nodes)
+            await self._together(groups, nodes)
+            return await self._merged()
+
+    async def _keep_standard_input(self) -> None:
+        """An archive on standard input can be read once, and several nodes may want it."""
+        stream = self._request.context_tar
+        if stream is None:
+            return
+        path = os.path.join(self._directory, "context.tar")
+
+        def keep() -> None:
+            with open(path, "wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+
+        await asyncio.to_thread(keep)
+        self._context_path = path
+
+    # nodes ----------------------------------------------------------------------------------------
+
+    async def _place(self) -> tuple[list[Assignment], list[Node]]:
+        """The nodes to be used, running, and which platform is whose. Raises `BuilderError`."""
+        nodes = [node for node in self._builder.nodes if node.name not in self._lost]
+        if not nodes:
+            raise self._nobody()
+        candidates = [Candidate.of(node) for node in nodes]
+        fixed = place_fixed(self._wanted, candidates) if self._wanted else [Assignment(_ANY, 0, "")]
+        if fixed is not None:
+            chosen = [nodes[number] for number in sorted({item.node for item in fixed})]
+            await self._ready(chosen)
+            if all(node.error is None for node in chosen):
+                return (fixed if self._wanted else []), nodes
+        await self._ready([node for node in nodes if not node.is_running])
+        usable = [node for node in nodes if node.error is None]
+        for node in nodes:
+            if node.error is not None:
+                self._give_up(node, node.error, [item for item in self._wanted if item in node.fixed])
+        if not usable:
+            raise self._nobody()
+        if not self._wanted:
+            return [], usable
+        return place(self._wanted, [Candidate.of(node) for node in usable], must_run=self._must_run), usable
+
+    async def _ready(self, nodes: Sequence[Node]) -> None:
+        """Ask the nodes, and start those that do not run."""
+        await asyncio.gather(*(load_node(node, _LOAD_TIMEOUT_S) for node in nodes))
+        wanting = [node for node in nodes if node.error is None and not node.is_running]
+        if not wanting:
+            return
+        steps = {node.name: _Step(self._emit, f"[internal] booting node {node.name}") for node in wanting}
+        await self._builder.start(wanting, lambda node, text: steps[node.name].step(text))
+        for node in wanting:
+            steps[node.name].done(node.error.message if node.error is not None else "")
+
+    def _give_up(self, node: Node, error: AnyarchError, platforms: Sequence[Platform]) -> None:
+        self._lost[node.name] = error
+        what = f"; {', '.join(map(str, platforms))} will be built elsewhere" if platforms else ""
+        left = [other for other in self._builder.nodes if other.name not in self._lost]
+        if left:
+            self._note(f"[internal] node {node.name} is lost: {error.message}{what}")
+
+    def _nobody(self) -> AnyarchError:
+        """The error of a builder none of whose nodes works."""
+        if len(self._lost) == 1:
+            (error,) = self._lost.values()
+            return error
+        said = [f"{name}: {error.message}" for name, error in self._lost.items()]
+        return BuilderError(
+            f"no node of builder {self._builder.name} can be used", hint="\n".join(said) or "it has no node"
+        )
+
+    # building -------------------------------------------------------------------------------------
+
+    async def _alone(self, node: Node) -> BuildResult:
+        return await self._build(node, self._request, self._emit)
+
+    async def _together(self, groups: dict[int, list[Platform]], nodes: list[Node]) -> None:
+        """All nodes build at once; what a lost one leaves is placed on the others while they work."""
+        async with asyncio.TaskGroup() as tasks:
+
+            async def work(node: Node, platforms: list[Platform]) -> None:
+                directory = tempfile.mkdtemp(dir=self._directory)
+                asked = part_request(self._request, platforms, directory)
+                try:
+                    result = await self._build(node, asked, _renamed(self._emit, node.name))
+                except NodeLost as error:
+                    if node.name not in self._lost:
+                        self._give_up(node, error, platforms)
+                    move(platforms)
+                except AnyarchError as error:
+                    error.node = error.node or node.name
+                    raise
+                else:
+                    self._parts.append(Part(tuple(platforms), directory, result))
+
+            def move(platforms: list[Platform]) -> None:
+                left = [node for node in nodes if node.name not in self._lost]
+                if not left:
+                    raise self._nobody()
+                load = [self._counts.get(node.name, 0) for node in left]
+                candidates = [Candidate.of(node) for node in left]
+                assigned = place(platforms, candidates, must_run=self._must_run, load=load)
+                self._tell(assigned, left)
+                begin(group(assigned), left)
+
+            def begin(groups: dict[int, list[Platform]], nodes: list[Node]) -> None:
+                for number, platforms in groups.items():
+                    node = nodes[number]
+                    self._counts[node.name] = self._counts.get(node.name, 0) + len(platforms)
+                    tasks.create_task(work(node, platforms))
+
+            begin(groups, nodes)
+
+    async def _build(self, node: Node, request: BuildRequest, emit: EventSink) -> BuildResult:
+        assert node.driver is not None
+        client = await node.driver.client()
+        stream: BinaryIO | None = None
+        try:
+            if request.context_tar is not None:
+                stream = await asyncio.to_thread(open, self._context_path, "rb")
+                request = msgspec.structs.replace(request, context_tar=stream)
+            return await client.build(request, emit, self._cancel)
+        finally:
+            if stream is not None:
+                stream.close()
+            await client.close()
+
+    async def _merged(self) -> BuildResult:
+        outputs = [
+            output.type for output in self._request.outputs if output.type not in ("local", "cacheonly")
+        ]
+        if not outputs:
+            return merge(self._request, self._parts, self._wanted, on_step=lambda text: None)
+        names = ", ".join(self._request.tags) or ", ".join(outputs)
+        step = _Step(self._emit, f"merging manifest list {names}")
+        try:
+            result = await asyncio.to_thread(
+                merge, self._request, self._parts, self._wanted, on_step=step.step
+            )
+        except BaseException as error:
+            step.done(str(error) or "context canceled")
+            raise
+        step.done()
+        return result
+
+    # telling --------------------------------------------------------------------------------------
+
+    def _tell(self, assigned: Sequence[Assignment], nodes: Sequence[Node]) -> None:
+        for number, platforms in group(assigned).items():
+            how = {item.platform: item.how for item in assigned}
+            shown = [f"{item} ({how[item]})" for item in platforms]
+            self._note(f"[internal] node {nodes[number].name} builds {', '.join(shown)}")
+
+    def _note(self, text: str) -> None:
+        _Step(self._emit, text).done()
+
+    def _warn_of_caches(self) -> None:
+        for option in self._request.cache_to:
+            if option.type != "inline":
+                place = option.attrs.get("ref") or option.attrs.get("dest") or option.type
+                text = f"several nodes export their cache to {place}: the last one's is kept"
+                self._emit(WarningEvent(Digest.of(text.encode()), text))
+
+
+_ANY = Platform("", "")
+
+
+def _renamed(emit: EventSink, node: str) -> Callable[[Event], None]:
+    """Events of one of several nodes: two of them may work on what is the same vertex."""
+
+    def digest(text: str) -> str:
+        return str(Digest.of(f"{node} {text}".encode()))
+
+    def name(text: str) -> str:
+        return f"[{node} {text[1:]}" if text.startswith("[") else f"[{node}] {text}"
+
+    def rename(event: Event) -> None:
+        match event:
+            case VertexEvent():
+                inputs = tuple(digest(one) for one in event.inputs)
+                changed: Event = msgspec.structs.replace(
+                    event, digest=digest(event.digest), name=name(event.name), inputs=inputs
+                )
+            case StatusEvent() | LogEvent() | WarningEvent():
+                changed = msgspec.structs.replace(event, vertex=digest(event.vertex))
+        emit(changed)
+
+    return rename
