@@ -72,6 +72,19 @@ def test_without_flags_the_first_failure_is_the_builds(scratch_build: Builder, r
     assert remote.tags == {}
 
 
+def test_a_build_for_this_machine_alone_needs_no_policy(scratch_build: Builder, tmp_path: Path) -> None:
+    dest = Output("local", str(tmp_path / "out"))
+    for keep_going in (False, True):
+        scratch_build(
+            "FROM scratch\nCOPY common /\n",
+            files=FILES,
+            platforms=(),
+            outputs=(dest,),
+            keep_going=keep_going,
+        )
+        assert (tmp_path / "out" / "common").exists()
+
+
 def test_an_optional_platform_is_left_out_of_what_is_published(
     scratch_build: Builder, remote: FakeRegistry
 ) -> None:

@@ -80,7 +80,7 @@ class Failures:
         if not self.errors:
             return None
         required = [name for name in self.errors if name not in self._optional]
-        if not required and self.left:
+        if not self.errors or (not required and self.left):
             return None
         return PlatformsFailed(self.errors, self.left)
 
