@@ -54,9 +54,9 @@ def check(request: BuildRequest) -> None:
 
 
 def _check_docker(output: Output) -> None:
-    from anyarch.exporter.load import find_engine, takes_indexes
+    from anyarch.source.engines import find_engine
 
-    if output.dest is None and takes_indexes(find_engine()):
+    if output.dest is None and find_engine().takes_indexes:
         return
     raise OutputError(
         "docker exporter does not currently support exporting manifest lists",

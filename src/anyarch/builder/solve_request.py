@@ -170,9 +170,9 @@ def _target(output: Output, attrs: dict[str, str]) -> Target:
     if output.dest is not None:
         return FileTarget(output.dest)
     if output.type == "docker":
-        from anyarch.exporter.load import find_engine
+        from anyarch.source.engines import find_engine
 
-        return PipeTarget([*find_engine(), "load"])
+        return PipeTarget([*find_engine().argv, "load"])
     raise UsageError(f"output type={output.type} needs dest")
 
 

@@ -29,6 +29,10 @@ COMMANDS = {
         "Connect standard input and output with a node's API",
     ),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
+    "copy": (
+        "anyarch.cli.commands.copy",
+        "Copy images between registries, layouts, archives and stores",
+    ),
     "merge": ("anyarch.cli.commands.merge", "Join parts that were built apart to one image"),
     "login": ("anyarch.cli.commands.login", "Log in to a registry"),
     "logout": ("anyarch.cli.commands.logout", "Forget the credentials of a registry"),

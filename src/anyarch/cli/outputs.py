@@ -59,10 +59,10 @@ def _is_plugin(env: Mapping[str, str]) -> bool:
 def _can_load(request: BuildRequest) -> bool:
     """Whether an engine is there, and takes what comes."""
     from anyarch.errors import OutputError
-    from anyarch.exporter.load import find_engine, takes_indexes
+    from anyarch.source.engines import find_engine
 
     try:
         engine = find_engine()
     except OutputError:
         return False
-    return len(request.platforms) < 2 or takes_indexes(engine)
+    return len(request.platforms) < 2 or engine.takes_indexes

@@ -17,14 +17,14 @@ __all__ = ["transferring"]
 
 
 @contextmanager
-def transferring(parsed: Parsed) -> Iterator[tuple[EventSink, CancelToken]]:
+def transferring(parsed: Parsed, *, quiet: bool = False) -> Iterator[tuple[EventSink, CancelToken]]:
     """Where events go, by `--progress`, and what says that Ctrl-C was pressed. Raises `UsageError`."""
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.signals import stopping
     from anyarch.engine.request import CancelToken
     from anyarch.progress import choose_mode, open_display
 
-    wanted = parsed.text("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
+    wanted = "quiet" if quiet else parsed.text("progress") or os.environ.get("BUILDKIT_PROGRESS") or "auto"
     mode = choose_mode("quiet" if wanted == "none" else wanted, stderr(), os.environ)
     cancel = CancelToken()
     display = open_display(mode, stderr())

@@ -27,7 +27,7 @@ from anyarch.spec.oci import Descriptor, Index, decode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NAME", "REF_NAME", "LayoutReference", "OciLayout", "read_oci_layout"]
+__all__ = ["NAME", "REF_NAME", "LayoutReference", "OciLayout", "TarFiles", "read_oci_layout"]
 
 SCHEME = "oci-layout://"
 NAME = "io.containerd.image.name"
@@ -78,7 +78,7 @@ def read_oci_layout(path: str | os.PathLike[str]) -> OciLayout:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise UsageError(f"{path}: {(error.strerror or '').lower()}", hint=_HINT) from None
-    return OciLayout(path, _Directory(path) if stat.S_ISDIR(mode) else _Tar(path))
+    return OciLayout(path, _Directory(path) if stat.S_ISDIR(mode) else TarFiles(path))
 
 
 _HINT = "an OCI layout is a directory or an uncompressed tar with the files oci-layout and index.json"
@@ -87,7 +87,7 @@ _HINT = "an OCI layout is a directory or an uncompressed tar with the files oci-
 class OciLayout:
     """An open layout. `index` is its index.json. Use as a context manager, or call `close`."""
 
-    def __init__(self, path: str, files: _Directory | _Tar) -> None:
+    def __init__(self, path: str, files: _Directory | TarFiles) -> None:
         self.path = path
         self._files = files
         try:
@@ -214,25 +214,37 @@ class _Directory:
         """Nothing is kept open."""
 
 
-class _Tar:
+class TarFiles:
+    """The regular files of an uncompressed tar by their path. Raises `UsageError`."""
+
     def __init__(self, path: str) -> None:
         from anyarch.archive.entry import Kind
         from anyarch.archive.tar_reader import read_tar
 
         self._path = path
         self._places: dict[str, tuple[int, int]] = {}
+        links: dict[str, str] = {}  # `docker save` of old points at equal layers by links
         try:
             with open(path, "rb") as file:
                 for entry, _ in read_tar(file, whiteouts=False):
                     if entry.kind is Kind.FILE and entry.offset >= 0:
                         self._places[posixpath.normpath(entry.path)] = (entry.offset, entry.size)
+                    elif entry.kind is Kind.SYMLINK:
+                        base = posixpath.dirname(entry.path)
+                        links[entry.path] = posixpath.normpath(posixpath.join(base, entry.linkname))
         except MalformedArchive as error:
             raise UsageError(f"{path} is not an OCI layout: {error.message}", hint=_HINT) from None
         except OSError as error:
             raise UsageError(f"cannot read {path}: {(error.strerror or '').lower()}") from None
+        for name, target in links.items():
+            if target in self._places:
+                self._places.setdefault(posixpath.normpath(name), self._places[target])
 
     def has(self, name: str) -> bool:
         return name in self._places
+
+    def size(self, name: str) -> int:
+        return self._places[name][1]
 
     def open(self, name: str) -> BinaryIO:
         place = self._places.get(name)

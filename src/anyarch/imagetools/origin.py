@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from anyarch.errors import UnsupportedMedia
 from anyarch.imagetools.layout import LayoutReference, read_oci_layout
-from anyarch.imagetools.places import StorePlace
+from anyarch.imagetools.places import ArchivePlace, EnginePlace, StorePlace
 from anyarch.registry.document import media_type_of
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
@@ -85,7 +84,14 @@ def open_origin(
 
             store = open_store(root)
             return StoreOrigin(store, place.name, lambda: registry or make_registry(), cancel)
-    raise UnsupportedMedia(f"{place}: it cannot be read yet")
+        case ArchivePlace():
+            from anyarch.imagetools.archive import open_archive
+
+            return open_archive(place)
+        case EnginePlace():
+            from anyarch.imagetools.archive import open_engine
+
+            return open_engine(place)
 
 
 class RegistryOrigin:

@@ -53,6 +53,11 @@ class EnginePlace(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"{self.kind}://{self.name.familiar}"
 
+    @property
+    def engine(self) -> str:
+        """The engine's own name."""
+        return self.kind.removesuffix("-daemon")
+
 
 Place = Reference | LayoutReference | ArchivePlace | StorePlace | EnginePlace
 

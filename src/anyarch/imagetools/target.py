@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Blob, Descriptor
     from anyarch.spec.reference import Reference
 
-__all__ = ["LayoutTarget", "RegistryTarget", "Target", "write_layout_index"]
+__all__ = ["LayoutTarget", "RegistryTarget", "Target", "disk_errors", "whole", "write_layout_index"]
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _PIECE = 1 << 20
@@ -123,7 +123,7 @@ class LayoutTarget:
         self._blob_locks: dict[str, threading.Lock] = {}
         if os.path.exists(path) and not os.path.isdir(path):
             raise UsageError(f"{path}: it is not a directory", hint="an OCI layout is made as a directory")
-        with _disk_errors(path):
+        with disk_errors(path):
             os.makedirs(f"{path}/blobs/sha256", exist_ok=True)
             if not os.path.exists(f"{path}/oci-layout"):
                 _replace(f"{path}/oci-layout", LAYOUT)
@@ -152,7 +152,7 @@ class LayoutTarget:
             if _has_size(file, descriptor.size):
                 return False
             hasher = hashlib.new(Digest.parse(descriptor.digest).algorithm)
-            with origin.open(descriptor) as stream, _disk_errors(file), _whole(file) as out:
+            with origin.open(descriptor) as stream, disk_errors(file), whole(file) as out:
                 done = 0
                 while piece := stream.read(_PIECE):
                     check(self._cancel)
@@ -172,7 +172,7 @@ class LayoutTarget:
     def put_document(self, blob: Blob) -> None:
         file = self._file(blob.digest)
         if not _has_size(file, len(blob.raw)):
-            with _disk_errors(file), _whole(file) as out:
+            with disk_errors(file), whole(file) as out:
                 out.write(blob.raw)
 
     def put_referrer(self, descriptor: Descriptor) -> None:
@@ -201,7 +201,7 @@ class LayoutTarget:
 def write_layout_index(path: str, entries: Sequence[Descriptor]) -> None:
     """Add entries to a layout's index.json. One with the same name (or, without a name, digest) is
     replaced."""
-    with _disk_errors(path), _locked(path):
+    with disk_errors(path), _locked(path):
         try:
             with open(f"{path}/index.json", "rb") as file:
                 index = decode(Index, file.read())
@@ -240,7 +240,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 def _replace(file: str, raw: bytes) -> None:
-    with _whole(file) as out:
+    with whole(file) as out:
         out.write(raw)
 
 
@@ -249,7 +249,7 @@ class _Out(Protocol):
 
 
 @contextmanager
-def _whole(file: str) -> Iterator[_Out]:
+def whole(file: str) -> Iterator[_Out]:
     """A new file that has its name once it is complete."""
     temporary = f"{file}.{os.getpid()}.{threading.get_ident()}.part"
     os.makedirs(os.path.dirname(file), exist_ok=True)
@@ -266,7 +266,8 @@ def _whole(file: str) -> Iterator[_Out]:
 
 
 @contextmanager
-def _disk_errors(path: str) -> Iterator[None]:
+def disk_errors(path: str) -> Iterator[None]:
+    """Turns an `OSError` of writing into `OutputError` or `NoSpace`."""
     try:
         yield
     except OSError as error:
