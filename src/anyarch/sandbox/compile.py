@@ -101,6 +101,7 @@ class Plan(msgspec.Struct, frozen=True):
     insecure: bool
     tty: bool
     pids: int
+    tells_start: bool
 
     def describe(self) -> list[str]:
         """One line an operation, for people and tests."""
@@ -115,8 +116,9 @@ def _word(part: object) -> str:
     return str(part)
 
 
-def compile_plan(request: ExecRequest, *, overlay: str, machine: str) -> Plan:
+def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_start: bool = False) -> Plan:
     """The operations of `request`. `overlay` is `trusted` or `user`, `machine` the kernel's `uname -m`.
+    With `tells_start` the child reports when its program is about to run.
 
     Raises `SandboxError` for a request that cannot be carried out anywhere.
     """
@@ -158,6 +160,7 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str) -> Plan:
         insecure=request.insecure,
         tty=request.tty,
         pids=request.pids,
+        tells_start=tells_start,
     )
 
 

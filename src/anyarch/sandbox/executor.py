@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anyarch.sandbox.plan import ExecRequest, Registration
     from anyarch.sandbox.resources import Setting
 
-__all__ = ["Executor", "is_privileged", "owns_the_machine"]
+__all__ = ["Executor", "StepHandle", "is_privileged", "owns_the_machine"]
 
 _CHUNK = 1 << 16
 _CAP_SYS_ADMIN = 21
@@ -86,6 +86,7 @@ class Executor:
         self._link: socket.socket | None = None
         self._launcher = 0
         self._ids = ""
+        self._last_key = 0
         self._closed = False
 
     @property
@@ -108,6 +109,8 @@ class Executor:
         cancel: threading.Event | CancelToken | None = None,
         stdio: tuple[int, int, int] | None = None,
         on_note: Callable[[str, str], None] | None = None,
+        handle: StepHandle | None = None,
+        join: StepHandle | None = None,
     ) -> int:
         """Run to the end and return the exit code (128+N when signal N ended it).
 
@@ -115,21 +118,36 @@ class Executor:
         `on_note(kind, text)` with what is to be known of the step: `limit`, a limit that cannot be kept here
         and why; `out of memory`, a process was killed for the limit's sake.
         `stdio` hands these descriptors to the process instead; with a `tty` they are joined to its terminal.
+        `handle` lets others act on the process while it runs. With `join` it runs in the namespaces of that
+        one, which has to be running, beside it and as long as it: root, mounts, host name and limits of
+        `request` count for nothing then.
         Raises `SandboxError` when the sandbox cannot be set up or the program cannot be executed, `Canceled`
         when `cancel` was set before the process ended.
         """
-        plan = compile_plan(request, overlay=self.overlay, machine=os.uname().machine)
+        plan = compile_plan(
+            request, overlay=self.overlay, machine=os.uname().machine, tells_start=handle is not None
+        )
         registrations = tuple(sorted(_registration(emulator) for emulator in request.emulators))
         stdin = stdio[0] if stdio is not None else request.stdin
         outputs = (stdio[1], stdio[2]) if stdio is not None else None
-        wanted = _cgroup_of(request)
-        if request.tty:
-            return self._run_terminal(plan, registrations, wanted, stdin, outputs, on_output, cancel, on_note)
-        exchange = self._exchange("step", registrations, stdin, outputs, wanted)
-        with exchange:
-            exchange.on_note = on_note
-            exchange.send(msgspec.structs.asdict(plan))
-            return exchange.finish(on_output, cancel)
+        wanted = _cgroup_of(request) if join is None else None
+        keys = (0, 0)
+        if handle is not None or join is not None:
+            keys = (handle._bind(self) if handle is not None else 0, join.key if join is not None else 0)
+        try:
+            if request.tty:
+                return self._run_terminal(
+                    plan, registrations, wanted, stdin, outputs, on_output, cancel, on_note, keys, handle
+                )
+            exchange = self._exchange("step", registrations, stdin, outputs, wanted, keys)
+            with exchange:
+                exchange.on_note = on_note
+                exchange.handle = handle
+                exchange.send(msgspec.structs.asdict(plan))
+                return exchange.finish(on_output, cancel)
+        finally:
+            if handle is not None:
+                handle._ended()
 
     def run_in_userns(
         self, argv: Sequence[str], stdin: bytes = b"", *, env: Sequence[str] | None = None
@@ -219,20 +237,25 @@ class Executor:
         on_output: Callable[[int, bytes], None],
         cancel: threading.Event | CancelToken | None,
         on_note: Callable[[str, str], None] | None,
+        keys: tuple[int, int],
+        handle: StepHandle | None,
     ) -> int:
         from anyarch.sandbox.terminal import Relay
 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            exchange = self._exchange("step", registrations, None, (null, null), wanted)
+            exchange = self._exchange("step", registrations, None, (null, null), wanted, keys)
         finally:
             os.close(null)
         with exchange:
             exchange.on_note = on_note
+            exchange.handle = handle
             exchange.send(msgspec.structs.asdict(plan))
             master = exchange.receive_terminal()
             if master is None:
                 return exchange.finish(on_output, cancel)
+            if handle is not None:
+                handle._has_terminal(master)
             with Relay(master, stdin, outputs[0] if outputs else None, on_output) as relay:
                 return exchange.finish(on_output, cancel, relay)
 
@@ -288,6 +311,7 @@ class Executor:
         stdin: int | None,
         outputs: tuple[int, int] | None,
         wanted: tuple[str, tuple[Setting, ...]] | None = None,
+        keys: tuple[int, int] = (0, 0),
     ) -> _Exchange:
         """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
         control, theirs = socket.socketpair()
@@ -296,7 +320,7 @@ class Executor:
         writers = outputs or (pipes[0][1], pipes[1][1])
         passed = [theirs.fileno(), null if stdin is None else stdin, *writers]
         try:
-            self._pass(marshal.dumps((kind, registrations, wanted)), passed)
+            self._pass(marshal.dumps((kind, registrations, wanted, *keys)), passed)
         except BaseException:
             control.close()
             for reader, _ in pipes:
@@ -309,6 +333,19 @@ class Executor:
             for _, writer in pipes:
                 os.close(writer)
         return _Exchange(control, [reader for reader, _ in pipes])
+
+    def _new_key(self) -> int:
+        with self._lock:
+            self._last_key += 1
+            return self._last_key
+
+    def _signal(self, key: int, number: int) -> None:
+        link = self._link
+        if link is not None:
+            try:
+                link.send(marshal.dumps(("signal", key, int(number))))
+            except OSError:
+                return  # the supervisor has ended, and the step with it
 
     def _pass(self, message: bytes, descriptors: list[int]) -> None:
         """Hand a request to the supervisor. One that was killed meanwhile is replaced."""
@@ -332,6 +369,55 @@ class Executor:
         _reap(launcher)
 
 
+class StepHandle:
+    """Acts on one process while it runs, from any thread."""
+
+    def __init__(self) -> None:
+        self.key = 0
+        self.started = threading.Event()
+        """Set when the program is about to run, and when it has ended in any way."""
+        self._executor: Executor | None = None
+        self._terminal = -1
+        self._lock = threading.Lock()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal. Nothing happens when it does not run."""
+        with self._lock:
+            if self._executor is not None:
+                self._executor._signal(self.key, number)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell it the size of its terminal, if it has one."""
+        import fcntl
+        import struct
+        import termios
+
+        with self._lock:
+            if self._terminal >= 0:
+                fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+    def _bind(self, executor: Executor) -> int:
+        with self._lock:
+            self._executor = executor
+            self.key = executor._new_key()
+            return self.key
+
+    def _has_terminal(self, master: int) -> None:
+        with self._lock:
+            self._terminal = os.dup(master)
+
+    def _has_started(self) -> None:
+        self.started.set()
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._executor = None
+            if self._terminal >= 0:
+                os.close(self._terminal)
+                self._terminal = -1
+        self.started.set()
+
+
 class _Exchange:
     """One child, from its start to its end: its control socket and our ends of its output pipes."""
 
@@ -340,6 +426,7 @@ class _Exchange:
         self._readers = readers
         self._ended = False
         self.on_note: Callable[[str, str], None] | None = None
+        self.handle: StepHandle | None = None
 
     def __enter__(self) -> _Exchange:
         return self
@@ -431,6 +518,10 @@ class _Exchange:
                     report = receive_frame(self._control)
                     if report is not None and report[0] == "refused":
                         error = error or refusal(*report[1:])
+                        continue
+                    if report is not None and report[0] == "started":
+                        if self.handle is not None:
+                            self.handle._has_started()
                         continue
                     if report is not None and report[0] in ("note", "out of memory"):
                         self._note("limit" if report[0] == "note" else report[0], *report[1:])

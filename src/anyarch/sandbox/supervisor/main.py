@@ -19,7 +19,7 @@ from . import syscalls as kernel
 from .launch import become_supervisor
 from .namespaces import EmulatorNamespaces
 from .report import Refused, send_frame
-from .step import run_command, run_step
+from .step import run_command, run_joined, run_step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,10 +32,14 @@ _POLLRDHUP = 0x2000
 
 
 class Running:
-    """A child that has not ended: its control socket and a descriptor that becomes readable when it ends."""
+    """A child that has not ended: its control socket and a descriptor that becomes readable when it ends.
+    `key` is what the parent calls it by, 0 for nothing."""
 
-    def __init__(self, pid: int, control: _socket.socket, pidfd: int, cgroup: Cgroup | None) -> None:
+    def __init__(
+        self, pid: int, control: _socket.socket, pidfd: int, cgroup: Cgroup | None, key: int = 0
+    ) -> None:
         self.pid = pid
+        self.key = key
         self.cgroup = cgroup
         self.control = control
         self.pidfd = pidfd
@@ -50,6 +54,7 @@ class Supervisor:
         self.cgroups: Cgroups | None = None
         self.running: dict[int, Running] = {}  # by pid
         self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
+        self.by_key: dict[int, Running] = {}
         self.poll = select.poll()
         self.poll.register(parent.fileno(), select.POLLIN)
         self.poll.register(OWNER_FD, select.POLLIN)
@@ -77,18 +82,27 @@ class Supervisor:
         message, ancillary, _flags, _address = self.parent.recvmsg(
             _MESSAGE_SIZE, size, _socket.MSG_CMSG_CLOEXEC
         )
-        if not message or not ancillary:
+        if not message:
             return False
+        if not ancillary:
+            _, key, number = marshal.loads(message)  # a signal for a step
+            if key in self.by_key:
+                os.kill(self.by_key[key].pid, number)
+            return True
         control_fd, *stdio = _DESCRIPTORS.unpack(ancillary[0][2])
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control_fd)
-        kind, registrations, wanted = marshal.loads(message)
+        kind, registrations, wanted, key, joined = marshal.loads(message)
         cgroup: Cgroup | None = None
         try:
             if kind == "step":
                 emulator_ns = self.emulators.get(registrations) if registrations else -1
                 if wanted is not None:
                     cgroup = self._make_cgroup(wanted, control)
-                pid = self._fork_step(control, (stdio[0], stdio[1], stdio[2]), emulator_ns, cgroup)
+                streams = (stdio[0], stdio[1], stdio[2])
+                if joined:
+                    pid = self._fork_joined(control, streams, emulator_ns, joined)
+                else:
+                    pid = self._fork_step(control, streams, emulator_ns, cgroup)
             elif kind == "namespace":
                 self.emulators.get(registrations)
                 send_frame(control, ("ended", 0))
@@ -103,8 +117,10 @@ class Supervisor:
             send_frame(control, ("refused", "fork", b"", error.errno or 0, b""))
             control.close()
         else:
-            running = Running(pid, control, os.pidfd_open(pid), cgroup)
+            running = Running(pid, control, os.pidfd_open(pid), cgroup, key)
             self.running[pid] = running
+            if key:
+                self.by_key[key] = running
             self.by_fd[control_fd] = self.by_fd[running.pidfd] = running
             self.poll.register(control_fd, _POLLRDHUP)
             self.poll.register(running.pidfd, select.POLLIN)
@@ -140,6 +156,22 @@ class Supervisor:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid
 
+    def _fork_joined(
+        self, control: _socket.socket, stdio: tuple[int, int, int], emulator_ns: int, key: int
+    ) -> int:
+        """A further process in the namespaces of a step; it ends with the step's first one."""
+        step = self.by_key.get(key)
+        if step is None:
+            raise Refused("join", b"the step has ended", 3)  # ESRCH
+        kernel.setns(step.pidfd, kernel.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                run_joined(control, stdio, step.pidfd, emulator_ns, step.cgroup)
+        finally:
+            kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
+        return pid
+
     def _fork_command(self, control: _socket.socket, stdio: tuple[int, int, int]) -> int:
         pid = os.fork()
         if pid == 0:
@@ -165,6 +197,7 @@ class Supervisor:
 
     def _report(self, running: Running, code: int) -> None:
         fd = running.control.fileno()
+        self.by_key.pop(running.key, None)
         for watched in (fd, running.pidfd):
             del self.by_fd[watched]
             try:

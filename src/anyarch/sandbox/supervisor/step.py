@@ -54,6 +54,37 @@ def run_step(
     os._exit(127)
 
 
+def run_joined(
+    control: socket, stdio: tuple[int, int, int], pidfd: int, emulator_ns: int, cgroup: Cgroup | None
+) -> None:
+    """A further process in the namespaces of the step that `pidfd` is the first process of. Never returns."""
+    try:
+        plan = receive_frame(control)
+        if plan is not None:
+            if cgroup is not None:
+                for note in cgroup.join():
+                    send_frame(control, ("note", note))
+            if plan["rlimits"]:
+                import resource  # noqa: F401 - once the root has changed nothing can be imported
+            if plan["tty"]:
+                import _socket  # noqa: F401
+                import fcntl  # noqa: F401
+                import struct  # noqa: F401
+            with gate("join"):
+                kernel.setns(pidfd, plan["namespaces"])  # the root is that of the mount namespace then
+                os.chdir(b"/")
+            if plan["tty"]:
+                root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
+                stdio = _open_terminal(root, control, is_console=False)
+                os.close(root)
+            _become_program(plan, control, stdio, emulator_ns)
+    except Refused as refused:
+        _report(control, refused)
+    except BaseException as error:
+        _report(control, Refused("internal", repr(error).encode("utf-8", "replace"), 0))
+    os._exit(127)
+
+
 def run_command(control: socket, stdio: tuple[int, int, int]) -> None:
     """Run a host program with the ids and capabilities of the supervisor. Never returns."""
     try:
@@ -96,6 +127,11 @@ def _run(
     if plan["tty"]:
         stdio = _open_terminal(tree.root_fd, control)
     _enter_root(tree.root_fd)
+    _become_program(plan, control, stdio, emulator_ns)
+
+
+def _become_program(plan: Plan, control: socket, stdio: tuple[int, int, int], emulator_ns: int) -> None:
+    """From a process whose namespaces and root are the step's to its program."""
     os.setsid()
     _set_stdio(stdio)
     if plan["tty"]:
@@ -114,6 +150,8 @@ def _run(
     _restore_signals()
     kernel.close_range_on_exec(3)
     _drop_privileges(plan)
+    if plan["tells_start"]:
+        send_frame(control, ("started",))
     _execute(plan["argv"], plan["env"])
 
 
@@ -137,8 +175,9 @@ def _enter_root(root_fd: int) -> None:
         os.chdir(b"/")
 
 
-def _open_terminal(root_fd: int, control: socket) -> tuple[int, int, int]:
-    """A terminal of the step's own devpts; its other side goes to the parent."""
+def _open_terminal(root_fd: int, control: socket, *, is_console: bool = True) -> tuple[int, int, int]:
+    """A terminal of the step's own devpts; its other side goes to the parent. The first process's is the
+    console too."""
     import _socket
     import fcntl
     import struct
@@ -147,12 +186,13 @@ def _open_terminal(root_fd: int, control: socket) -> tuple[int, int, int]:
         master = kernel.open_in_root(root_fd, b"dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
         fcntl.ioctl(master, 0x40045431, struct.pack("i", 0))  # TIOCSPTLCK
         peer = fcntl.ioctl(master, 0x5441, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)  # TIOCGPTPEER
-        console = kernel.open_in_root(root_fd, b"dev", os.O_PATH)
-        os.close(os.open(b"console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=console))
-        clone = kernel.open_tree(peer, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
-        kernel.move_mount(clone, console, b"console")
-        os.close(clone)
-        os.close(console)
+        if is_console:
+            console = kernel.open_in_root(root_fd, b"dev", os.O_PATH)
+            os.close(os.open(b"console", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=console))
+            clone = kernel.open_tree(peer, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH)
+            kernel.move_mount(clone, console, b"console")
+            os.close(clone)
+            os.close(console)
         send_frame(control, ("terminal",))
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", master))]
         control.sendmsg([b"t"], ancillary)
