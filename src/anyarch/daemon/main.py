@@ -73,11 +73,16 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     from anyarch.api.rpc.server import Server
     from anyarch.api.rpc.socket import on_accept
     from anyarch.daemon.control import Control
+    from anyarch.daemon.failure import translate
+    from anyarch.daemon.gateway import Gateway
     from anyarch.daemon.health import health_methods
+    from anyarch.daemon.job import Jobs
     from anyarch.daemon.listen import tls_context
     from anyarch.daemon.log import Log
     from anyarch.daemon.platforms import Platforms
     from anyarch.daemon.records import worker_id
+    from anyarch.daemon.traces import trace_methods
+    from anyarch.session.lender import Sessions
     from anyarch.store.store import default_root
 
     log = Log(debug=settings.debug, as_json=settings.log_json)
@@ -87,10 +92,13 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
         with suppress(ValueError, RuntimeError):  # in a thread: then `stop` is the way
             loop.add_signal_handler(number, stop.set)
     root = Path(settings.root) if settings.root else default_root()
-    control = Control(settings, worker_id(root), Platforms(settings.platforms))
+    platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
+    control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log)
+    gateway = Gateway(jobs, control.worker, platforms.list)
+    methods = {**control.methods(), **gateway.methods(), **health_methods(), **trace_methods()}
     context = tls_context(settings.tls) if settings.tls is not None else None
     links: set[SocketLink] = set()
-    async with Server({**control.methods(), **health_methods()}, on_fault=log.error) as server:
+    async with Server(methods, translate=translate, on_fault=log.error) as server:
         servers = []
         for listener in listeners:
             secure = context if listener.secure else None

@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from anyarch.daemon.config import default_path, read_config
 from anyarch.errors import UsageError
+from anyarch.registry.hosts import Hosts
+from anyarch.worker.cdi import Settings as CdiSettings
+from anyarch.worker.limits import Limits
 
 if TYPE_CHECKING:
+    from anyarch.daemon.config import Config
     from anyarch.daemon.flags import Value
 
 __all__ = ["Settings", "Tls", "settings_of"]
@@ -38,49 +43,100 @@ class Settings(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     platforms: tuple[str, ...] = ()
     gc: bool = True
-    max_parallelism: int = 0
+    hosts: Hosts | None = None
+    """Settings of registries; None: those of the user who runs the daemon."""
+    cdi: CdiSettings | None = None
+    limits: Limits | None = None
 
 
 def settings_of(flags: dict[str, Value]) -> Settings:
     """Flags over configuration over defaults. Raises `UsageError`."""
     text = _text(flags)
+    path = text("config")
+    config = read_config(path or default_path(), must_exist=bool(path))
     if text("containerd-worker") not in ("", "false", "auto"):
-        raise UsageError(
-            "containerd-worker: there is no containerd worker", hint="leave it out, or say false"
-        )
-    if text("oci-worker") not in ("", "true", "auto"):
+        raise UsageError("there is no containerd worker", hint="leave containerd-worker out, or say false")
+    if text("oci-worker") not in ("", "true", "auto") or config.flag("worker", "oci", "enabled") is False:
         raise UsageError("oci-worker=false: no worker would be left", hint="leave it out, or say true")
-    cert, key, ca = text("tlscert"), text("tlskey"), text("tlscacert")
+    tls = _tls(flags, config)
+    entitlements = _list(flags, "allow-insecure-entitlement") or config.texts("insecure-entitlements")
+    for name in entitlements:
+        if name not in ENTITLEMENTS:
+            raise UsageError(f"invalid entitlement : {name}")
+    log_format = text("log-format") or config.text("log", "format")
+    if log_format not in ("", "text", "json"):
+        raise UsageError(f"unsupported log type: {log_format}", hint="text and json are known")
+    gc = flags.get("oci-worker-gc", config.flag("worker", "oci", "gc"))
+    network = text("oci-worker-net") or config.text("worker", "oci", "networkMode")
+    if network not in ("", "auto", "host"):
+        raise UsageError(
+            f"network mode {network} of the worker is not supported", hint="steps use auto or host"
+        )
+    group = _gid(text("group"))
+    return Settings(
+        root=text("root") or config.text("root") or None,
+        addresses=tuple(_list(flags, "addr")) or config.texts("grpc", "address") or (default_address(),),
+        debug=bool(flags.get("debug") or flags.get("trace") or config.flag("debug")),
+        log_json=log_format == "json",
+        tls=tls,
+        uid=_number(config.number("grpc", "uid")),
+        gid=group if group >= 0 else _number(config.number("grpc", "gid")),
+        entitlements=tuple(entitlements),
+        labels={**config.labels("worker", "oci", "labels"), **_labels(flags)},
+        platforms=tuple(_list(flags, "oci-worker-platform")) or config.texts("worker", "oci", "platforms"),
+        gc=gc is not False,
+        hosts=_hosts(config),
+        cdi=_cdi(flags, config),
+        limits=_limits(flags, config),
+    )
+
+
+def _number(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _tls(flags: dict[str, Value], config: Config) -> Tls | None:
+    text = _text(flags)
+    cert = text("tlscert") or config.text("grpc", "tls", "cert")
+    key = text("tlskey") or config.text("grpc", "tls", "key")
+    ca = text("tlscacert") or config.text("grpc", "tls", "ca")
     if bool(cert) != bool(key):
         raise UsageError("you must specify key and cert file if one is specified")
     if ca and not cert:
         raise UsageError("tlscacert needs tlscert and tlskey")
-    entitlements = _list(flags, "allow-insecure-entitlement")
-    for name in entitlements:
-        if name not in ENTITLEMENTS:
-            raise UsageError(f"invalid entitlement : {name}")
+    return Tls(cert, key, ca) if cert else None
+
+
+def _labels(flags: dict[str, Value]) -> dict[str, str]:
     labels = {}
     for label in _list(flags, "oci-worker-labels"):
         name, has_value, value = label.partition("=")
         if not has_value:
             raise UsageError(f"invalid label {label}", hint="write NAME=VALUE")
         labels[name] = value
-    if text("log-format") not in ("", "text", "json"):
-        raise UsageError(f"unsupported log type: {text('log-format')}", hint="text and json are known")
-    parallel = flags.get("oci-max-parallelism", 0)
-    return Settings(
-        root=text("root") or None,
-        addresses=tuple(_list(flags, "addr")) or (default_address(),),
-        debug=bool(flags.get("debug") or flags.get("trace")),
-        log_json=text("log-format") == "json",
-        tls=Tls(cert, key, ca) if cert else None,
-        gid=_gid(text("group")),
-        entitlements=tuple(entitlements),
-        labels=labels,
-        platforms=tuple(_list(flags, "oci-worker-platform")),
-        gc=bool(flags.get("oci-worker-gc", True)),
-        max_parallelism=parallel if isinstance(parallel, int) else 0,
-    )
+    return labels
+
+
+def _hosts(config: Config) -> Hosts | None:
+    tables = config.get("registry")
+    return Hosts.load().with_tables(config.path, tables) if tables else None
+
+
+def _cdi(flags: dict[str, Value], config: Config) -> CdiSettings | None:
+    directories = tuple(_list(flags, "cdi-spec-dir")) or config.texts("cdi", "specDirs")
+    disabled = bool(flags.get("cdi-disabled") or config.flag("cdi", "disabled"))
+    allowed = config.texts("cdi", "autoAllowed")
+    if not (directories or disabled or allowed):
+        return None
+    plain = CdiSettings(auto_allowed=frozenset(allowed), disabled=disabled)
+    return msgspec.structs.replace(plain, directories=directories) if directories else plain
+
+
+def _limits(flags: dict[str, Value], config: Config) -> Limits | None:
+    wanted = flags.get("oci-max-parallelism") or config.number("worker", "oci", "max-parallelism")
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
+        return None
+    return msgspec.structs.replace(Limits.default(), exec=wanted)
 
 
 def _text(flags: dict[str, Value]) -> Any:

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
@@ -23,14 +23,40 @@ from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
+    from anyarch.archive.entry import Entry
     from anyarch.engine.request import BuildRequest
     from anyarch.exporter.assemble import AssembledImage, InlineCache, PlatformResult
+    from anyarch.exporter.files import PlatformTree
+    from anyarch.snapshot.view import Node, TreeView
     from anyarch.solver.events import EventSink
+    from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
 
-__all__ = ["Exporter", "stored_image", "to_file"]
+__all__ = ["Exporter", "Receiver", "stored_image", "to_file"]
+
+
+class Receiver(Protocol):
+    """Takes the outputs of a build. Called on threads; `number` is the output's position."""
+
+    def file(
+        self, number: int, metadata: dict[str, str]
+    ) -> AbstractContextManager[Callable[[bytes | memoryview], object]]:
+        """Where an archive is written to; leaving by an exception drops it."""
+        ...
+
+    def directory(
+        self, number: int, files: list[tuple[Entry, TreeView | None, Node]], *, is_split: bool
+    ) -> None:
+        """Put these files where the client wants them."""
+        ...
+
+    def layout(self, number: int, image: AssembledImage, names: Sequence[Reference]) -> None:
+        """Put an image into the client's content store (`tar=false`)."""
+        ...
+
 
 _TITLES = {
     "image": "exporting to image",
@@ -79,8 +105,13 @@ class Exporter:
         emit: EventSink,
         *,
         epoch: int | None = None,
+        receiver: Receiver | None = None,
     ) -> None:
-        """`epoch` is SOURCE_DATE_EPOCH in seconds, if there is one."""
+        """`epoch` is SOURCE_DATE_EPOCH in seconds, if there is one. `receiver` takes the files of outputs for
+        a client that is not here; without one they go to the output's `dest`."""
+        self._receiver = receiver
+        self.digests: dict[int, Descriptor] = {}
+        """What each image output of the request became, by its position."""
         self._epoch = epoch
         self._request = request
         self._store = store
@@ -105,9 +136,10 @@ class Exporter:
             progress = _Progress(self._emit, _TITLES.get(output.type, f"exporting to {output.type}"), number)
             try:
                 if output.type in ("local", "tar"):
-                    await self._files(output, results, progress, multi_platform)
+                    await self._files(output, number, results, progress, multi_platform)
                 else:
-                    image, given = await self._image(output, results, progress, multi_platform)
+                    image, given = await self._image(output, number, results, progress, multi_platform)
+                    self.digests[number] = image.descriptor
                     names.update(dict.fromkeys(str(name) for name in given))
             except BaseException as error:
                 progress.done(str(error) or "context canceled")
@@ -161,7 +193,12 @@ class Exporter:
         )
 
     async def _image(
-        self, output: Output, results: Sequence[PlatformResult], progress: _Progress, multi_platform: bool
+        self,
+        output: Output,
+        number: int,
+        results: Sequence[PlatformResult],
+        progress: _Progress,
+        multi_platform: bool,
     ) -> tuple[AssembledImage, list[Reference]]:
         is_part = flag(output.attrs, "part", default=False)
         options = self._options(output, multi_platform or is_part)
@@ -205,14 +242,14 @@ class Exporter:
         await self._fetch_bases(image)
         created = format_time(options.epoch) if options.epoch is not None else _created(image)
         docker = output.type == "docker"
-        if docker and output.dest is None:
+        if docker and output.dest is None and self._receiver is None:
             from anyarch.exporter.load import load
 
             await asyncio.to_thread(
                 load, self._store.content, image, names, progress.step, is_index=image.index is not None
             )
             return image, names
-        await asyncio.to_thread(self._layout, output, image, names, docker, created)
+        await asyncio.to_thread(self._layout, output, number, image, names, docker, created)
         progress.step("sending tarball")
         return image, names
 
@@ -286,6 +323,7 @@ class Exporter:
     def _layout(
         self,
         output: Output,
+        number: int,
         image: AssembledImage,
         names: Sequence[Reference],
         docker: bool,
@@ -294,6 +332,16 @@ class Exporter:
         from anyarch.exporter.layout import write_layout_directory, write_layout_tar
 
         content = self._store.content
+        if self._receiver is not None:
+            if not flag(output.attrs, "tar", default=True):
+                self._receiver.layout(number, image, names)
+                return
+            metadata: dict[str, str] = {"containerimage.digest": image.root.digest}
+            if names:
+                metadata["image.name"] = ",".join(str(name) for name in names)
+            with self._receiver.file(number, metadata) as write:
+                write_layout_tar(content, image, names, write, docker=docker, created=created)
+            return
         if not flag(output.attrs, "tar", default=True):
             if output.dest is None or output.dest == "-":
                 raise UsageError(f"output type={output.type},tar=false needs a directory as dest")
@@ -311,9 +359,14 @@ class Exporter:
     # files ----------------------------------------------------------------------------------------
 
     async def _files(
-        self, output: Output, results: Sequence[PlatformResult], progress: _Progress, multi_platform: bool
+        self,
+        output: Output,
+        number: int,
+        results: Sequence[PlatformResult],
+        progress: _Progress,
+        multi_platform: bool,
     ) -> None:
-        from anyarch.exporter.files import PlatformTree, write_directory, write_tar
+        from anyarch.exporter.files import PlatformTree, files_of, write_directory, write_tar
         from anyarch.worker.result import SnapshotResult
 
         epoch = epoch_of(output.attrs, self._epoch)
@@ -328,10 +381,19 @@ class Exporter:
         split = flag(output.attrs, "platform-split", default=several)
         if output.type == "tar":
             split = several  # whatever the attribute says, as in BuildKit
+            if self._receiver is not None:
+                await asyncio.to_thread(self._send_tar, number, trees, split, epoch)
+                progress.step("sending tarball")
+                return
             await asyncio.to_thread(
                 to_file, output, lambda sink: write_tar(trees, sink, split=split, epoch=epoch)
             )
             progress.step("sending tarball")
+            return
+        if self._receiver is not None:
+            found = await asyncio.to_thread(files_of, trees, split=split, epoch=epoch)
+            await asyncio.to_thread(self._receiver.directory, number, found, is_split=split and several)
+            progress.step("copying files")
             return
         if output.dest is None:
             raise UsageError("output type=local needs dest")
@@ -340,6 +402,13 @@ class Exporter:
             write_directory, trees, Path(output.dest), split=split, epoch=epoch, delete=delete
         )
         progress.step("copying files")
+
+    def _send_tar(self, number: int, trees: list[PlatformTree], split: bool, epoch: int | None) -> None:
+        from anyarch.exporter.files import write_tar
+
+        assert self._receiver is not None
+        with self._receiver.file(number, {}) as write:
+            write_tar(trees, write, split=split, epoch=epoch)
 
 
 def _with_dangling(

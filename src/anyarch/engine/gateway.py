@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyarch.spec.platform import Platform
     from anyarch.worker.worker import Worker
 
-__all__ = ["EngineGateway"]
+__all__ = ["EngineGateway", "EngineRef"]
 
 _TYPE_BITS = {
     Kind.FILE: stat.S_IFREG,
@@ -52,6 +52,11 @@ class EngineRef:
         self._worker = worker
         self._edge = edge
 
+    async def evaluate(self) -> None:
+        """Run what is behind it. Raises what the steps raise."""
+        if self._edge is not None:
+            await self._solver.solve([self._edge])
+
     async def _tree(self) -> TreeView:
         if self._edge is None:
             return self._worker.view(None)
@@ -67,13 +72,15 @@ class EngineRef:
             raise PathNotFound(f"open {path}: no such file or directory")
         return tree, node
 
-    async def read_file(self, path: str, *, length: int | None = None) -> bytes:
+    async def read_file(self, path: str, *, length: int | None = None, offset: int = 0) -> bytes:
         tree, node = await self._node(path)
         if node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
             raise PathNotFound(f"read {path}: is not a regular file")
 
         def read() -> bytes:
             with tree.open(node) as stream:
+                if offset:
+                    stream.seek(offset)
                 return stream.read(_MAX_FILE if length is None else length)
 
         return await asyncio.to_thread(read)
@@ -97,7 +104,13 @@ class EngineRef:
 
 def _stat(entry: Entry) -> FileStat:
     return FileStat(
-        entry.path, _TYPE_BITS[entry.kind] | entry.mode, entry.size, entry.uid, entry.gid, entry.linkname
+        entry.path,
+        _TYPE_BITS[entry.kind] | entry.mode,
+        entry.size,
+        entry.uid,
+        entry.gid,
+        entry.linkname,
+        entry.mtime_ns,
     )
 
 
@@ -123,7 +136,7 @@ class EngineGateway:
     ) -> ResolvedImage:
         name = Reference.parse(reference)
         images = self._worker.layout_images(store=layout) if layout else self._worker.images
-        async with self._step(log_name or f"[internal] load metadata for {name}"):
+        async with self.step(log_name or f"[internal] load metadata for {name}"):
             wanted = platform or self._worker.platform
             image = await self._worker.in_network(images.image, name, wanted)
         return ResolvedImage(str(name), image.digest, image.config)
@@ -131,11 +144,11 @@ class EngineGateway:
     async def source_time(self, definition: Definition, *, log_name: str) -> int | None:
         from anyarch.engine.times import source_time
 
-        async with self._step(log_name) as vertex:
+        async with self.step(log_name) as vertex:
             return await source_time(self._solver, self._worker, definition, vertex)
 
     @asynccontextmanager
-    async def _step(self, log_name: str) -> AsyncIterator[str]:
+    async def step(self, log_name: str) -> AsyncIterator[str]:
         """Show what is done inside as a vertex. All that has the same name is one line, done one by one:
         images of several platforms are resolved once."""
         vertex = Digest.of(log_name.encode("utf-8", "surrogateescape"))

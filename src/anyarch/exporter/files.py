@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyarch.snapshot.view import Node
 
-__all__ = ["PlatformTree", "write_directory", "write_tar"]
+__all__ = ["PlatformTree", "files_of", "write_directory", "write_tar"]
 
 
 class PlatformTree(msgspec.Struct, frozen=True):
@@ -89,6 +89,21 @@ def _with_links(tree: TreeView | None) -> list[tuple[Node, Entry]]:
                 entry = msgspec.structs.replace(target.entry, path=entry.path)
         out.append((node, entry))
     return out
+
+
+def files_of(
+    trees: Sequence[PlatformTree], *, split: bool, epoch: int | None = None
+) -> list[tuple[Entry, TreeView | None, Node]]:
+    """Everything that `write_directory` would write, with the tree and node that its content comes from.
+    Raises `OutputError` where two platforms have the same file and are not split."""
+    if not split:
+        _check_overlap(trees)
+    found = []
+    for item in trees:
+        prefix = item.platform.directory if split else ""
+        for node, entry in _with_links(item.tree):
+            found.append((_bounded(entry, prefix, epoch), item.tree, node))
+    return found
 
 
 def write_directory(

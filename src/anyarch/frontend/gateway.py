@@ -37,6 +37,7 @@ class FileStat(msgspec.Struct, frozen=True):
     uid: int = 0
     gid: int = 0
     linkname: str = ""
+    mtime_ns: int = 0
 
 
 class DirEntry(msgspec.Struct, frozen=True):
@@ -79,12 +80,14 @@ class BuildOpts(msgspec.Struct, frozen=True):
     """The circumstances of a build.
 
     `opts` are the frontend attributes (docs/dev: `filename`, `target`, `platform`, `build-arg:*`, …).
-    `build_platforms` are the worker's, the native one first.
+    `build_platforms` are the worker's, the native one first. `inputs` are graphs of the client by the names
+    that `input:NAME` contexts use.
     """
 
     opts: dict[str, str]
     session_id: str = ""
     build_platforms: tuple[Platform, ...] = ()
+    inputs: dict[str, Definition] = {}
 
     @property
     def build_platform(self) -> Platform:

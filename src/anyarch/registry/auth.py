@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from anyarch.http.cancel import Cancel
     from anyarch.http.client import HttpClient
-    from anyarch.registry.credentials import Credential, Credentials
+    from anyarch.registry.credentials import Credential, CredentialSource
     from anyarch.registry.hosts import Endpoint
 
 __all__ = ["Authorizer", "Challenge", "merge_scopes", "parse_challenges"]
@@ -94,7 +94,7 @@ class _TokenAnswer(msgspec.Struct, frozen=True):
 class Authorizer:
     """Gives requests their Authorization header. Thread-safe."""
 
-    def __init__(self, credentials: Credentials, http: HttpClient) -> None:
+    def __init__(self, credentials: CredentialSource, http: HttpClient) -> None:
         self._credentials = credentials
         self._http = http
         self._lock = threading.Lock()
@@ -160,6 +160,9 @@ class Authorizer:
         repository = scopes[0].split(":")[1] if scopes and scopes[0].count(":") >= 2 else ""
         credential = self._credentials.get(endpoint.name, repository)
         started = time.monotonic()
+        lent = self._credentials.token(endpoint.name, realm, service, scopes)
+        if lent is not None:
+            return _Token(f"Bearer {lent[0]}", started + max(lent[1] - _MARGIN_S, lent[1] / 2))
         if credential is not None and credential.registry_token:
             return _Token(f"Bearer {credential.registry_token}", started + 3600)
         if credential is not None and endpoint.scheme == "https":

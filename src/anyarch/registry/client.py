@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from anyarch.http.cancel import Cancel
     from anyarch.http.response import Response
     from anyarch.http.retry import RetryPolicy
-    from anyarch.registry.credentials import Credentials
+    from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Endpoint, Hosts
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
@@ -51,7 +51,7 @@ class Registry:
     def __init__(
         self,
         hosts: Hosts,
-        credentials: Credentials,
+        credentials: CredentialSource,
         *,
         http: HttpClient | None = None,
         on_retry: Callable[[str], None] | None = None,

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["HUB_KEY", "HUB_NAMES", "Credential", "Credentials"]
+__all__ = ["HUB_KEY", "HUB_NAMES", "Credential", "CredentialSource", "Credentials"]
 
 HUB_KEY = "https://index.docker.io/v1/"
 HUB_NAMES = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -38,6 +38,19 @@ class Credential(msgspec.Struct, frozen=True):
         from base64 import b64encode
 
         return "Basic " + b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+class CredentialSource(Protocol):
+    """Who knows credentials. `complaints` says what went wrong in looking for them."""
+
+    complaints: list[str]
+
+    def get(self, domain: str, repository: str = "") -> Credential | None: ...
+
+    def token(self, domain: str, realm: str, service: str, scopes: Sequence[str]) -> tuple[str, float] | None:
+        """A bearer token that the source fetches itself, and for how many seconds; None where it gives
+        credentials only."""
+        ...
 
 
 class Credentials:
@@ -70,6 +83,10 @@ class Credentials:
                 found = self._find(document, domain, repository)
                 if found is not None:
                     return found
+        return None
+
+    def token(self, domain: str, realm: str, service: str, scopes: Sequence[str]) -> tuple[str, float] | None:
+        """Tokens are asked for with credentials."""
         return None
 
     def _paths(self) -> list[str]:

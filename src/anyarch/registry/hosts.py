@@ -119,6 +119,11 @@ class Hosts:
             ),
         )
 
+    def with_tables(self, path: str, tables: Mapping[str, Any]) -> Hosts:
+        """The same, after the `[registry."DOMAIN"]` tables of another file. Raises `UsageError`."""
+        configs = {domain: _parse_config(path, domain, value) for domain, value in tables.items()}
+        return Hosts({**self._configs, **configs}, certificate_dirs=self._certificate_dirs)
+
     def config(self, domain: str) -> HostConfig:
         return self._configs.get(domain) or HostConfig()
 

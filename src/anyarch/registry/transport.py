@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anyarch.http.client import FileBody, HttpClient
     from anyarch.http.response import Response
     from anyarch.http.retry import RetryPolicy
-    from anyarch.registry.credentials import Credentials
+    from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.failure import Failure
     from anyarch.registry.hosts import Endpoint
 
@@ -30,7 +30,7 @@ _MAX_RENEWALS = 3  # of tokens for one request; more that expire at once are a r
 class Transport:
     """Thread-safe. Every method raises `NetworkError`, `RegistryError` (token service) and `Canceled`."""
 
-    def __init__(self, credentials: Credentials, http: HttpClient) -> None:
+    def __init__(self, credentials: CredentialSource, http: HttpClient) -> None:
         self.http = http
         self._authorizer = Authorizer(credentials, http)
         self._downgraded: set[str] = set()

@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from anyarch.llb.ops import SourceOp
     from anyarch.worker.worker import Worker
 
-__all__ = ["fetch_file"]
+__all__ = ["Download", "download", "fetch_file"]
 
 UPLOAD_HOST = "buildkit-session"
 _HEADERS = ("Accept", "User-Agent")
 _ASKED = ("http.header.accept", "http.header.user-agent", "http.authheadersecret")
 
 
-class _Known(msgspec.Struct, frozen=True):
+class Download(msgspec.Struct, frozen=True):
+    """What a URL gave: the digest of its content, which is in the store, and what the server said of it."""
+
     digest: str
     etag: str
     last_modified: str
@@ -51,7 +53,7 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
         known = _upload(worker, parts.path.strip("/"))
     else:
         try:
-            known = _download(worker, op, vertex)
+            known = download(worker, op, vertex)
         except NetworkError as error:
             error.hint = error.hint or f"this machine fetches {redacted(url)}: check address and network"
             raise
@@ -109,7 +111,7 @@ def _check_signature(worker: Worker, op: SourceOp, digest: Digest) -> None:
     )
 
 
-def _upload(worker: Worker, name: str) -> _Known:
+def _upload(worker: Worker, name: str) -> Download:
     stream = worker.uploads.pop(name, None)
     if stream is None:
         raise BuildError("the uploaded build context is not there any more")
@@ -118,7 +120,7 @@ def _upload(worker: Worker, name: str) -> _Known:
             writer.write(chunk)
         digest = writer.commit()
     worker.uploaded = digest
-    return _Known(str(digest), "", "", "context")
+    return Download(str(digest), "", "", "context")
 
 
 def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
@@ -140,7 +142,7 @@ def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
     return headers
 
 
-def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
+def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
     import time
 
     url = op.identifier
@@ -148,7 +150,7 @@ def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
     asked = [f"{name}={value}" for name, value in sorted(op.attrs.items()) if name.startswith(_ASKED)]
     key = hashlib.sha256("\0".join([url, *asked]).encode("utf-8", "surrogateescape")).hexdigest()
     raw = worker.store.cache.get_value("http", key)
-    known = msgpack_decoder(_Known).decode(raw) if raw is not None else None
+    known = msgpack_decoder(Download).decode(raw) if raw is not None else None
     headers = _headers(worker, op)
     if known is not None and worker.store.content.has(Digest(known.digest)):
         if known.digest == op.attrs.get("http.checksum", ""):
@@ -181,7 +183,7 @@ def _download(worker: Worker, op: SourceOp, vertex: str) -> _Known:
                 )
             digest = writer.commit()
         disposition = response.headers.get("Content-Disposition") or ""
-        result = _Known(
+        result = Download(
             str(digest),
             response.headers.get("ETag") or "",
             response.headers.get("Last-Modified") or "",

@@ -26,7 +26,7 @@ from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 from anyarch.worker.session import Lent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, MutableMapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from anyarch.archive.entry import Entry
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from anyarch.http.client import HttpClient
     from anyarch.llb.ops import ActionCopy, CDIDevice, HostIP
     from anyarch.registry.client import Registry
+    from anyarch.registry.credentials import CredentialSource
+    from anyarch.registry.hosts import Hosts
     from anyarch.sandbox.executor import Executor
     from anyarch.sandbox.plan import CancelToken, FileMount, Registration
     from anyarch.snapshot.layers import Layer, LayerStore
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from anyarch.spec.platform import Platform
     from anyarch.store.store import Store
     from anyarch.worker.cdi import Devices
+    from anyarch.worker.cdi import Settings as CdiSettings
     from anyarch.worker.copytree import Owner
     from anyarch.worker.draft import Draft
     from anyarch.worker.result import Result
@@ -103,7 +106,8 @@ class Worker:
 
     `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams;
     `files` and `layout_blobs` are asked for what is not there: directories that a client transfers, and
-    blobs of OCI layouts that it has. `emulators` is the directory of the QEMU
+    blobs of OCI layouts that it has. `credentials`, `hosts` and `cdi` stand in for the logins and settings of
+    whoever runs this. `emulators` is the directory of the QEMU
     programs to use, empty for those of the machine.
     """
 
@@ -113,21 +117,27 @@ class Worker:
         emit: EventSink,
         *,
         locals: dict[str, str] | None = None,
-        uploads: dict[str, BinaryIO] | None = None,
+        uploads: MutableMapping[str, BinaryIO] | None = None,
         lent: Lent | None = None,
         emulators: str = "",
         limits: Limits | None = None,
         files: LocalProvider | None = None,
         layout_blobs: LayoutBlobs | None = None,
+        credentials: CredentialSource | None = None,
+        hosts: Hosts | None = None,
+        cdi: CdiSettings | None = None,
     ) -> None:
         self.store = store
+        self._credentials = credentials
+        self._hosts = hosts
+        self._cdi_settings = cdi
         self._emulators = emulators
         self.limits = limits or Limits.default()
         self.machine = Machine(store)
         self.layers = self.machine.open_layers()
         self.emit = emit
         self.locals = locals or {}
-        self.uploads = uploads or {}
+        self.uploads: MutableMapping[str, BinaryIO] = {} if uploads is None else uploads
         self.files = files
         self.layout_blobs = layout_blobs
         self.uploaded: Digest | None = None
@@ -216,10 +226,10 @@ class Worker:
                 from anyarch.registry.credentials import Credentials
                 from anyarch.registry.hosts import Hosts
 
-                hosts = Hosts.load()
+                hosts = self._hosts or Hosts.load()
                 for domain in sorted(self._insecure):
                     hosts = hosts.with_insecure(domain)
-                self._registry = Registry(hosts, Credentials())
+                self._registry = Registry(hosts, self._credentials or Credentials())
             return self._registry
 
     def allow_insecure(self, domains: set[str]) -> None:
@@ -244,7 +254,7 @@ class Worker:
             if self._cdi is None:
                 from anyarch.worker.cdi import Devices, Settings
 
-                self._cdi = Devices(Settings.load())
+                self._cdi = Devices(self._cdi_settings or Settings.load())
             return self._cdi
 
     def granted_devices(self, wanted: Sequence[CDIDevice]) -> tuple[str, ...]:

@@ -164,6 +164,8 @@ class _LocalSource:
         directory = self._worker.locals.get(wanted.name)
         if directory is None and self._worker.files is not None:
             directory = await self._worker.files.directory(wanted, self._vertex)
+            # What the client filtered need not be filtered again.
+            self._wanted = LocalFiles(name=wanted.name)
         elif directory is not None and wanted.metadata_only:
             raise NotSupported(
                 f"local.metadatatransfer of {wanted.name!r}: this directory is read in place, not transferred"

@@ -1,0 +1,91 @@
+"""Errors as statuses, with the details that clients draw Dockerfile excerpts from.
+
+Details are JSON inside messages whose type is a plain path of Go's; `api.failure` reads them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING
+
+from anyarch.api.proto import rpcstatus_pb2, wellknown_pb2
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.errors import (
+    AnyarchError,
+    Canceled,
+    ManifestNotFound,
+    NotSupported,
+    PathNotFound,
+    Unauthorized,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from anyarch.errors import SourceRange
+
+__all__ = ["error_of_status", "status_of", "translate"]
+
+_PREFIX = "github.com/moby/buildkit/"
+
+
+def translate(error: Exception) -> RpcError:
+    """The status of what a handler raised."""
+    if isinstance(error, RpcError):
+        return error
+    if not isinstance(error, AnyarchError):
+        return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+    message = error.message
+    details: list[wellknown_pb2.Any] = []
+    if error.vertex:
+        details.append(_detail("errdefs.Vertex+json", {"digest": error.vertex}))
+    if error.source is not None:
+        details.append(_detail("errdefs.Source+json", _source(error.source)))
+    code = _code(error)
+    status = rpcstatus_pb2.Status(code=code, message=message, details=details)
+    return RpcError(code, message, details=status.SerializeToString() if details else b"")
+
+
+def _code(error: AnyarchError) -> int:
+    match error:
+        case Canceled():
+            return Code.CANCELLED
+        case NotSupported():
+            return Code.UNIMPLEMENTED
+        case UsageError():
+            return Code.INVALID_ARGUMENT if error.source is None else Code.UNKNOWN
+        case PathNotFound() if error.vertex is None and error.source is None:
+            return Code.NOT_FOUND
+        case Unauthorized():
+            return Code.UNKNOWN
+        case ManifestNotFound():
+            return Code.NOT_FOUND
+    return Code.UNKNOWN
+
+
+def _detail(name: str, value: dict[str, object]) -> wellknown_pb2.Any:
+    return wellknown_pb2.Any(type_url=_PREFIX + name, value=json.dumps(value).encode())
+
+
+def _source(source: SourceRange) -> dict[str, object]:
+    return {
+        "info": {
+            "filename": source.filename,
+            "data": base64.b64encode(source.data).decode(),
+            "language": "Dockerfile",
+        },
+        "ranges": [{"start": {"line": source.start}, "end": {"line": source.end}}],
+    }
+
+
+def status_of(error: RpcError) -> rpcstatus_pb2.Status:
+    """The message of an error, with its details."""
+    if error.details:
+        return rpcstatus_pb2.Status.FromString(error.details)
+    return rpcstatus_pb2.Status(code=error.code, message=error.message)
+
+
+def error_of_status(status: rpcstatus_pb2.Status) -> RpcError:
+    return RpcError(
+        status.code, status.message, details=status.SerializeToString() if status.details else b""
+    )

@@ -1,0 +1,345 @@
+"""The service `moby.buildkit.v1.frontend.LLBBridge`: what a client's own frontend asks of the build that it
+leads."""
+
+from __future__ import annotations
+
+import posixpath
+import stat
+from typing import TYPE_CHECKING, TypeVar
+
+from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
+from anyarch.api.rpc.server import unary
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.caps import frontend_caps, llb_caps
+from anyarch.daemon.failure import error_of_status
+from anyarch.engine.request import CacheOption
+from anyarch.engine.workbench import SolveResult
+from anyarch.llb.definition import Definition
+from anyarch.solver.events import WarningEvent
+from anyarch.spec.glob import match
+from anyarch.spec.platform import Platform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from typing import Any
+
+    from anyarch.api.proto import worker_pb2
+    from anyarch.api.rpc.server import Handler, ServerCall
+    from anyarch.daemon.job import Job, Jobs, KnownRef
+    from anyarch.engine.gateway import EngineRef
+    from anyarch.engine.workbench import Workbench
+    from anyarch.frontend.gateway import FileStat
+
+__all__ = ["Gateway", "frontend_inputs", "platform_of", "run_frontend"]
+
+T = TypeVar("T")
+
+_PREFIX = "/moby.buildkit.v1.frontend.LLBBridge/"
+_BUILD_ID = "buildkit-controlapi-buildid"
+_MAX_FILE = 14 << 20
+"""A file that is read has to fit into a message."""
+_GO_TYPES = {
+    stat.S_IFREG: 0,
+    stat.S_IFDIR: 1 << 31,
+    stat.S_IFLNK: 1 << 27,
+    stat.S_IFBLK: 1 << 26,
+    stat.S_IFCHR: 1 << 26 | 1 << 21,
+    stat.S_IFIFO: 1 << 25,
+}
+_GO_BITS = ((0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20))
+
+
+class Gateway:
+    """`workers` gives the records for Ping, `platforms` what steps can be run for."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        workers: Callable[[], Coroutine[Any, Any, worker_pb2.WorkerRecord]],
+        platforms: Callable[[], list[Platform]],
+    ) -> None:
+        self._jobs = jobs
+        self._workers = workers
+        self._platforms = platforms
+
+    def methods(self) -> dict[str, Handler]:
+        table: dict[str, Handler] = {
+            "Ping": unary(gateway_pb2.PingRequest, self.ping),
+            "Solve": unary(gateway_pb2.SolveRequest, self.solve),
+            "ResolveImageConfig": unary(gateway_pb2.ResolveImageConfigRequest, self.resolve_image_config),
+            "ResolveSourceMeta": unary(gateway_pb2.ResolveSourceMetaRequest, self.resolve_source_meta),
+            "ReadFile": unary(gateway_pb2.ReadFileRequest, self.read_file),
+            "ReadDir": unary(gateway_pb2.ReadDirRequest, self.read_dir),
+            "StatFile": unary(gateway_pb2.StatFileRequest, self.stat_file),
+            "Evaluate": unary(gateway_pb2.EvaluateRequest, self.evaluate),
+            "Inputs": unary(gateway_pb2.InputsRequest, self.inputs),
+            "Warn": unary(gateway_pb2.WarnRequest, self.warn),
+            "Return": unary(gateway_pb2.ReturnRequest, self.return_),
+        }
+        return {_PREFIX + name: handler for name, handler in table.items()}
+
+    async def _job(self, call: ServerCall) -> Job:
+        return await self._jobs.get(call.metadata.get(_BUILD_ID))
+
+    async def ping(self, request: gateway_pb2.PingRequest, call: ServerCall) -> gateway_pb2.PongResponse:
+        return gateway_pb2.PongResponse(
+            FrontendAPICaps=frontend_caps(), LLBCaps=llb_caps(), Workers=[await self._workers()]
+        )
+
+    # results ---------------------------------------------------------------------------------------
+
+    async def solve(self, request: gateway_pb2.SolveRequest, call: ServerCall) -> gateway_pb2.SolveResponse:
+        job = await self._job(call)
+        imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.CacheImports]
+        session = job.request.Session
+
+        async def work(bench: Workbench) -> tuple[SolveResult, dict[str, EngineRef | None]]:
+            await bench.import_caches(imports)
+            if request.HasField("Definition") and request.Definition.ByteSize():
+                if request.Frontend:
+                    raise RpcError(
+                        Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
+                    )
+                definition = Definition.unmarshal(request.Definition.SerializeToString())
+                found = SolveResult(ref=definition if definition.ops else None)
+            elif request.Frontend:
+                found = await run_frontend(
+                    bench,
+                    request.Frontend,
+                    dict(request.FrontendOpt),
+                    session=session,
+                    platforms=self._platforms(),
+                    inputs=frontend_inputs(request.FrontendInputs),
+                )
+            else:
+                found = SolveResult()
+            definitions = found.refs if found.refs is not None else {"": found.ref}
+            refs = {
+                name: bench.load(definition) if definition is not None else None
+                for name, definition in definitions.items()
+            }
+            if request.Evaluate:
+                for ref in refs.values():
+                    if ref is not None:
+                        await ref.evaluate()
+            return found, refs
+
+        found, refs = await job.run(work)
+        return gateway_pb2.SolveResponse(result=_result(job, found, refs))
+
+    async def return_(
+        self, request: gateway_pb2.ReturnRequest, call: ServerCall
+    ) -> gateway_pb2.ReturnResponse:
+        job = await self._job(call)
+        if job.returned.done():
+            raise RpcError(Code.FAILED_PRECONDITION, "the build has its result already")
+        if request.HasField("error"):
+            job.returned.set_exception(error_of_status(request.error))
+            job.returned.exception()
+            return gateway_pb2.ReturnResponse()
+        result = request.result
+
+        def definition(ref: gateway_pb2.Ref) -> Definition | None:
+            return job.known(ref.id).definition if ref.id else None
+
+        metadata = {key: bytes(value) for key, value in result.metadata.items()}
+        match result.WhichOneof("result"):
+            case "refs":
+                refs = {key: definition(ref) for key, ref in result.refs.refs.items()}
+                found = SolveResult(refs=refs, metadata=metadata)
+            case "ref":
+                found = SolveResult(ref=definition(result.ref), metadata=metadata)
+            case "refDeprecated":
+                found = SolveResult(
+                    ref=definition(gateway_pb2.Ref(id=result.refDeprecated)), metadata=metadata
+                )
+            case "refsDeprecated":
+                refs = {
+                    key: definition(gateway_pb2.Ref(id=value))
+                    for key, value in result.refsDeprecated.refs.items()
+                }
+                found = SolveResult(refs=refs, metadata=metadata)
+            case _:
+                found = SolveResult(metadata=metadata)
+        job.returned.set_result(found)
+        return gateway_pb2.ReturnResponse()
+
+    async def evaluate(
+        self, request: gateway_pb2.EvaluateRequest, call: ServerCall
+    ) -> gateway_pb2.EvaluateResponse:
+        job = await self._job(call)
+        known = job.known(request.Ref)
+
+        async def work(bench: Workbench) -> None:
+            if known.ref is not None:
+                await known.ref.evaluate()
+
+        await job.run(work)
+        return gateway_pb2.EvaluateResponse()
+
+    async def inputs(
+        self, request: gateway_pb2.InputsRequest, call: ServerCall
+    ) -> gateway_pb2.InputsResponse:
+        job = await self._job(call)
+        return gateway_pb2.InputsResponse(Definitions=job.request.FrontendInputs)
+
+    # files -----------------------------------------------------------------------------------------
+
+    async def _of_ref(
+        self, call: ServerCall, identity: str, work: Callable[[EngineRef], Coroutine[Any, Any, T]]
+    ) -> T:
+        job = await self._job(call)
+        known = job.known(identity)
+
+        async def on_bench(bench: Workbench) -> T:
+            return await work(_ref(bench, known))
+
+        return await job.run(on_bench)
+
+    async def read_file(
+        self, request: gateway_pb2.ReadFileRequest, call: ServerCall
+    ) -> gateway_pb2.ReadFileResponse:
+        offset, length = 0, None
+        if request.HasField("Range"):
+            offset, length = request.Range.Offset, request.Range.Length or None
+        if offset < 0 or (length or 0) < 0:
+            raise RpcError(Code.INVALID_ARGUMENT, "invalid range")
+
+        async def read(ref: EngineRef) -> bytes:
+            wanted = _MAX_FILE + 1 if length is None else min(length, _MAX_FILE + 1)
+            return await ref.read_file(request.FilePath, offset=offset, length=wanted)
+
+        data = await self._of_ref(call, request.Ref, read)
+        if len(data) > _MAX_FILE:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def read_dir(
+        self, request: gateway_pb2.ReadDirRequest, call: ServerCall
+    ) -> gateway_pb2.ReadDirResponse:
+        found = await self._of_ref(call, request.Ref, lambda ref: ref.read_dir(request.DirPath))
+        pattern = request.IncludePattern
+        entries = [_stat(item.stat, item.name) for item in found if not pattern or match(pattern, item.name)]
+        return gateway_pb2.ReadDirResponse(entries=entries)
+
+    async def stat_file(
+        self, request: gateway_pb2.StatFileRequest, call: ServerCall
+    ) -> gateway_pb2.StatFileResponse:
+        found = await self._of_ref(call, request.Ref, lambda ref: ref.stat_file(request.Path))
+        name = posixpath.basename(request.Path.rstrip("/")) or "/"
+        return gateway_pb2.StatFileResponse(stat=_stat(found, name))
+
+    # sources ---------------------------------------------------------------------------------------
+
+    async def resolve_image_config(
+        self, request: gateway_pb2.ResolveImageConfigRequest, call: ServerCall
+    ) -> gateway_pb2.ResolveImageConfigResponse:
+        job = await self._job(call)
+        layout = (request.StoreID or "") if request.ResolverType == 1 else ""
+
+        async def work(bench: Workbench) -> gateway_pb2.ResolveImageConfigResponse:
+            image = await bench.gateway.resolve_image_config(
+                request.Ref,
+                platform=platform_of(request.Platform) if request.HasField("Platform") else None,
+                mode=request.ResolveMode or "default",
+                log_name=request.LogName,
+                layout=layout,
+            )
+            return gateway_pb2.ResolveImageConfigResponse(
+                Digest=image.digest, Config=image.config, Ref=image.reference
+            )
+
+        return await job.run(work)
+
+    async def resolve_source_meta(
+        self, request: gateway_pb2.ResolveSourceMetaRequest, call: ServerCall
+    ) -> gateway_pb2.ResolveSourceMetaResponse:
+        from anyarch.daemon.sourcemeta import resolve
+
+        job = await self._job(call)
+        return await job.run(lambda bench: resolve(bench, request))
+
+    async def warn(self, request: gateway_pb2.WarnRequest, call: ServerCall) -> gateway_pb2.WarnResponse:
+        job = await self._job(call)
+        job.warnings += 1
+        job.log.add(
+            WarningEvent(
+                request.digest,
+                request.short.decode("utf-8", "surrogateescape"),
+                tuple(line.decode("utf-8", "surrogateescape") for line in request.detail),
+                request.url,
+                request.level,
+                request.info.filename,
+                bytes(request.info.data),
+                tuple((item.start.line, item.end.line) for item in request.ranges),
+            )
+        )
+        return gateway_pb2.WarnResponse()
+
+
+async def run_frontend(
+    bench: Workbench,
+    name: str,
+    attrs: dict[str, str],
+    *,
+    session: str,
+    platforms: Sequence[Platform],
+    inputs: dict[str, Definition],
+) -> SolveResult:
+    """Raises `NotSupported` for a frontend that is not here."""
+    if name == "gateway.v0" and attrs.get("source", "").startswith("dockerfile.v0"):
+        name = "dockerfile.v0"
+    if name == "dockerfile.v0":
+        return await bench.dockerfile(attrs, session=session, platforms=platforms, inputs=inputs)
+    if name == "gateway.v0":
+        raise RpcError(Code.UNIMPLEMENTED, f"frontend image {attrs.get('source', '')} is not supported yet")
+    raise RpcError(Code.UNKNOWN, f"invalid frontend: {name}")
+
+
+def frontend_inputs(messages: Mapping[str, llb_pb2.Definition]) -> dict[str, Definition]:
+    return {name: Definition.unmarshal(item.SerializeToString()) for name, item in messages.items()}
+
+
+def _ref(bench: Workbench, known: KnownRef) -> EngineRef:
+    return known.ref if known.ref is not None else bench.load(Definition())
+
+
+def _result(job: Job, found: SolveResult, refs: dict[str, EngineRef | None]) -> gateway_pb2.Result:
+    def message(ref: EngineRef | None, definition: Definition | None) -> gateway_pb2.Ref:
+        if ref is None or definition is None:
+            return gateway_pb2.Ref()
+        return gateway_pb2.Ref(
+            id=job.know(ref, definition), **{"def": llb_pb2.Definition.FromString(definition.marshal())}
+        )
+
+    result = gateway_pb2.Result(metadata=found.metadata)
+    if found.refs is not None:
+        result.refs.SetInParent()
+        for name, definition in found.refs.items():
+            result.refs.refs[name].CopyFrom(message(refs[name], definition))
+    else:
+        result.ref.CopyFrom(message(refs[""], found.ref))
+    return result
+
+
+def platform_of(message: llb_pb2.Platform) -> Platform:
+    import msgspec
+
+    made = Platform.make(message.OS, message.Architecture, message.Variant)
+    return msgspec.structs.replace(made, os_version=message.OSVersion, os_features=tuple(message.OSFeatures))
+
+
+def _stat(found: FileStat, name: str) -> fsutil_pb2.Stat:
+    mode = found.mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(found.mode), 1 << 19)
+    for unix, go in _GO_BITS:
+        if found.mode & unix:
+            mode |= go
+    return fsutil_pb2.Stat(
+        path=name,
+        mode=mode,
+        uid=found.uid,
+        gid=found.gid,
+        size=found.size,
+        modTime=found.mtime_ns,
+        linkname=found.linkname,
+    )

@@ -1,0 +1,245 @@
+"""One build of a client: its thread, its workbench, its refs and its log.
+
+A job's engine lives on an event loop of its own, on a thread of its own; `Job.run` carries a piece of work
+there from the wire. The job begins with `Control.Solve` and ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.events import EventLog
+from anyarch.daemon.records import random_id
+from anyarch.engine.workbench import Borrowed, Workbench
+from anyarch.errors import AnyarchError
+from anyarch.session.blobs import SessionBlobs
+from anyarch.session.borrowed import Logins, SessionLent, Uploads
+from anyarch.session.fetch import SessionFiles
+from anyarch.session.lender import WireCalls
+from anyarch.session.outputs import SessionOutputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from pathlib import Path
+
+    from anyarch.api.proto import control_pb2
+    from anyarch.daemon.settings import Settings
+    from anyarch.engine.gateway import EngineRef
+    from anyarch.engine.workbench import SolveResult
+    from anyarch.llb.definition import Definition
+    from anyarch.session.lender import Sessions
+
+__all__ = ["Job", "Jobs", "KnownRef"]
+
+T = TypeVar("T")
+
+_WAIT_S = 6.0
+"""How long Status waits for a build that has not begun; gateway calls wait `_GATEWAY_WAIT_S`."""
+_GATEWAY_WAIT_S = 3.0
+_KEPT = 100
+
+
+class KnownRef:
+    """A result that the client knows by an id: looked into by `ref`, told again by `definition`. An empty one
+    is scratch."""
+
+    def __init__(self, ref: EngineRef | None, definition: Definition | None) -> None:
+        self.ref = ref
+        self.definition = definition
+
+
+class Job:
+    """Belongs to the wire's loop; what runs on the job's own goes through `run`."""
+
+    def __init__(
+        self, request: control_pb2.SolveRequest, sessions: Sessions, settings: Settings, root: Path
+    ) -> None:
+        self.request = request
+        self.ref = request.Ref
+        self.loop = asyncio.get_running_loop()
+        self.log = EventLog(self.loop)
+        self.refs: dict[str, KnownRef] = {}
+        self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
+        """What a client's own frontend returned."""
+        self.warnings = 0
+        self._sessions = sessions
+        self._settings = settings
+        self._root = root
+        self._calls = WireCalls(self.loop)
+        self._bench: asyncio.Future[Workbench] = self.loop.create_future()
+        self._bench_loop: asyncio.AbstractEventLoop | None = None
+        self._bench_stop: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._ended = asyncio.Event()
+        self._lent: SessionLent | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # of the bench's loop
+
+    # the thread ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Raises `BuildError` for entitlements that the daemon does not grant."""
+        names = [self.request.Session] if self.request.Session else []
+        self._lent = SessionLent(
+            self._sessions,
+            self._calls,
+            names,
+            entitlements=list(self.request.Entitlements),
+            allowed=self._settings.entitlements,
+        )
+        files = SessionFiles(self._sessions, self._calls, names, self._root / "transfers", self.log.add)
+        borrowed = Borrowed(
+            files=files,
+            lent=self._lent,
+            uploads=Uploads(self._sessions, self._calls, names),
+            credentials=Logins(self._sessions, self._calls, names),
+            receiver=SessionOutputs(self._sessions, self._calls, self.request.Session),
+            layout_blobs=SessionBlobs(self._sessions, self._calls, names),
+        )
+        self._thread = threading.Thread(target=self._main, args=(borrowed, files), name=f"build {self.ref}")
+        self._thread.start()
+
+    def _main(self, borrowed: Borrowed, files: SessionFiles) -> None:
+        try:
+            asyncio.run(self._hold(borrowed))
+        except BaseException as error:
+            failure: BaseException = error
+            if not isinstance(error, AnyarchError):
+                failure = RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+            self._tell(lambda: self._fail(failure))
+        finally:
+            files.close()
+            self._tell(self._ended.set)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self._bench.done():
+            self._bench.set_exception(error)
+
+    def _ready(self, bench: Workbench) -> None:
+        if not self._bench.done():
+            self._bench.set_result(bench)
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        with suppress(RuntimeError):  # the daemon's loop may have ended before us
+            self.loop.call_soon_threadsafe(what)
+
+    async def _hold(self, borrowed: Borrowed) -> None:
+        """The workbench, until it is no longer needed."""
+        self._bench_loop = asyncio.get_running_loop()
+        self._bench_stop = asyncio.Event()
+        async with Workbench.open(
+            self._root,
+            self.log.add,
+            borrowed,
+            hosts=self._settings.hosts,
+            cdi=self._settings.cdi,
+            limits=self._settings.limits,
+        ) as bench:
+            self._tell(lambda: self._ready(bench))
+            await self._bench_stop.wait()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def run(self, work: Callable[[Workbench], Coroutine[Any, Any, T]]) -> T:
+        """Do `work` on the job's loop. Cancelled with the caller. Raises what it raises."""
+        bench = await asyncio.shield(self._bench)
+        assert self._bench_loop is not None
+
+        async def tracked() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            try:
+                return await work(bench)
+            finally:
+                self._tasks.discard(task)
+
+        if self._ended.is_set():
+            raise RpcError(Code.CANCELLED, "context canceled")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tracked(), self._bench_loop))
+
+    async def close(self) -> None:
+        """End what runs, and wait until nothing of the job is left."""
+        self._calls.close()
+        if self._thread is not None:
+            if not self._bench.done() and self._bench_loop is None:
+                await asyncio.wait([self._bench])
+            loop, stop = self._bench_loop, self._bench_stop
+            if loop is not None and stop is not None and not self._ended.is_set():
+                with suppress(RuntimeError):  # it may have just ended
+                    loop.call_soon_threadsafe(stop.set)
+            await self._ended.wait()
+            self._thread.join()
+        if self._bench.done() and not self._bench.cancelled():
+            self._bench.exception()
+        self.returned.cancel()
+        if self._lent is not None:
+            await self._lent.close()
+        self.log.close()
+
+    # refs ------------------------------------------------------------------------------------------
+
+    def know(self, ref: EngineRef | None, definition: Definition | None) -> str:
+        """An id for a result."""
+        identity = random_id()
+        self.refs[identity] = KnownRef(ref, definition)
+        return identity
+
+    def known(self, identity: str) -> KnownRef:
+        """Raises `RpcError`."""
+        found = self.refs.get(identity)
+        if found is None:
+            raise RpcError(Code.UNKNOWN, f"no such ref: {identity}")
+        return found
+
+
+class Jobs:
+    """All builds by ref: those that run, and the logs of the last that ended."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Job] = {}
+        self._ended: dict[str, EventLog] = {}
+        self._begun = asyncio.Condition()
+
+    async def add(self, job: Job) -> None:
+        """Raises `RpcError` where the ref is taken."""
+        if job.ref in self._running:
+            raise RpcError(Code.ALREADY_EXISTS, f"job ID {job.ref} exists")
+        self._running[job.ref] = job
+        async with self._begun:
+            self._begun.notify_all()
+
+    def remove(self, job: Job) -> None:
+        del self._running[job.ref]
+        self._ended[job.ref] = job.log
+        while len(self._ended) > _KEPT:
+            del self._ended[next(iter(self._ended))]
+
+    @property
+    def running(self) -> list[Job]:
+        return list(self._running.values())
+
+    async def get(self, ref: str) -> Job:
+        """A build that runs. Raises `RpcError` when it does not come."""
+        try:
+            async with asyncio.timeout(_GATEWAY_WAIT_S), self._begun:
+                await self._begun.wait_for(lambda: ref in self._running)
+                return self._running[ref]
+        except TimeoutError:
+            raise RpcError(Code.NOT_FOUND, f"no such job {ref}") from None
+
+    async def log(self, ref: str) -> EventLog:
+        """The log of a build that runs or has ended. Raises `RpcError`."""
+        if ref in self._ended and ref not in self._running:
+            return self._ended[ref]
+        try:
+            async with asyncio.timeout(_WAIT_S), self._begun:
+                await self._begun.wait_for(lambda: ref in self._running or ref in self._ended)
+        except TimeoutError:
+            raise RpcError(Code.NOT_FOUND, f"no such job {ref}") from None
+        job = self._running.get(ref)
+        return job.log if job is not None else self._ended[ref]

@@ -1,0 +1,53 @@
+"""`ResolveSourceMeta`: what a source is just now, without fetching it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyarch.api.proto import gateway_pb2, wellknown_pb2
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.gateway import platform_of
+
+if TYPE_CHECKING:
+    from anyarch.engine.workbench import Workbench
+
+__all__ = ["resolve"]
+
+
+async def resolve(
+    bench: Workbench, request: gateway_pb2.ResolveSourceMetaRequest
+) -> gateway_pb2.ResolveSourceMetaResponse:
+    """Raises what resolving raises."""
+    source = request.Source
+    scheme, _, rest = source.identifier.partition("://")
+    reply = gateway_pb2.ResolveSourceMetaResponse(Source=source)
+    platform = platform_of(request.Platform) if request.HasField("Platform") else None
+    match scheme:
+        case "docker-image" | "oci-layout":
+            image = await bench.gateway.resolve_image_config(
+                rest,
+                platform=platform,
+                mode=request.ResolveMode or source.attrs.get("image.resolvemode", "default"),
+                log_name=request.LogName,
+                layout=source.attrs.get("oci.store", "") if scheme == "oci-layout" else "",
+            )
+            reply.Image.Digest = image.digest
+            if not request.Image.NoConfig:
+                reply.Image.Config = image.config
+            return reply
+        case "git":
+            from anyarch.engine.sourceinfo import resolve_git
+
+            found = await resolve_git(bench, source.SerializeToString(), request.LogName)
+            reply.Git.Ref, reply.Git.Checksum = found.ref, found.checksum
+            reply.Git.CommitChecksum = found.commit
+            return reply
+        case "http" | "https":
+            from anyarch.engine.sourceinfo import resolve_http
+
+            file = await resolve_http(bench, source.SerializeToString(), request.LogName)
+            reply.HTTP.Checksum, reply.HTTP.Filename = file.checksum, file.filename
+            if file.modified is not None:
+                reply.HTTP.LastModified.CopyFrom(wellknown_pb2.Timestamp(seconds=file.modified))
+            return reply
+    raise RpcError(Code.INVALID_ARGUMENT, f"no source resolver for {scheme}")

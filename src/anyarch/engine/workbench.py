@@ -1,0 +1,347 @@
+"""A build in pieces, for a caller that leads it from outside: the daemon, whose clients solve, look into
+results and export by calls of their own.
+
+Everything of one `Workbench` happens on one event loop. What the client lends comes as the protocols of the
+layers below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.engine.cache import StoredCache
+from anyarch.engine.export import Exporter
+from anyarch.engine.gateway import EngineGateway, EngineRef
+from anyarch.engine.request import BuildRequest
+from anyarch.engine.solve import os_errors
+from anyarch.errors import BuildError
+from anyarch.exporter.assemble import PlatformResult
+from anyarch.frontend.gateway import BuildOpts
+from anyarch.llb.definition import Definition
+from anyarch.solver.solver import Solver
+from anyarch.spec.platform import Platform, host_platform
+from anyarch.store.store import Store
+from anyarch.worker.graph import load
+from anyarch.worker.limits import Limits
+from anyarch.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from anyarch.engine.export import Receiver
+    from anyarch.engine.request import BuildResult, CacheOption, Output
+    from anyarch.frontend.gateway import FrontendResult
+    from anyarch.registry.credentials import CredentialSource
+    from anyarch.registry.hosts import Hosts
+    from anyarch.solver.events import EventSink
+    from anyarch.source.layout import LayoutBlobs
+    from anyarch.source.local import LocalProvider
+    from anyarch.worker.cdi import Settings as CdiSettings
+    from anyarch.worker.session import Lent
+
+__all__ = ["Borrowed", "SolveResult", "Workbench"]
+
+_CONFIG = "containerimage.config"
+_PLATFORMS = "refs.platforms"
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Borrowed:
+    """What a client that is not here lends a build."""
+
+    def __init__(
+        self,
+        *,
+        files: LocalProvider,
+        lent: Lent,
+        uploads: MutableMapping[str, BinaryIO],
+        credentials: CredentialSource,
+        receiver: Receiver,
+        layout_blobs: LayoutBlobs | None = None,
+    ) -> None:
+        self.files = files
+        self.lent = lent
+        self.uploads = uploads
+        self.credentials = credentials
+        self.receiver = receiver
+        self.layout_blobs = layout_blobs
+
+
+class SolveResult(msgspec.Struct, frozen=True):
+    """What a frontend gives: one definition (`ref`), or one a platform id (`refs`); None is the empty result.
+    Keys of `metadata` are BuildKit's: `containerimage.config[/ID]`, `refs.platforms`."""
+
+    ref: Definition | None = None
+    refs: dict[str, Definition | None] | None = None
+    metadata: dict[str, bytes] = {}
+
+
+class _PlatformItem(msgspec.Struct):
+    id: str = msgspec.field(name="ID")
+    platform: dict[str, str | list[str]] = msgspec.field(name="Platform")
+
+
+class _Platforms(msgspec.Struct):
+    platforms: list[_PlatformItem] | None = msgspec.field(name="Platforms", default=None)
+
+
+class Workbench:
+    def __init__(
+        self, store: Store, cache: StoredCache, worker: Worker, solver: Solver, borrowed: Borrowed
+    ) -> None:
+        self.store = store
+        self.worker = worker
+        self.solver = solver
+        self._cache = cache
+        self._borrowed = borrowed
+        self._plain = EngineGateway(solver, worker, BuildOpts({}, build_platforms=(host_platform(),)))
+        self.warnings = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        root: Path,
+        emit: EventSink,
+        borrowed: Borrowed,
+        *,
+        hosts: Hosts | None = None,
+        limits: Limits | None = None,
+        cdi: CdiSettings | None = None,
+    ) -> AsyncIterator[Workbench]:
+        """Leaving ends what still runs. Raises `StoreError`."""
+        with Store.open(root) as store:
+            async with (
+                Worker(
+                    store,
+                    emit,
+                    lent=borrowed.lent,
+                    files=borrowed.files,
+                    uploads=borrowed.uploads,
+                    credentials=borrowed.credentials,
+                    layout_blobs=borrowed.layout_blobs,
+                    hosts=hosts,
+                    cdi=cdi,
+                    limits=limits or Limits.default(),
+                ) as worker,
+                Solver(cache := StoredCache(store.cache), emit) as solver,
+            ):
+                yield cls(store, cache, worker, solver, borrowed)
+
+    @property
+    def gateway(self) -> EngineGateway:
+        """For questions that belong to no frontend."""
+        return self._plain
+
+    async def import_caches(self, options: Sequence[CacheOption]) -> None:
+        """Ask these caches too, from now on. One that cannot be read is a warning."""
+        if options:
+            from anyarch.engine.remote_cache import import_caches
+
+            request = BuildRequest(context=".", cache_from=tuple(options))
+            self._cache.imported = [
+                *self._cache.imported,
+                *await import_caches(request, self.worker, self._plain.warn),
+            ]
+
+    def load(self, definition: Definition) -> EngineRef:
+        """A result, evaluated when it is needed. Raises `BuildError` for a graph that is not whole."""
+        return EngineRef(self.solver, self.worker, load(self.solver, self.worker, definition))
+
+    async def dockerfile(
+        self,
+        attrs: dict[str, str],
+        *,
+        session: str,
+        platforms: Sequence[Platform],
+        inputs: dict[str, Definition] | None = None,
+    ) -> SolveResult:
+        """Run the built-in frontend. Raises what it raises."""
+        from anyarch.frontend.dockerfile.build import build
+
+        opts = BuildOpts(
+            dict(attrs), session_id=session, build_platforms=tuple(platforms), inputs=inputs or {}
+        )
+        gateway = EngineGateway(self.solver, self.worker, opts)
+        try:
+            with os_errors():
+                return _of_frontend(await build(gateway))
+        finally:
+            self.warnings += gateway.warnings
+
+    async def export(
+        self,
+        result: SolveResult,
+        outputs: Sequence[Output],
+        *,
+        cache_to: Sequence[CacheOption] = (),
+        epoch: int | None = None,
+        on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
+    ) -> BuildResult:
+        """Evaluate every ref and make the outputs. Raises `BuildError` and its kin."""
+        request = BuildRequest(context=".", outputs=tuple(outputs), cache_to=tuple(cache_to))
+        with os_errors():
+            results = await self._solve(result)
+            exporter = Exporter(
+                request,
+                self.store,
+                self.worker,
+                self.worker.emit,
+                epoch=epoch if epoch is not None else _epoch(result),
+                receiver=self._borrowed.receiver,
+            )
+            if cache_to:
+                from anyarch.engine.remote_cache import inline_cache
+
+                exporter.inline = inline_cache(request, self.solver)
+            outcome = await exporter.export(
+                results, multi_platform=result.refs is not None, warnings=self.warnings
+            )
+            if cache_to:
+                from anyarch.engine.remote_cache import export_caches
+
+                chains = [item.layers for item in results]
+                metadata = await export_caches(request, self.worker, self.solver, chains, self._plain.warn)
+                outcome = msgspec.structs.replace(outcome, metadata={**outcome.metadata, **metadata})
+        if on_digests is not None:
+            on_digests({number: msgspec.to_builtins(item) for number, item in exporter.digests.items()})
+        return outcome
+
+    async def collect(self) -> None:
+        """What the store may drop after a build that grew it."""
+        if self.store.grown:
+            from anyarch.store.collect import collect_after_build
+
+            await asyncio.to_thread(collect_after_build, self.store)
+
+    async def _solve(self, result: SolveResult) -> list[PlatformResult]:
+        named = _named(result)
+        edges = {
+            name: load(self.solver, self.worker, definition) if definition is not None else None
+            for name, _, definition in named
+        }
+        wanted = {name: edge for name, edge in edges.items() if edge is not None}
+        solved = dict(zip(wanted, await self.solver.solve(list(wanted.values())), strict=True))
+        found = []
+        for name, platform, _ in named:
+            value = solved.get(name)
+            if value is not None and not hasattr(value, "layers"):
+                value = await asyncio.to_thread(self.worker.materialize, value)
+            config = result.metadata.get(f"{_CONFIG}/{name}") or (
+                result.metadata.get(_CONFIG, b"") if result.refs is None else b""
+            )
+            layers = value.layers if value is not None else ()
+            found.append(PlatformResult(platform, layers, _config(config, platform)))
+        return found
+
+
+def _of_frontend(found: FrontendResult) -> SolveResult:
+    metadata = dict(found.metadata)
+    if not found.platforms:
+        return SolveResult(metadata=metadata)
+    items = [
+        {"ID": name, "Platform": msgspec.to_builtins(platform.spec())} for name, platform in found.platforms
+    ]
+    metadata[_PLATFORMS] = msgspec.json.encode({"Platforms": items})
+    if len(found.platforms) == 1 and not found.multi_platform:
+        name = found.platforms[0][0]
+        metadata[_CONFIG] = found.configs[name]
+        if name in found.base_configs:
+            metadata["containerimage.base.config"] = found.base_configs[name]
+        return SolveResult(ref=found.refs.get(name), metadata=metadata)
+    for name, _ in found.platforms:
+        metadata[f"{_CONFIG}/{name}"] = found.configs[name]
+        if name in found.base_configs:
+            metadata[f"containerimage.base.config/{name}"] = found.base_configs[name]
+    refs = {name: found.refs.get(name) for name, _ in found.platforms}
+    return SolveResult(refs=refs, metadata=metadata)
+
+
+def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]:
+    """The refs of a result with their platforms, in the order of `refs.platforms`. Raises `BuildError`."""
+    raw = result.metadata.get(_PLATFORMS)
+    listed: list[_PlatformItem] = []
+    if raw:
+        try:
+            listed = msgspec.json.decode(raw, type=_Platforms).platforms or []
+        except msgspec.DecodeError as error:
+            raise BuildError(f"failed to parse platforms passed to provenance processor: {error}") from None
+    if result.refs is None:
+        platform = _platform(listed[0].platform) if listed else _of_config(result.metadata.get(_CONFIG, b""))
+        return [(listed[0].id if listed else str(platform), platform, result.ref)]
+    if not listed:
+        if len(result.refs) > 1:
+            raise BuildError("number of platforms does not match references 0 " + str(len(result.refs)))
+        return [(name, host_platform(), definition) for name, definition in result.refs.items()]
+    if len(listed) != len(result.refs):
+        raise BuildError(f"number of platforms does not match references {len(listed)} {len(result.refs)}")
+    found = []
+    for item in listed:
+        if item.id not in result.refs:
+            raise BuildError(f"failed to find ref for ID {item.id}")
+        found.append((item.id, _platform(item.platform), result.refs[item.id]))
+    return found
+
+
+def _platform(value: dict[str, str | list[str]]) -> Platform:
+    def text(key: str) -> str:
+        found = value.get(key, "")
+        return found if isinstance(found, str) else ""
+
+    features = value.get("os.features") or []
+    made = Platform.make(text("os"), text("architecture"), text("variant"))
+    return msgspec.structs.replace(
+        made, os_version=text("os.version"), os_features=tuple(features) if isinstance(features, list) else ()
+    )
+
+
+class _Target(msgspec.Struct):
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+
+def _of_config(raw: bytes) -> Platform:
+    if not raw:
+        return host_platform()
+    try:
+        target = msgspec.json.decode(raw, type=_Target)
+    except msgspec.DecodeError as error:
+        raise BuildError(f"failed to parse image config: {error}") from None
+    if not target.os or not target.architecture:
+        return host_platform()
+    return Platform.make(target.os, target.architecture, target.variant)
+
+
+def _config(raw: bytes, platform: Platform) -> bytes:
+    """The image config for `platform`, whatever the frontend wrote into it; one of our own without any."""
+    try:
+        document = msgspec.json.decode(raw) if raw else {"config": {"Env": [_PATH], "WorkingDir": "/"}}
+    except msgspec.DecodeError as error:
+        raise BuildError(f"failed to parse image config: {error}") from None
+    if not isinstance(document, dict):
+        raise BuildError("failed to parse image config: it is no object")
+    document.update(os=platform.os, architecture=platform.architecture)
+    document.pop("variant", None)
+    if platform.variant:
+        document["variant"] = platform.variant
+    document.setdefault("rootfs", {"type": "layers", "diff_ids": []})
+    if not document["rootfs"] or not document["rootfs"].get("type"):
+        document["rootfs"] = {"type": "layers", "diff_ids": []}
+    return msgspec.json.encode(document)
+
+
+def _epoch(result: SolveResult) -> int | None:
+    prefix = "source.date.epoch/"
+    found = [
+        int(value)
+        for key, value in result.metadata.items()
+        if (key.startswith(prefix) or key == "source.date.epoch") and value.isdigit()
+    ]
+    return max(found, default=None)

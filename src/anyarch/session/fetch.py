@@ -1,0 +1,158 @@
+"""Local sources of a client: transferred into directories of the store that stay, so that the next build asks
+only for what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.errors import AnyarchError, ContextError, ProtocolError
+from anyarch.session.filesync import ContextReceiver
+from anyarch.session.lender import encode_values
+from anyarch.solver.events import StatusEvent
+from anyarch.spec.pattern import PatternMatcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from anyarch.session.lender import Session, Sessions, WireCalls
+    from anyarch.solver.events import EventSink
+    from anyarch.source.local import LocalFiles
+
+__all__ = ["SessionFiles"]
+
+_DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
+_PROGRESS_STEP = 1 << 20
+
+
+class SessionFiles:
+    """Implements `source.local.LocalProvider`. The directories it gave stay as they are until `close`."""
+
+    def __init__(
+        self, sessions: Sessions, calls: WireCalls, names: Sequence[str], root: Path, emit: EventSink
+    ) -> None:
+        self._emit = emit
+        self._sessions = sessions
+        self._calls = calls
+        self._names = list(names)
+        self._root = root
+        self._lock = threading.Lock()
+        self._held: list[int] = []
+
+    def close(self) -> None:
+        with self._lock:
+            held, self._held = self._held, []
+        for fd in held:
+            os.close(fd)
+
+    async def directory(self, wanted: LocalFiles, vertex: str) -> str | None:
+        """On the build's loop. Raises `ContextError`, `ProtocolError`."""
+        return await asyncio.to_thread(self._fetch, wanted, vertex)
+
+    def _fetch(self, wanted: LocalFiles, vertex: str) -> str | None:
+        names = [wanted.session] if wanted.session else self._names
+        if not names:
+            return None
+        started = time.time()
+
+        def progress(size: int, is_done: bool) -> None:
+            now = time.time()
+            end = now if is_done else None
+            text = f"transferring {wanted.name}:"
+            self._emit(StatusEvent(vertex, text, "transferring", size, 0, now, started, end))
+
+        session = self._calls(self._session(names))
+        key = "\0".join((session.shared_key, wanted.name, wanted.shared_key))
+        directory = self._claim(hashlib.sha256(key.encode()).hexdigest()[:32])
+        self._calls(self._transfer(session, wanted, directory, progress))
+        return directory
+
+    async def _session(self, names: Sequence[str]) -> Session:
+        """The first that serves files."""
+        for name in names:
+            session = await self._sessions.get(name)
+            if session.serves(_DIFF_COPY):
+                return session
+        raise ContextError("no local sources enabled")
+
+    def _claim(self, key: str) -> str:
+        """A directory that no other build uses, of any process, preferably one with files of an earlier
+        transfer."""
+        for number in range(1000):
+            place = self._root / f"{key}-{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            fd = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                continue
+            with self._lock:
+                self._held.append(fd)
+            files = place / "files"
+            files.mkdir(mode=0o755, exist_ok=True)
+            os.utime(place)
+            return str(files)
+        raise ContextError("too many builds transfer the same directory at once")
+
+    async def _transfer(
+        self, session: Session, wanted: LocalFiles, directory: str, progress: Callable[[int, bool], None]
+    ) -> None:
+        metadata = [("dir-name", wanted.name)]
+        metadata += encode_values("include-patterns", wanted.include)
+        metadata += encode_values("exclude-patterns", wanted.exclude)
+        metadata += encode_values("followpaths", wanted.follow)
+        call = session.channel.start(_DIFF_COPY, metadata=metadata)
+        contents_of = None
+        if wanted.metadata_only:
+            contents_of = PatternMatcher(wanted.metadata_exceptions).matches
+        receiver = ContextReceiver(
+            directory, call.send_nowait, reuse=wanted.differ != "none", contents_of=contents_of
+        )
+        failure: list[Exception] = []
+        told = 0
+
+        def take(message: bytes) -> None:
+            nonlocal told
+            if failure:
+                return
+            try:
+                receiver.feed(message)
+            except (AnyarchError, OSError) as error:
+                failure.append(error)
+                call.cancel()
+                return
+            if receiver.received - told >= _PROGRESS_STEP:
+                told = receiver.received
+                progress(told, False)
+
+        progress(0, False)
+        try:
+            call.on_message(take)
+            if (await call.recv()) is not None:
+                raise ProtocolError("file transfer: a message too many")
+        except RpcError as error:
+            if failure:
+                raise _named(failure[0], wanted) from error
+            if error.code == Code.CANCELLED and not session.channel.closed:
+                raise ContextError(f"transfer of {wanted.name} was canceled by the client") from None
+            raise ContextError(f"failed to transfer {wanted.name}: {error.message}") from None
+        finally:
+            call.cancel()
+            receiver.close()
+        if not receiver.is_finished:
+            raise ProtocolError("file transfer: the sender ended before it had sent all files")
+        progress(receiver.received, True)
+
+
+def _named(error: Exception, wanted: LocalFiles) -> Exception:
+    if isinstance(error, ContextError):
+        return ContextError(f"failed to transfer {wanted.name}: {error.message}")
+    return error
