@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.session.lender import Sessions, WireCalls
-    from anyarch.spec.digest import Digest
 
 __all__ = ["SessionBlobs"]
 
 _READ = "/containerd.services.content.v1.Content/Read"
 _STORE = "buildkit-attachable-store-id"
 _SPOOL = 4 << 20
+_ELSEWHERE = (Code.NOT_FOUND, Code.UNIMPLEMENTED, Code.INVALID_ARGUMENT, Code.UNKNOWN)
 
 
 class SessionBlobs:
@@ -30,9 +30,9 @@ class SessionBlobs:
         self._calls = calls
         self._names = list(names)
 
-    def open(self, session: str, store: str, digest: Digest) -> BinaryIO:
+    def open(self, session: str, store: str, digest: str) -> BinaryIO:
         names = [session] if session else self._names
-        return self._calls(self._read(names, f"oci:{store}", str(digest)))
+        return self._calls(self._read(names, f"oci:{store}", digest))
 
     async def _read(self, names: Sequence[str], store: str, digest: str) -> BinaryIO:
         told = "no session"
@@ -50,12 +50,7 @@ class SessionBlobs:
                 return file
             except RpcError as error:
                 file.close()
-                if error.code not in (
-                    Code.NOT_FOUND,
-                    Code.UNIMPLEMENTED,
-                    Code.INVALID_ARGUMENT,
-                    Code.UNKNOWN,
-                ):
+                if error.code not in _ELSEWHERE:
                     raise
                 told = error.message
             except BaseException:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RECORDS", "ContextReceiver"]
 
 RECORDS = ".fsutil-metadata"
-"""Where a transfer of records without contents leaves them: each after its length (4 bytes, little-endian)."""
+"""Where a transfer without contents leaves its records, each after its length (4 bytes, little-endian)."""
 
 _TYPES = {
     Kind.FILE: stat.S_IFREG,
