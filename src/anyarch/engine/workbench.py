@@ -23,6 +23,7 @@ from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.llb.definition import Definition
 from anyarch.solver.solver import Solver
+from anyarch.spec.codec import json_decoder
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
@@ -269,7 +270,7 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
     listed: list[_PlatformItem] = []
     if raw:
         try:
-            listed = msgspec.json.decode(raw, type=_Platforms).platforms or []
+            listed = json_decoder(_Platforms).decode(raw).platforms or []
         except msgspec.DecodeError as error:
             raise BuildError(f"failed to parse platforms passed to provenance processor: {error}") from None
     if result.refs is None:
@@ -311,7 +312,7 @@ def _of_config(raw: bytes) -> Platform:
     if not raw:
         return host_platform()
     try:
-        target = msgspec.json.decode(raw, type=_Target)
+        target = json_decoder(_Target).decode(raw)
     except msgspec.DecodeError as error:
         raise BuildError(f"failed to parse image config: {error}") from None
     if not target.os or not target.architecture:
