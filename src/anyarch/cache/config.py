@@ -24,7 +24,7 @@ from anyarch.spec.oci import Descriptor, decode
 from anyarch.spec.timestamp import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "BASE",
@@ -37,7 +37,11 @@ __all__ = [
     "CacheRecord",
     "Found",
     "KeyedResult",
+    "LayerAnnotations",
+    "Part",
+    "annotated",
     "decode_config",
+    "descriptors_of",
     "encode_records",
     "parse",
     "write",
@@ -55,10 +59,15 @@ _OUTPUT = "anyarch.output="
 _LAYERS = "anyarch.layers="
 
 
-class LayerAnnotations(msgspec.Struct, frozen=True, omit_defaults=True, rename={"media_type": "mediaType"}):
+class LayerAnnotations(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """What a layer's descriptor says, where there is no manifest that has descriptors (object stores).
+    `is_base` is ours: the layer came with an image."""
+
     media_type: str = ""
     diff_id: str = msgspec.field(default="", name="diffID")
     size: int = 0
+    created_at: str = ""
+    is_base: bool = False
 
 
 class CacheLayer(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,9 +102,22 @@ class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     inputs: tuple[tuple[CacheInput, ...], ...] = ()
 
 
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one build wrote: `records` are positions. `slot` is the same for builds of one kind (target and
+    platforms), `at` seconds since the epoch."""
+
+    id: str
+    slot: str
+    at: float
+    records: tuple[int, ...] = ()
+
+
 class CacheConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`parts` is ours: other tools pass over it (see `cache.merge`)."""
+
     layers: tuple[CacheLayer, ...] = ()
     records: tuple[CacheRecord, ...] = ()
+    parts: tuple[Part, ...] = msgspec.field(default=(), name="anyarchParts")
 
 
 class KeyedResult(msgspec.Struct, frozen=True):
@@ -229,14 +251,14 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
             found.links[hexdigits] = canonical
         elif chain is not None and special.selector.removeprefix(_OUTPUT).isdigit():
             outputs.setdefault(canonical, {})[int(special.selector.removeprefix(_OUTPUT))] = chain
-    announced: dict[str, int] = {}
+    announced: dict[str, set[str]] = {}
     for record in config.records:
         for item in (item for group in record.inputs for item in group):
             if item.selector.startswith(_OUTPUT) and 0 <= item.link < len(config.records):
                 canonical = config.records[item.link].digest.partition(":")[2]
-                announced[canonical] = announced.get(canonical, 0) + 1
+                announced.setdefault(canonical, set()).add(item.selector)
     for canonical, by_number in outputs.items():
-        count = announced.get(canonical, 0) + 1
+        count = len(announced.get(canonical, ())) + 1
         if sorted(by_number) == list(range(count)):
             found.results[canonical] = tuple(by_number[number] for number in range(count))
     return found
@@ -283,6 +305,39 @@ def _pick(
             return None
         chain.append(descriptor)
     return tuple(chain)
+
+
+def annotated(config: CacheConfig, blobs: Mapping[str, Descriptor]) -> CacheConfig:
+    """`config` with what `blobs` say written into it, for a place that has no manifest."""
+    layers = []
+    for layer in config.layers:
+        descriptor = blobs[layer.blob]
+        notes = descriptor.annotations or {}
+        annotations = LayerAnnotations(
+            descriptor.media_type,
+            notes.get(UNCOMPRESSED, ""),
+            descriptor.size,
+            notes.get(CREATED_AT, ""),
+            is_base=BASE in notes,
+        )
+        layers.append(msgspec.structs.replace(layer, annotations=annotations))
+    return msgspec.structs.replace(config, layers=tuple(layers))
+
+
+def descriptors_of(config: CacheConfig) -> dict[str, Descriptor]:
+    """The blobs of a document that came without a manifest."""
+    found = {}
+    for layer in config.layers:
+        told = layer.annotations
+        if told is None or not told.diff_id or not told.media_type:
+            continue
+        notes = {UNCOMPRESSED: told.diff_id}
+        if told.created_at and not told.created_at.startswith("0001-"):
+            notes[CREATED_AT] = told.created_at
+        if told.is_base:
+            notes[BASE] = "true"
+        found[layer.blob] = Descriptor(told.media_type, layer.blob, told.size, annotations=notes)
+    return found
 
 
 def _descriptor(layer: CacheLayer, blobs: dict[str, Descriptor]) -> Descriptor | None:

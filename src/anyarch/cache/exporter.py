@@ -1,12 +1,10 @@
-"""Writing a build cache: what a solver knows, as a cache config and layers, to a registry or a directory."""
+"""From what a solver knows to a cache config and layers, ready to be written somewhere."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from functools import partial
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,28 +16,24 @@ from anyarch.cache.config import (
     CREATED_AT,
     UNCOMPRESSED,
     KeyedResult,
+    Part,
     write,
 )
+from anyarch.cache.merge import Document
 from anyarch.errors import CacheError
+from anyarch.snapshot.forms import UNCOMPRESSED as BLOB_DIFF_ID
 from anyarch.spec import media
-from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, decode, encode
+from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, encode
 from anyarch.spec.timestamp import format_time
-from anyarch.store.failure import disk_errors
 from anyarch.worker.result import SnapshotResult
-from anyarch.worker.transfer import push_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from anyarch.cache.config import (
-        CacheConfig,
-    )
     from anyarch.solver.solved import Solved
-    from anyarch.spec.reference import Reference
     from anyarch.worker.worker import Worker
 
-__all__ = ["CacheOptions", "ExportedCache", "gather", "keyed", "to_directory", "to_registry"]
+__all__ = ["CacheOptions", "ExportedCache", "documents", "fetch_blob", "gather", "keyed"]
 
 
 class CacheOptions(msgspec.Struct, frozen=True):
@@ -55,11 +49,15 @@ class CacheOptions(msgspec.Struct, frozen=True):
 
 
 class ExportedCache(msgspec.Struct, frozen=True):
-    """A cache ready to leave: its manifest and config, and its layers with the ids they have here."""
+    """What one build has to write: a document of one part, and the ids that its blobs' layers have here."""
 
-    manifest: Blob
-    config: Blob
-    layers: tuple[tuple[Descriptor, str], ...]
+    document: Document
+    layer_ids: dict[str, str]
+    options: CacheOptions
+
+    @property
+    def part(self) -> Part:
+        return self.document.config.parts[0]
 
 
 def keyed(
@@ -101,9 +99,14 @@ def keyed(
 
 
 async def gather(
-    worker: Worker, solved: Sequence[Solved], chains: Sequence[Sequence[str]], options: CacheOptions
+    worker: Worker,
+    solved: Sequence[Solved],
+    chains: Sequence[Sequence[str]],
+    options: CacheOptions,
+    *,
+    slot: str = "",
 ) -> ExportedCache | None:
-    """Make blobs of all layers and the documents; None when there is nothing to keep."""
+    """Make blobs of all layers; None when there is nothing to keep. `slot` names the kind of build."""
     wanted: dict[str, None] = {}
     keyed(solved, chains, lambda layer: wanted.setdefault(layer) or layer, is_max=options.is_max)
     made = await asyncio.gather(*(worker.in_cpu(_blob, worker, layer, options) for layer in wanted))
@@ -115,28 +118,34 @@ async def gather(
     config = write(results)
     if not config.layers:
         return None
-    return _documents(config, {blob.digest: (blob, layer) for layer, blob in blobs.items()}, options)
+    part = Part(os.urandom(8).hex(), slot, round(time.time(), 3), tuple(range(len(config.records))))
+    document = Document(
+        msgspec.structs.replace(config, parts=(part,)), {blob.digest: blob for blob in blobs.values()}
+    )
+    return ExportedCache(document, {blob.digest: layer for layer, blob in blobs.items()}, options)
 
 
 def _blob(worker: Worker, layer_id: str, options: CacheOptions) -> Descriptor:
     layers = worker.layers
     layer = layers.get(layer_id)
     blob = layers.blob(layer, options.compression, force=options.force_compression)
-    notes = {CREATED_AT: format_time(layer.created_at), UNCOMPRESSED: str(layers.diff_id(layer))}
+    notes = dict(blob.annotations or {})
+    diff_id = notes.get(BLOB_DIFF_ID) or str(layers.diff_id(layer))
+    notes |= {CREATED_AT: format_time(layer.created_at), UNCOMPRESSED: diff_id}
     if layers.is_base(layer):
         notes[BASE] = "true"
     return Descriptor(media.to_oci(blob.media_type), str(blob.digest), blob.size, annotations=notes)
 
 
-def _documents(
-    config: CacheConfig, blobs: dict[str, tuple[Descriptor, str]], options: CacheOptions
-) -> ExportedCache:
-    config_blob = Blob.of(CACHE_CONFIG, msgspec.json.encode(config))
-    layers = tuple(blobs[digest] for digest in dict.fromkeys(layer.blob for layer in config.layers))
+def documents(
+    document: Document, options: CacheOptions, *, annotations: dict[str, str] | None = None
+) -> tuple[Blob, Blob]:
+    """Manifest and config blob of a document."""
+    config_blob = Blob.of(CACHE_CONFIG, msgspec.json.encode(document.config))
     convert = media.to_oci if options.oci_media_types else media.to_docker
     descriptors = tuple(
-        msgspec.structs.replace(descriptor, media_type=convert(descriptor.media_type))
-        for descriptor, _ in layers
+        msgspec.structs.replace(document.blobs[digest], media_type=convert(document.blobs[digest].media_type))
+        for digest in dict.fromkeys(layer.blob for layer in document.config.layers)
     )
     if options.image_manifest:
         manifest = Manifest(
@@ -144,69 +153,21 @@ def _documents(
             media_type=media.OCI_MANIFEST,
             config=config_blob.descriptor(),
             layers=descriptors,
+            annotations=annotations,
         )
-        return ExportedCache(Blob.of(media.OCI_MANIFEST, encode(manifest)), config_blob, layers)
+        return Blob.of(media.OCI_MANIFEST, encode(manifest)), config_blob
     kind = convert(media.OCI_INDEX)
-    index = Index(schema_version=2, media_type=kind, manifests=(*descriptors, config_blob.descriptor()))
-    return ExportedCache(Blob.of(kind, encode(index)), config_blob, layers)
+    index = Index(
+        schema_version=2,
+        media_type=kind,
+        manifests=(*descriptors, config_blob.descriptor()),
+        annotations=annotations,
+    )
+    return Blob.of(kind, encode(index)), config_blob
 
 
-async def to_registry(
-    worker: Worker, cache: ExportedCache, reference: Reference, *, on_step: Callable[[str], None]
-) -> None:
-    """Push what the repository lacks, the manifest under the tag of `reference` last."""
-    cancel = threading.Event()
-    worker.store.content.put(cache.config.raw)
-    try:
-
-        async def one(descriptor: Descriptor, layer: str) -> None:
-            await worker.in_network(push_blob, worker, reference, descriptor, layer, cancel)
-            if layer:
-                on_step(f"writing layer {descriptor.digest}")
-
-        await asyncio.gather(*(one(descriptor, layer) for descriptor, layer in cache.layers))
-        await one(cache.config.descriptor(), "")
-        on_step(f"writing config {cache.config.digest}")
-        await asyncio.to_thread(
-            worker.registry.push_manifest, reference, cache.manifest, tag=reference.tag, cancel=cancel
-        )
-    except asyncio.CancelledError:
-        cancel.set()
-        raise
-    kind = "cache image manifest" if cache.manifest.media_type == media.OCI_MANIFEST else "cache manifest"
-    on_step(f"writing {kind} {cache.manifest.digest}")
-
-
-def to_directory(
-    worker: Worker, cache: ExportedCache, dest: str, *, tag: str, on_step: Callable[[str], None]
-) -> None:
-    """Write into an OCI layout at `dest`, `index.json` last; what other caches have there stays."""
-    directory = Path(os.path.abspath(dest))
-    content = worker.store.content
-    blobs = directory / "blobs" / "sha256"
-    with disk_errors(directory):
-        blobs.mkdir(parents=True, exist_ok=True)
-        for descriptor, layer in cache.layers:
-            target = blobs / Digest(descriptor.digest).hex
-            if not target.exists() or target.stat().st_size != descriptor.size:
-                _fetch(worker, descriptor, layer)
-                with content.open(descriptor.digest) as stream:
-                    _write(target, iter(partial(stream.read, 1 << 20), b""))
-            on_step(f"writing layer {descriptor.digest}")
-        for document in (cache.config, cache.manifest):
-            _write(blobs / document.digest.hex, (document.raw,))
-        _write(directory / "oci-layout", (b'{"imageLayoutVersion":"1.0.0"}',))
-        name = "org.opencontainers.image.ref.name"
-        old = directory / "index.json"
-        kept = decode(Index, old.read_bytes()).manifests if old.exists() else ()
-        kept = tuple(item for item in kept if (item.annotations or {}).get(name, "latest") != tag)
-        entry = cache.manifest.descriptor(annotations={name: tag})
-        index = Index(schema_version=2, media_type=media.OCI_INDEX, manifests=(*kept, entry))
-        _write(old, (encode(index),))
-    on_step(f"writing cache manifest {cache.manifest.digest}")
-
-
-def _fetch(worker: Worker, descriptor: Descriptor, layer_id: str) -> None:
+def fetch_blob(worker: Worker, descriptor: Descriptor, layer_id: str) -> None:
+    """Have the bytes of a blob of a cache in the store. Raises `CacheError` when nobody has them."""
     if worker.store.content.has(descriptor.digest):
         return
     for known, origin in worker.layers.remote(worker.layers.get(layer_id)):
@@ -214,16 +175,3 @@ def _fetch(worker: Worker, descriptor: Descriptor, layer_id: str) -> None:
             worker.fetch_from(origin, known, "")
             return
     raise CacheError(f"blob {descriptor.digest} of the cache is not here and its origin is not known")
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        with open(unfinished, "wb") as file:
-            for part in parts:
-                file.write(part)
-        os.rename(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

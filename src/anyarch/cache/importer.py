@@ -23,6 +23,7 @@ from anyarch.cache.config import (
     decode_config,
     parse,
 )
+from anyarch.cache.merge import Document
 from anyarch.errors import BlobNotFound, CacheError, DigestMismatch
 from anyarch.snapshot.layers import LAYOUT
 from anyarch.spec import media
@@ -35,18 +36,20 @@ from anyarch.worker.worker import EMPTY_LAYER
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from anyarch.http.cancel import Cancel
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
     from anyarch.worker.worker import Worker
 
-__all__ = ["ImportedCache", "read_local", "read_registry"]
+__all__ = ["ImportedCache", "read_document", "read_local", "read_local_document", "read_registry"]
 
 
 class ImportedCache:
     """What a cache knows, and its layers as layers of the store. Nothing of it is written to the store before
-    a build uses it."""
+    a build uses it. `is_lasting`: its layers can be had by later builds that do not name it."""
 
-    def __init__(self, worker: Worker, found: Found, fetch_from: str) -> None:
+    def __init__(self, worker: Worker, found: Found, fetch_from: str, *, is_lasting: bool = True) -> None:
+        self.is_lasting = is_lasting
         self._worker = worker
         self._found = found
         self._fetch_from = fetch_from
@@ -111,19 +114,50 @@ def read_local(worker: Worker, source: str, *, digest: str = "", tag: str = "lat
     """The cache in the directory `source`: that of `digest`, else what `tag` names."""
     directory = Path(os.path.abspath(source))
     descriptor = _choose(directory, digest, tag)
+    read = _reader(directory)
+    found = _read(read(descriptor), descriptor.media_type, read)
+    return ImportedCache(worker, found, f"{LAYOUT}{directory}")
 
+
+def read_document(worker: Worker, reference: Reference, cancel: Cancel | None = None) -> Document:
+    """The cache document that `reference` names, to be merged. Raises `CacheError` when it names something
+    else, `ManifestNotFound` and its kin."""
+    registry = worker.registry
+    root = registry.manifest(reference, cancel=cancel)
+    return _document(
+        root.raw,
+        root.media_type,
+        lambda descriptor: registry.read(reference, descriptor, cancel=cancel),
+    )
+
+
+def read_local_document(source: str, *, tag: str) -> Document:
+    """The same of the directory `source`."""
+    directory = Path(os.path.abspath(source))
+    descriptor = _choose(directory, "", tag)
+    read = _reader(directory)
+    return _document(read(descriptor), descriptor.media_type, read)
+
+
+def _document(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Document:
+    config, blobs = _parts_of(raw, media_type)
+    if config is None:
+        raise CacheError("there is no build cache in it")
+    return Document(decode_config(read(config)), {item.digest: item for item in blobs})
+
+
+def _reader(directory: Path) -> Callable[[Descriptor], bytes]:
     def read(item: Descriptor) -> bytes:
         wanted = Digest.parse(item.digest)
         try:
             raw = (directory / "blobs" / wanted.algorithm / wanted.hex).read_bytes()
         except FileNotFoundError:
-            raise BlobNotFound(f"the cache {source} lacks the blob {wanted}") from None
+            raise BlobNotFound(f"the cache {directory} lacks the blob {wanted}") from None
         if Digest.of(raw) != wanted:
-            raise DigestMismatch(f"the cache {source}: blob {wanted} has digest {Digest.of(raw)}")
+            raise DigestMismatch(f"the cache {directory}: blob {wanted} has digest {Digest.of(raw)}")
         return raw
 
-    found = _read(read(descriptor), descriptor.media_type, read)
-    return ImportedCache(worker, found, f"{LAYOUT}{directory}")
+    return read
 
 
 def _choose(directory: Path, digest: str, tag: str) -> Descriptor:
@@ -142,14 +176,7 @@ def _choose(directory: Path, digest: str, tag: str) -> Descriptor:
 
 
 def _read(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Found:
-    if media_type in media.INDEXES:
-        index = decode(Index, raw)
-        config = next((item for item in index.manifests if item.media_type == CACHE_CONFIG), None)
-        blobs = [item for item in index.manifests if item is not config]
-    else:
-        manifest = decode(Manifest, raw)
-        config = manifest.config if manifest.config.media_type == CACHE_CONFIG else None
-        blobs = list(manifest.layers)
+    config, blobs = _parts_of(raw, media_type)
     if config is not None:
         return parse(decode_config(read(config)), {item.digest: item for item in blobs})
     found = Found({}, {})
@@ -161,6 +188,16 @@ def _read(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> F
     if not found.results:
         raise CacheError("there is no build cache in it")
     return found
+
+
+def _parts_of(raw: bytes, media_type: str) -> tuple[Descriptor | None, list[Descriptor]]:
+    """The descriptor of a cache config, if there is one, and those of the blobs."""
+    if media_type in media.INDEXES:
+        index = decode(Index, raw)
+        config = next((item for item in index.manifests if item.media_type == CACHE_CONFIG), None)
+        return config, [item for item in index.manifests if item is not config]
+    manifest = decode(Manifest, raw)
+    return (manifest.config if manifest.config.media_type == CACHE_CONFIG else None), list(manifest.layers)
 
 
 def _images(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Iterator[Manifest]:

@@ -54,7 +54,8 @@ class StoredCache:
             chains = cache.load(canonical)
             if chains is not None:
                 outputs = [SnapshotResult(chain) for chain in chains]
-                self._records.save(canonical, outputs, description="from a build cache")
+                if cache.is_lasting:
+                    self._records.save(canonical, outputs, description="from a build cache")
                 return outputs
         return None
 

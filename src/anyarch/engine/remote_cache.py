@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.engine.options import compression_of, flag
-from anyarch.errors import AnyarchError, NotSupported, UsageError
+from anyarch.errors import AnyarchError, UsageError
 from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from anyarch.cache.exporter import CacheOptions
     from anyarch.cache.importer import ImportedCache
+    from anyarch.cache.objects import Objects
     from anyarch.engine.request import BuildRequest, CacheOption
     from anyarch.exporter.assemble import InlineCache
     from anyarch.solver.events import EventSink
@@ -29,32 +31,61 @@ if TYPE_CHECKING:
 
 __all__ = ["check_caches", "export_caches", "import_caches", "inline_cache"]
 
-_LATER = ("s3", "azblob", "gha")
+_TYPES = ("registry", "local", "s3", "azblob", "gha")
+_OPTIONS = ("mode", "ignore-error", "compression", "compression-level", "force-compression")
+_MANIFEST = ("image-manifest", "oci-mediatypes")
+_NAMES = ("name", "prefix", "blobs_prefix", "manifests_prefix")
+_ATTRS: dict[str, tuple[str, ...]] = {
+    "inline": (),
+    "registry": ("ref", "registry.insecure", *_MANIFEST),
+    "local": ("src", "dest", "digest", "tag", "reset", *_MANIFEST),
+    "gha": ("scope", "url", "url_v2", "token", "version", "timeout", "repository", "ghtoken"),
+    "s3": (
+        *("bucket", "region", *_NAMES, "endpoint_url", "use_path_style", "access_key_id"),
+        *("secret_access_key", "session_token", "touch_refresh", "upload_parallelism"),
+        *("disable_accept_encoding", "retry_mode", "retry_max_attempts"),
+    ),
+    "azblob": ("account_url", "account_name", "container", *_NAMES, "secret_access_key"),
+}
 
 
 def check_caches(request: BuildRequest) -> None:
-    """What can be known to be wrong before any work. Raises `UsageError`, `NotSupported`, `BadReference`."""
+    """What can be known to be wrong before any work. Raises `UsageError`, `BadReference`."""
     for option in _wanted(request.cache_from):
-        _check(option, "--cache-from", ("registry", "local"))
+        _check(option, "--cache-from", _TYPES)
     for option in _wanted(request.cache_to):
-        _check(option, "--cache-to", ("registry", "local", "inline"))
+        _check(option, "--cache-to", (*_TYPES, "inline"))
         if option.type != "inline":
             _options(option)
 
 
 def _wanted(options: Sequence[CacheOption]) -> list[CacheOption]:
-    """Without GitHub's variables `type=gha` is nothing, as for buildx."""
-    here = any(os.environ.get(name) for name in ("ACTIONS_CACHE_URL", "ACTIONS_RESULTS_URL"))
-    return [option for option in options if option.type != "gha" or here or "url" in option.attrs]
+    """`type=gha` with what a workflow's environment says; where there is no such service it is nothing, as
+    for buildx."""
+    wanted = []
+    for option in options:
+        if option.type == "gha":
+            from anyarch.cache.gha import is_active, with_environment
+
+            option = msgspec.structs.replace(option, attrs=with_environment(option.attrs))
+            if not is_active(option.attrs):
+                continue
+        wanted.append(option)
+    return wanted
 
 
 def _check(option: CacheOption, name: str, known: tuple[str, ...]) -> None:
-    if option.type in _LATER:
-        raise NotSupported(f"{name} type={option.type} is not supported yet", hint="registry and local are")
     if option.type not in known:
         raise UsageError(
             f"{name}: unknown cache type {option.type!r}", hint=f"it is one of {', '.join(known)}"
         )
+    attrs = (*_ATTRS[option.type], *_OPTIONS)
+    for key in option.attrs:
+        if key not in attrs:
+            raise UsageError(
+                f"unknown attribute {key!r} of {name} type={option.type}",
+                hint=f"it takes type, {', '.join(attrs)}",
+            )
     if option.type == "registry":
         if not option.attrs.get("ref"):
             raise UsageError(
@@ -64,6 +95,28 @@ def _check(option: CacheOption, name: str, known: tuple[str, ...]) -> None:
     place = "src" if name == "--cache-from" else "dest"
     if option.type == "local" and not option.attrs.get(place):
         raise UsageError(f"{name} type=local needs {place}=")
+    _objects(option, None)
+
+
+def _objects(option: CacheOption, worker: Worker | None) -> Objects | None:
+    """The place that an option names; without a worker only its attributes are checked."""
+    match option.type:
+        case "s3":
+            from anyarch.cache.s3 import S3, S3Config
+
+            s3 = S3Config.of(option.attrs)
+            return S3(s3, worker.http, worker.network_cancel) if worker is not None else None
+        case "azblob":
+            from anyarch.cache.azblob import AzBlob, AzBlobConfig
+
+            azblob = AzBlobConfig.of(option.attrs)
+            return AzBlob(azblob, worker.http, worker.network_cancel) if worker is not None else None
+        case "gha":
+            from anyarch.cache.gha import Gha, GhaConfig
+
+            gha = GhaConfig.of(option.attrs)
+            return Gha(gha, worker.http, worker.network_cancel) if worker is not None else None
+    return None
 
 
 def _options(option: CacheOption) -> CacheOptions:
@@ -120,7 +173,7 @@ async def import_caches(
     """What `--cache-from` names, as far as it can be read; the rest is a warning."""
 
     async def one(option: CacheOption) -> ImportedCache | None:
-        place = option.attrs.get("ref") or option.attrs.get("src", "")
+        place = option.attrs.get("ref") or option.attrs.get("src") or option.type
         step = _Step(worker.emit, f"importing cache manifest from {place}")
         try:
             found = await worker.in_network(_read, worker, option)
@@ -147,6 +200,11 @@ def _read(worker: Worker, option: CacheOption) -> ImportedCache:
         return read_local(
             worker, attrs["src"], digest=attrs.get("digest", ""), tag=attrs.get("tag") or "latest"
         )
+    objects = _objects(option, worker)
+    if objects is not None:
+        from anyarch.cache.objects import read_objects
+
+        return read_objects(worker, objects)
     reference = Reference.parse(attrs["ref"])
     if flag(attrs, "registry.insecure", default=False):
         worker.allow_insecure({reference.domain})
@@ -187,7 +245,7 @@ async def export_caches(
             continue
         step = _Step(worker.emit, f"exporting cache to {_TITLES[option.type]}")
         try:
-            descriptor = await _write(option, worker, solver, chains, step.step)
+            descriptor = await _write(option, worker, solver, chains, step.step, slot=_slot(request))
         except AnyarchError as error:
             step.done(error.message)
             if not flag(option.attrs, "ignore-error", default=False):
@@ -203,7 +261,19 @@ async def export_caches(
     return metadata
 
 
-_TITLES = {"registry": "registry", "local": "client directory"}
+_TITLES = {
+    "registry": "registry",
+    "local": "client directory",
+    "s3": "Amazon S3",
+    "azblob": "Azure Blob Storage",
+    "gha": "GitHub Actions Cache",
+}
+
+
+def _slot(request: BuildRequest) -> str:
+    """The same for builds of one kind: what a later one writes takes the place of what an earlier one did."""
+    parts = (request.target, *sorted(request.platforms), request.dockerfile or "")
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 async def _write(
@@ -212,26 +282,42 @@ async def _write(
     solver: Solver,
     chains: Sequence[Sequence[str]],
     on_step: Callable[[str], None],
+    *,
+    slot: str,
 ) -> object:
-    from anyarch.cache.exporter import gather, to_directory, to_registry
+    from anyarch.cache.exporter import gather
 
-    cache = await gather(worker, solver.solved(), chains, _options(option))
+    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot)
     on_step("preparing build cache for export")
     if cache is None:
         on_step("skipping cache export for empty result")
         return None
     attrs = option.attrs
-    if option.type == "local":
-        tag = attrs.get("tag") or "latest"
-        if flag(attrs, "reset", default=False):
-            await asyncio.to_thread(_reset, attrs["dest"])
-        await asyncio.to_thread(to_directory, worker, cache, attrs["dest"], tag=tag, on_step=on_step)
-    else:
-        reference = Reference.parse(attrs["ref"])
-        if flag(attrs, "registry.insecure", default=False):
-            worker.allow_insecure({reference.domain})
-        await to_registry(worker, cache, reference, on_step=on_step)
-    return msgspec.to_builtins(cache.manifest.descriptor())
+    match option.type:
+        case "local":
+            from anyarch.cache.local import to_directory
+
+            tag = attrs.get("tag") or "latest"
+            if flag(attrs, "reset", default=False):
+                await asyncio.to_thread(_reset, attrs["dest"])
+            manifest = await asyncio.to_thread(
+                to_directory, worker, cache, attrs["dest"], tag=tag, on_step=on_step
+            )
+        case "registry":
+            from anyarch.cache.registry import to_registry
+
+            reference = Reference.parse(attrs["ref"])
+            if flag(attrs, "registry.insecure", default=False):
+                worker.allow_insecure({reference.domain})
+            manifest = await to_registry(worker, cache, reference, on_step=on_step)
+        case _:
+            from anyarch.cache.objects import to_objects
+
+            objects = _objects(option, worker)
+            assert objects is not None
+            await to_objects(worker, cache, objects, on_step=on_step)
+            return None
+    return msgspec.to_builtins(manifest.descriptor())
 
 
 def _reset(dest: str) -> None:

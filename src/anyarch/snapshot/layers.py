@@ -46,12 +46,13 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
 
-__all__ = ["LAYOUT", "Layer", "LayerStore", "open_layers"]
+__all__ = ["BLOBS", "LAYOUT", "Layer", "LayerStore", "open_layers"]
 
 CACHED = "cache:"
 """Begins the source of a layer that a step made and that was taken from a build cache."""
 
 LAYOUT = "layout:"
+BLOBS = "blobs:"
 """Begins the source of a layer that is in an OCI layout directory."""
 
 _CACHED_ENTRIES = 300_000  # entries of indexes kept in memory, about 150 MB at worst
@@ -123,7 +124,8 @@ class LayerStore:
         an OCI layout; `is_base`: the layer came with an image, a step did not make it. One that is here stays
         as it is."""
         row = self.store.records.find(diff_id)
-        if row is None or not (self._forms.is_local(row) or self.remote(self.get(diff_id))):
+        is_here = row is not None and self._forms.is_local(row)
+        if not is_here and (row is None or all(at != fetch_from for _, at in self.remote(self.get(diff_id)))):
             self.store.records.add_pulled(
                 diff_id,
                 descriptor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from anyarch.snapshot.layers import LAYOUT
+from anyarch.snapshot.layers import BLOBS, LAYOUT
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
 
@@ -26,7 +26,7 @@ def push_blob(
     digest = Digest(descriptor.digest)
     places = worker.layers.remote(worker.layers.get(layer_id)) if layer_id else []
     origins = [place for known, place in places if known.digest == digest]
-    references = [Reference.parse(place) for place in origins if not place.startswith(LAYOUT)]
+    references = [Reference.parse(place) for place in origins if not place.startswith((LAYOUT, BLOBS))]
     mount_from = next((r.path for r in references if r.domain == name.domain and r.path != name.path), None)
 
     def opened() -> BinaryIO:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
+    from anyarch.store.content import BlobWriter
     from anyarch.store.store import Store
     from anyarch.worker.cdi import Devices
     from anyarch.worker.cdi import Settings as CdiSettings
@@ -159,6 +160,9 @@ class Worker:
         self._cdi: Devices | None = None
         self._exec_threads: ThreadPoolExecutor | None = None
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self.blob_places: dict[str, Callable[[Descriptor, BlobWriter], object]] = {}
+        """Places besides registries and layouts that have blobs for this build (`blobs:…`), and what fetches
+        them."""
         self._host: Host | None = None
         self._routes: dict[Platform, Route] = {}
         self._fetching: dict[str, asyncio.Future[None]] = {}
@@ -185,6 +189,8 @@ class Worker:
         self.machine.close()
         if self._registry is not None:
             self._registry.close()
+        if self._http is not None:
+            self._http.close()
 
     # threads --------------------------------------------------------------------------------------
 
@@ -325,14 +331,33 @@ class Worker:
 
     def fetch_from(self, origin: str, descriptor: Descriptor, vertex: str) -> None:
         """One blob from where `LayerStore.remote` says it is."""
-        from anyarch.snapshot.layers import LAYOUT
+        from anyarch.snapshot.layers import BLOBS, LAYOUT
 
         if origin.startswith(LAYOUT):
             from anyarch.source.layout import import_blob
 
             import_blob(self.store.content, origin.removeprefix(LAYOUT), descriptor)
+        elif origin.startswith(BLOBS):
+            self._fetch_from_place(origin, descriptor)
         else:
             self.fetch_blob(Reference.parse(origin), descriptor, vertex)
+
+    def _fetch_from_place(self, origin: str, descriptor: Descriptor) -> None:
+        from anyarch.errors import BlobNotFound
+        from anyarch.snapshot.layers import BLOBS
+
+        fetch = self.blob_places.get(origin)
+        if fetch is None:
+            raise BlobNotFound(
+                f"blob {descriptor.digest} is in the build cache {origin.removeprefix(BLOBS)} only",
+                hint="name that cache with --cache-from, or build with --no-cache",
+            )
+        content = self.store.content
+        if not content.has(descriptor.digest):
+            expected = Digest.parse(descriptor.digest)
+            with content.writer(expected=expected, size=descriptor.size) as writer:
+                fetch(descriptor, writer)
+                writer.commit()
 
     def fetch_blob(self, reference: Reference, descriptor: Descriptor, vertex: str) -> None:
         """One blob from a registry into the content store, with progress on `vertex`."""

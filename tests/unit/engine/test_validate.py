@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from anyarch.engine.request import Annotation, BuildRequest, CacheOption, Output
+from anyarch.engine.request import Annotation, BuildRequest, Output
 from anyarch.engine.validate import prepare
 from anyarch.errors import AnyarchError, ContextError, NotSupported, OutputError, UsageError
 
@@ -40,8 +40,6 @@ def test_names_of_an_output_are_completed(request_of):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"cache_from": (CacheOption("s3"),)},
-        {"cache_to": (CacheOption("azblob"),)},
         {"attests": {"provenance": {}}},
         {"attests": {"custom": {}}},
     ],

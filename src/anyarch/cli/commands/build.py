@@ -69,13 +69,13 @@ COMMAND = Command(
         Flag("build-context", "Name a further build context", metavar="NAME=VALUE", repeat=True),
         Flag(
             "cache-from",
-            "Take results of steps from a cache: a reference, type=registry,ref=… or type=local,src=DIR",
+            "Take results of steps from a cache: a reference, or type=registry|local|s3|azblob|gha,…",
             metavar="ATTRS",
             repeat=True,
         ),
         Flag(
             "cache-to",
-            "Write a cache: type=inline, type=registry,ref=… or type=local,dest=DIR; mode=max for all steps",
+            "Write a cache: type=inline|registry|local|s3|azblob|gha,…; mode=max for all steps",
             metavar="ATTRS",
             repeat=True,
         ),
