@@ -6,15 +6,18 @@ import asyncio
 import base64
 import json
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import status_messages
+from anyarch.daemon.failure import translate
 from anyarch.daemon.gateway import frontend_inputs, run_frontend
 from anyarch.daemon.job import Job
 from anyarch.daemon.records import version_message, worker_record
+from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
 from anyarch.llb.definition import Definition
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from anyarch.api.proto import worker_pb2
     from anyarch.api.rpc.server import Handler, ServerCall
+    from anyarch.daemon.history import History
     from anyarch.daemon.job import Jobs
     from anyarch.daemon.log import Log
     from anyarch.daemon.platforms import Platforms
@@ -47,7 +51,9 @@ class Control:
         sessions: Sessions,
         root: Path,
         log: Log,
+        history: History,
     ) -> None:
+        self._history = history
         self._settings = settings
         self._identity = identity
         self._platforms = platforms
@@ -58,7 +64,11 @@ class Control:
 
     def methods(self) -> dict[str, Handler]:
         table: dict[str, Handler] = {
+            "DiskUsage": unary(control_pb2.DiskUsageRequest, self.disk_usage),
             "Info": unary(control_pb2.InfoRequest, self.info),
+            "ListenBuildHistory": self.listen_build_history,
+            "Prune": self.prune,
+            "UpdateBuildHistory": unary(control_pb2.UpdateBuildHistoryRequest, self.update_build_history),
             "ListWorkers": unary(control_pb2.ListWorkersRequest, self.list_workers),
             "Session": self._sessions.serve,
             "Solve": unary(control_pb2.SolveRequest, self.solve),
@@ -79,11 +89,49 @@ class Control:
         record = await self.worker()
         return control_pb2.ListWorkersResponse(record=[record])
 
+    # the store -------------------------------------------------------------------------------------
+
+    async def disk_usage(
+        self, request: control_pb2.DiskUsageRequest, call: ServerCall
+    ) -> control_pb2.DiskUsageResponse:
+        records = await asyncio.to_thread(disk_usage, self._root, request)
+        return control_pb2.DiskUsageResponse(record=records)
+
+    async def prune(self, call: ServerCall) -> None:
+        request = await call.request(control_pb2.PruneRequest)
+        loop = asyncio.get_running_loop()
+
+        def removed(record: control_pb2.UsageRecord) -> None:
+            loop.call_soon_threadsafe(call.send_nowait, record.SerializeToString())
+
+        await asyncio.to_thread(prune_store, self._root, request, removed)
+
+    # history ---------------------------------------------------------------------------------------
+
+    async def listen_build_history(self, call: ServerCall) -> None:
+        request = await call.request(control_pb2.BuildHistoryRequest)
+        call.send_headers([now_header()])
+        async with aclosing(self._history.listen(request)) as events:
+            async for event in events:
+                await call.send(event)
+
+    async def update_build_history(
+        self, request: control_pb2.UpdateBuildHistoryRequest, call: ServerCall
+    ) -> control_pb2.UpdateBuildHistoryResponse:
+        await self._history.update(request)
+        return control_pb2.UpdateBuildHistoryResponse()
+
     # builds ----------------------------------------------------------------------------------------
 
     async def status(self, call: ServerCall) -> None:
         request = await call.request(control_pb2.StatusRequest)
         call.send_headers([now_header()])
+        if not self._jobs.knows(request.Ref):
+            stored = await self._history.stored_log(request.Ref)
+            if stored is not None:
+                for raw in stored:
+                    await call.send(raw)
+                return
         log = await self._jobs.log(request.Ref)
         async for events in log.follow():
             for message in status_messages(events):
@@ -94,19 +142,26 @@ class Control:
             raise RpcError(Code.INVALID_ARGUMENT, "the build has no ref")
         job = Job(request, self._sessions, self._settings, self._root)
         await self._jobs.add(job)
+        if not request.Internal:
+            self._history.begin(job)
+        response: dict[str, str] | None = None
+        failure: RpcError | None = RpcError(Code.CANCELLED, "context canceled")
         try:
             job.start()
             response = await self._build(job)
-        except BaseException as error:
-            self._log.debug(f"build {job.ref} failed: {error}")
+            failure = None
+        except Exception as error:
+            failure = translate(error)
+            self._log.debug(f"build {job.ref} failed: {failure}")
             raise
         finally:
-            await asyncio.shield(self._end(job))
+            await asyncio.shield(self._end(job, response, failure))
         return control_pb2.SolveResponse(ExporterResponse=response)
 
-    async def _end(self, job: Job) -> None:
+    async def _end(self, job: Job, response: dict[str, str] | None, error: RpcError | None) -> None:
         try:
             await job.close()
+            await self._history.finish(job, response=response, error=error, results=job.results)
         finally:
             self._jobs.remove(job)
 
@@ -145,7 +200,9 @@ class Control:
         epoch = int(text) if text.isascii() and text.isdigit() else None
 
         async def export(bench: Workbench) -> BuildResult:
-            done = await bench.export(result, outputs, cache_to=exports, epoch=epoch)
+            done = await bench.export(
+                result, outputs, cache_to=exports, epoch=epoch, on_digests=job.results.update
+            )
             if self._settings.gc:
                 await bench.collect()
             return done
@@ -185,7 +242,10 @@ def _frontend_metadata(result: SolveResult) -> dict[str, str]:
 
 
 def _response(outcome: BuildResult, outputs: list[Output]) -> dict[str, str]:
-    response = {key: str(value) for key, value in outcome.metadata.items()}
+    response = {
+        key: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        for key, value in outcome.metadata.items()
+    }
     if outcome.digest is not None:
         response["containerimage.digest"] = outcome.digest
         raw = json.dumps(outcome.descriptor, separators=(",", ":")).encode()

@@ -1,266 +1,277 @@
-"""The history of a daemon's builds: records from begin to end, whoever listens, and the replay of their logs.
-
-`ListenBuildHistory` and `UpdateBuildHistory` of `moby.buildkit.v1.Control`. Everything runs on the daemon's
-loop.
+"""Build records: what was built, how it ended, its log. Kept as files below the store's root, so that a
+collection of the store leaves them, and read by clients through the services Control and Content.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
+import hashlib
+import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from anyarch.api.proto.control_pb2 import (
-    BuildHistoryEvent,
-    BuildHistoryEventType,
-    BuildHistoryRecord,
-    BuildHistoryRequest,
-    Exporter,
-    StatusResponse,
-    UpdateBuildHistoryRequest,
-    UpdateBuildHistoryResponse,
-)
-from anyarch.api.proto.rpcstatus_pb2 import Status
-from anyarch.api.proto.wellknown_pb2 import Timestamp
-from anyarch.api.rpc.server import unary
+from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.errors import UsageError
-from anyarch.history.filter import matcher
+from anyarch.daemon.events import status_messages, timestamp
+from anyarch.daemon.failure import status_of
+from anyarch.solver.events import VertexEvent, WarningEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping
+    from pathlib import Path
 
-    from anyarch.api.proto.control_pb2 import BuildResultInfo
-    from anyarch.api.rpc.server import Handler, ServerCall
-    from anyarch.history.store import HistoryStore
+    from anyarch.daemon.job import Job
 
-__all__ = ["BuildHistory", "LogWriter"]
+__all__ = ["History"]
 
-LOG_TYPE = "application/vnd.buildkit.status.v0"
-ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # spelled so by all clients
-_PREFIX = "/moby.buildkit.v1.Control/"
-_LENGTH = struct.Struct("<I")
-_COLLECT_EVERY_S = 120.0
+_LOG_TYPE = "application/vnd.buildkit.status.v0"
+_ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # spelled so by BuildKit
+_MAX_ENTRIES = 50
+_MAX_AGE_S = 48 * 3600.0
 
-STARTED = BuildHistoryEventType.STARTED
-COMPLETE = BuildHistoryEventType.COMPLETE
-DELETED = BuildHistoryEventType.DELETED
+Event = control_pb2.BuildHistoryEvent
 
 
-class LogWriter:
-    """The log of one build: status messages with their lengths, and the counts that its record has."""
+class History:
+    """Belongs to the wire's loop. Records go when there are more than `entries` and they are older than
+    `age_s`, unless pinned."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._total: set[str] = set()
-        self._cached: set[str] = set()
-        self._completed: set[str] = set()
-        self.warnings = 0
+    def __init__(self, root: Path, *, entries: int = _MAX_ENTRIES, age_s: float = _MAX_AGE_S) -> None:
+        self._root = root / "history"
+        self._entries = entries
+        self._age_s = age_s
+        self._active: dict[str, control_pb2.BuildHistoryRecord] = {}
+        self._done: dict[str, control_pb2.BuildHistoryRecord] | None = None
+        self._listeners: set[asyncio.Queue[control_pb2.BuildHistoryEvent]] = set()
 
-    def add(self, message: StatusResponse) -> None:
-        raw = message.SerializeToString()
-        self._parts += (_LENGTH.pack(len(raw)), raw)
-        self.warnings += len(message.warnings)
-        for vertex in message.vertexes:
-            self._total.add(vertex.digest)
-            if vertex.cached:
-                self._cached.add(vertex.digest)
-            if vertex.HasField("completed"):
-                self._completed.add(vertex.digest)
+    # writing ---------------------------------------------------------------------------------------
 
-    def content(self) -> bytes:
-        return b"".join(self._parts)
+    def begin(self, job: Job) -> None:
+        """A build has begun."""
+        request = job.request
+        record = control_pb2.BuildHistoryRecord(
+            Ref=request.Ref,
+            Frontend=request.Frontend,
+            FrontendAttrs=dict(request.FrontendAttrs),
+            Exporters=list(request.Exporters),
+            CreatedAt=timestamp(time.time()),
+        )
+        self._active[request.Ref] = record
+        self._tell(Event(type=control_pb2.STARTED, record=record))
 
-    def count(self, record: BuildHistoryRecord) -> None:
-        """Set the counts of a record."""
-        record.numTotalSteps = len(self._total)
-        record.numCachedSteps = len(self._cached)
-        record.numCompletedSteps = len(self._completed)
-        record.numWarnings = self.warnings
-
-
-class BuildHistory:
-    """Records builds that are not internal. `begin` and `complete` frame each; a build of which the process
-    dies leaves no record."""
-
-    def __init__(self, store: HistoryStore) -> None:
-        self._store = store
-        self._active: dict[str, BuildHistoryRecord] = {}
-        self._deleted: set[str] = set()  # still being listened to
-        self._listening: dict[str, int] = {}
-        self._listeners: set[asyncio.Queue[BuildHistoryEvent]] = set()
-        self._collected_at = 0.0
-
-    # the builds ------------------------------------------------------------------------------------
-
-    def begin(
+    async def finish(
         self,
-        ref: str,
+        job: Job,
         *,
-        frontend: str,
-        attrs: Mapping[str, str],
-        exporters: Iterable[tuple[str, Mapping[str, str]]] = (),
+        response: Mapping[str, str] | None,
+        error: RpcError | None,
+        results: Mapping[int, Mapping[str, object]],
     ) -> None:
-        record = BuildHistoryRecord(Ref=ref, Frontend=frontend, FrontendAttrs=dict(attrs), CreatedAt=_now())
-        for kind, values in exporters:
-            record.Exporters.append(Exporter(Type=kind, Attrs=dict(values)))
-        self._active[ref] = record
-        self._tell(STARTED, record)
-
-    def complete(
-        self,
-        ref: str,
-        log: LogWriter,
-        *,
-        error: RpcError | None = None,
-        response: Mapping[str, str] | None = None,
-        result: BuildResultInfo | None = None,
-        results: Mapping[str, BuildResultInfo] | None = None,
-    ) -> None:
-        """Keep the record of a build that ended. Raises `StoreError` where the disk does not take it."""
-        record = self._active.pop(ref, None)
+        """It has ended; its log is complete."""
+        record = self._active.pop(job.ref, None)
         if record is None:
             return
-        record.CompletedAt.CopyFrom(_now())
-        log.count(record)
-        for name, value in (response or {}).items():
-            record.ExporterResponse[name] = value
-        if result is not None:
-            record.Result.CopyFrom(result)
-        for name, info in (results or {}).items():
-            record.Results[name].CopyFrom(info)
-        if error is not None:
-            record.error.CopyFrom(Status(code=error.code, message=error.message))
-            whole = error.details or record.error.SerializeToString()
-            record.externalError.CopyFrom(self._store.put_blob(whole, ERROR_TYPE))
-        record.logs.CopyFrom(self._store.put_blob(log.content(), LOG_TYPE))
-        record.Generation += 1
-        self._store.put(record)
-        self._tell(COMPLETE, record)
-        self._collect()
+        events = list(job.log.events)
+        vertices = {event.digest: event for event in events if isinstance(event, VertexEvent)}
+        record.CompletedAt.CopyFrom(timestamp(time.time()))
+        record.numTotalSteps = len(vertices)
+        record.numCachedSteps = sum(event.cached for event in vertices.values())
+        record.numCompletedSteps = sum(
+            event.completed is not None and not event.error for event in vertices.values()
+        )
+        record.numWarnings = sum(isinstance(event, WarningEvent) for event in events)
+        for key, value in (response or {}).items():
+            record.ExporterResponse[key] = value
+        for number, descriptor in results.items():
+            record.Result.Results[number].CopyFrom(_descriptor(descriptor))
+        record.Generation = 1
+        log = b"".join(
+            len(raw).to_bytes(4, "little") + raw
+            for raw in (message.SerializeToString() for message in status_messages(events))
+        )
 
-    def status_log(self, ref: str) -> Iterator[StatusResponse] | None:
-        """The progress of a build that has ended, from its log; None when there is no record of it."""
-        if ref in self._deleted:
-            return None
-        record = self._store.get(ref)
+        def keep() -> None:
+            record.logs.CopyFrom(self._blob(log, _LOG_TYPE))
+            if error is not None:
+                status = status_of(error)
+                record.error.code, record.error.message = status.code, status.message
+                record.externalError.CopyFrom(self._blob(status.SerializeToString(), _ERROR_TYPE))
+            self._write(record)
+
+        known = await asyncio.to_thread(self._read_all)
+        self._done = self._done if self._done is not None else known
+        await asyncio.to_thread(keep)
+        self._done[record.Ref] = record
+        self._tell(Event(type=control_pb2.COMPLETE, record=record))
+        await self._drop_old()
+
+    async def update(self, request: control_pb2.UpdateBuildHistoryRequest) -> None:
+        """Delete, pin or finalize a record. Raises `RpcError`."""
+        done = await self._records()
+        record = done.get(request.Ref)
+        if request.Finalize and (record is not None or request.Ref in self._active):
+            return  # everything of a record is written when the build ends
         if record is None:
-            return None
-        path = self._store.blob(record.logs.digest)
-        return _messages(path.read_bytes() if path is not None else b"")
+            raise RpcError(Code.NOT_FOUND, f"record not found: {request.Ref}")
+        if request.Delete:
+            await self._delete(record)
+            return
+        record.pinned = request.Pinned
+        record.Generation += 1
+        await asyncio.to_thread(self._write, record)
+        self._tell(Event(type=control_pb2.COMPLETE, record=record))
 
-    # the service -----------------------------------------------------------------------------------
+    async def _delete(self, record: control_pb2.BuildHistoryRecord) -> None:
+        done = await self._records()
+        done.pop(record.Ref, None)
+        await asyncio.to_thread(self._remove, record, list(done.values()))
+        self._tell(Event(type=control_pb2.DELETED, record=record))
 
-    def methods(self) -> dict[str, Handler]:
-        return {
-            _PREFIX + "ListenBuildHistory": self.listen,
-            _PREFIX + "UpdateBuildHistory": unary(UpdateBuildHistoryRequest, self.update),
-        }
+    async def _drop_old(self) -> None:
+        done = await self._records()
+        oldest = sorted(done.values(), key=lambda record: record.CompletedAt.seconds)
+        excess = len(oldest) - self._entries
+        limit = time.time() - self._age_s
+        for record in oldest:
+            if excess <= 0:
+                return
+            if not record.pinned and record.CompletedAt.seconds < limit:
+                await self._delete(record)
+                excess -= 1
 
-    async def listen(self, call: ServerCall) -> None:
-        request = await call.request(BuildHistoryRequest)
-        try:
-            matches = matcher(request.Filter)
-        except UsageError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, error.message) from None
-        if request.Limit < 0:
-            raise RpcError(Code.INVALID_ARGUMENT, f"invalid limit {request.Limit}")
-        if request.Ref and request.Ref in self._deleted:
-            raise RpcError(Code.NOT_FOUND, f"ref {request.Ref} is deleted: file does not exist")
-        queue: asyncio.Queue[BuildHistoryEvent] = asyncio.Queue()
+    # reading ---------------------------------------------------------------------------------------
+
+    async def listen(
+        self, request: control_pb2.BuildHistoryRequest
+    ) -> AsyncGenerator[control_pb2.BuildHistoryEvent, None]:
+        """Events as a request wants them: what runs, what has ended, then what happens. Raises `RpcError`."""
+        from anyarch.daemon.historyfilter import parse_filters
+
+        matches = parse_filters(list(request.Filter), time.time())
+        queue: asyncio.Queue[control_pb2.BuildHistoryEvent] = asyncio.Queue()
+        done = await self._records()
         self._listeners.add(queue)
-        self._listening[request.Ref] = self._listening.get(request.Ref, 0) + 1
         try:
-            for event in self._known(request, matches):
-                await call.send(event)
-            while not request.EarlyExit:
+            ref = request.Ref
+            found = [
+                Event(type=control_pb2.STARTED, record=record)
+                for record in self._active.values()
+                if (not ref or record.Ref == ref) and matches(record)
+            ]
+            if not request.ActiveOnly:
+                found += [
+                    Event(type=control_pb2.COMPLETE, record=record)
+                    for record in done.values()
+                    if (not ref or record.Ref == ref) and matches(record)
+                ]
+            if request.Limit > 0:
+                found.sort(key=lambda event: event.record.CreatedAt.seconds, reverse=True)
+                found = found[: request.Limit]
+            for event in found:
+                yield event
+            if request.EarlyExit:
+                return
+            while True:
                 event = await queue.get()
-                if request.Ref in ("", event.record.Ref):
-                    await call.send(event)
+                if (not ref or event.record.Ref == ref) and matches(event.record):
+                    yield event
         finally:
             self._listeners.discard(queue)
-            self._left(request.Ref)
 
-    async def update(
-        self, request: UpdateBuildHistoryRequest, _call: ServerCall
-    ) -> UpdateBuildHistoryResponse:
-        """Delete, pin or unpin; all of a record is on disk at its end, so there is nothing to finalize."""
-        ref = request.Ref
-        record = self._store.get(ref) if ref not in self._deleted else None
-        if request.Delete:
-            if record is None:
-                raise RpcError(Code.NOT_FOUND, f"failed to retrieve ref {ref}: file does not exist")
-            self._tell(DELETED, record)
-            if self._listening.get(ref):
-                self._deleted.add(ref)
-            else:
-                self._store.delete(ref)
-            return UpdateBuildHistoryResponse()
+    def log_path(self, ref: str) -> Path | None:
+        """Where the log of a finished build lies."""
+        record = (self._done or {}).get(ref)
+        return self._blob_path(record.logs.digest) if record is not None else None
+
+    async def stored_log(self, ref: str) -> list[bytes] | None:
+        """The messages of the log of a finished build; None for one that is not known."""
+        record = (await self._records()).get(ref)
         if record is None:
-            if request.Finalize and ref in self._active:
-                return UpdateBuildHistoryResponse()
-            raise RpcError(Code.NOT_FOUND, f"failed to retrieve ref {ref}: file does not exist")
-        if not request.Finalize:
-            record.pinned = request.Pinned
-            record.Generation += 1
-            self._store.put(record)
-            self._tell(COMPLETE, record)
-        return UpdateBuildHistoryResponse()
+            return None
+        raw = await asyncio.to_thread(self._blob_path(record.logs.digest).read_bytes)
+        messages, position = [], 0
+        while position + 4 <= len(raw):
+            size = int.from_bytes(raw[position : position + 4], "little")
+            messages.append(raw[position + 4 : position + 4 + size])
+            position += 4 + size
+        return messages
 
-    def _known(
-        self, request: BuildHistoryRequest, matches: Callable[[BuildHistoryRecord], bool]
-    ) -> Sequence[BuildHistoryEvent]:
-        """What there is when somebody begins to listen: running builds, then those that have ended."""
-        refs = (request.Ref,) if request.Ref else ()
-        events = [
-            BuildHistoryEvent(type=STARTED, record=record)
-            for record in self._active.values()
-            if not refs or record.Ref in refs
-        ]
-        if request.ActiveOnly:
-            return events
-        if refs:
-            found = self._store.get(request.Ref)
-            records = [found] if found is not None else []
-        else:
-            records = self._store.all()
-        records = [record for record in records if record.Ref not in self._deleted and matches(record)]
-        if request.Limit:
-            records.sort(key=lambda r: (r.CreatedAt.seconds, r.CreatedAt.nanos), reverse=True)
-            del records[request.Limit :]
-        return events + [BuildHistoryEvent(type=COMPLETE, record=record) for record in records]
+    def blob(self, digest: str) -> Path | None:
+        """A blob of a record."""
+        path = self._blob_path(digest)
+        return path if path.is_file() else None
 
-    def _left(self, ref: str) -> None:
-        self._listening[ref] -= 1
-        if not self._listening[ref]:
-            del self._listening[ref]
-            if ref in self._deleted:
-                self._deleted.discard(ref)
-                self._store.delete(ref)
+    async def _records(self) -> dict[str, control_pb2.BuildHistoryRecord]:
+        if self._done is None:
+            known = await asyncio.to_thread(self._read_all)
+            self._done = self._done if self._done is not None else known
+        return self._done
 
-    def _tell(self, kind: BuildHistoryEventType, record: BuildHistoryRecord) -> None:
-        event = BuildHistoryEvent(type=kind, record=record)
+    def _tell(self, event: control_pb2.BuildHistoryEvent) -> None:
+        copy = Event.FromString(event.SerializeToString())
         for queue in self._listeners:
-            queue.put_nowait(event)
+            queue.put_nowait(copy)
 
-    def _collect(self) -> None:
-        now = time.monotonic()
-        if now - self._collected_at > _COLLECT_EVERY_S:
-            self._collected_at = now
-            for record in self._store.collect():
-                self._tell(DELETED, record)
+    # files -----------------------------------------------------------------------------------------
+
+    def _read_all(self) -> dict[str, control_pb2.BuildHistoryRecord]:
+        from google.protobuf.message import DecodeError
+
+        records = {}
+        for path in sorted(self._root.glob("*.record")):
+            try:
+                record = control_pb2.BuildHistoryRecord.FromString(path.read_bytes())
+            except (DecodeError, OSError):
+                continue  # of a release that wrote it otherwise, or gone meanwhile
+            records[record.Ref] = record
+        return records
+
+    def _path(self, ref: str) -> Path:
+        return self._root / f"{hashlib.sha256(ref.encode()).hexdigest()[:40]}.record"
+
+    def _blob_path(self, digest: str) -> Path:
+        algorithm, _, text = digest.partition(":")
+        if algorithm != "sha256" or not (len(text) == 64 and text.isalnum()):
+            return self._root / "blobs" / "none"
+        return self._root / "blobs" / text
+
+    def _write(self, record: control_pb2.BuildHistoryRecord) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        _replace(self._path(record.Ref), record.SerializeToString())
+
+    def _blob(self, raw: bytes, media_type: str) -> control_pb2.Descriptor:
+        digest = hashlib.sha256(raw).hexdigest()
+        path = self._root / "blobs" / digest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _replace(path, raw)
+        return control_pb2.Descriptor(media_type=media_type, digest=f"sha256:{digest}", size=len(raw))
+
+    def _remove(
+        self, record: control_pb2.BuildHistoryRecord, others: list[control_pb2.BuildHistoryRecord]
+    ) -> None:
+        with suppress(FileNotFoundError):
+            self._path(record.Ref).unlink()
+        used = {item.digest for other in others for item in (other.logs, other.externalError)}
+        for item in (record.logs, record.externalError):
+            if item.digest and item.digest not in used:
+                with suppress(FileNotFoundError):
+                    self._blob_path(item.digest).unlink()
 
 
-def _now() -> Timestamp:
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
+def _replace(path: Path, raw: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(raw)
+    temporary.replace(path)
 
 
-def _messages(raw: bytes) -> Iterator[StatusResponse]:
-    position = 0
-    while position + _LENGTH.size <= len(raw):
-        (size,) = _LENGTH.unpack_from(raw, position)
-        position += _LENGTH.size
-        yield StatusResponse.FromString(raw[position : position + size])
-        position += size
+def _descriptor(value: Mapping[str, object]) -> control_pb2.Descriptor:
+    annotations = value.get("annotations")
+    size = value.get("size", 0)
+    return control_pb2.Descriptor(
+        media_type=str(value.get("mediaType", "")),
+        digest=str(value.get("digest", "")),
+        size=size if isinstance(size, int) else 0,
+        annotations=annotations if isinstance(annotations, dict) else {},
+    )

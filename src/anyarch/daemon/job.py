@@ -66,6 +66,8 @@ class Job:
         self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
         """What a client's own frontend returned."""
         self.warnings = 0
+        self.results: dict[int, dict[str, object]] = {}
+        """The descriptors of the images that were made, by the exporter's position."""
         self._sessions = sessions
         self._settings = settings
         self._root = root
@@ -222,6 +224,10 @@ class Jobs:
     @property
     def running(self) -> list[Job]:
         return list(self._running.values())
+
+    def knows(self, ref: str) -> bool:
+        """Whether the build runs, or has ended a short while ago."""
+        return ref in self._running or ref in self._ended
 
     async def get(self, ref: str) -> Job:
         """A build that runs. Raises `RpcError` when it does not come."""

@@ -72,10 +72,12 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     cancelled. Raises `AnyarchError` for what cannot be started."""
     from anyarch.api.rpc.server import Server
     from anyarch.api.rpc.socket import on_accept
+    from anyarch.daemon.content import content_methods
     from anyarch.daemon.control import Control
     from anyarch.daemon.failure import translate
     from anyarch.daemon.gateway import Gateway
     from anyarch.daemon.health import health_methods
+    from anyarch.daemon.history import History
     from anyarch.daemon.job import Jobs
     from anyarch.daemon.listen import tls_context
     from anyarch.daemon.log import Log
@@ -93,9 +95,11 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             loop.add_signal_handler(number, stop.set)
     root = Path(settings.root) if settings.root else default_root()
     platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
-    control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log)
+    history = History(root)
+    control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log, history)
     gateway = Gateway(jobs, control.worker, platforms.list)
     methods = {**control.methods(), **gateway.methods(), **health_methods(), **trace_methods()}
+    methods.update(content_methods(root, history))
     context = tls_context(settings.tls) if settings.tls is not None else None
     links: set[SocketLink] = set()
     async with Server(methods, translate=translate, on_fault=log.error) as server:

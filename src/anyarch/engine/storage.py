@@ -11,13 +11,13 @@ from anyarch.errors import UsageError
 from anyarch.store.collect import collect, disk_usage
 from anyarch.store.policy import Filter, Policy, parse_duration, parse_size
 from anyarch.store.store import Store, default_root
+from anyarch.store.usage import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from anyarch.store.usage import Record
 
-__all__ = ["check", "prune", "selection", "usage"]
+__all__ = ["Record", "check", "filter_groups", "policy_of", "prune", "selection", "usage", "usage_of"]
 
 _AGES = ("until", "unused-for")
 
@@ -43,6 +43,30 @@ def selection(filters: Iterable[str], **limits: str | None) -> Policy:
         max_used=sizes.get("max_used", 0),
         min_free=sizes.get("min_free", 0),
     )
+
+
+def filter_groups(texts: Iterable[str]) -> tuple[tuple[Filter, ...], ...]:
+    """Filters as BuildKit's API has them: any of `texts` may be true, all parts of one between its commas.
+    Raises `UsageError`."""
+    groups = [tuple(Filter.parse(part.strip()) for part in text.split(",") if part.strip()) for text in texts]
+    return tuple(group for group in groups if group)
+
+
+def policy_of(texts: Iterable[str], *, keep_s: float, reserved: int, max_used: int, min_free: int) -> Policy:
+    """The rule of such filters and limits (bytes). Raises `UsageError`."""
+    return Policy(
+        filters=filter_groups(texts),
+        keep_s=keep_s,
+        reserved=reserved,
+        max_used=max_used,
+        min_free=min_free,
+    )
+
+
+def usage_of(root: Path) -> list[Record]:
+    """What the store at `root` holds; the largest first."""
+    with Store.open(root) as store:
+        return disk_usage(store)
 
 
 def usage(filters: Iterable[str] = (), *, root: str | None = None) -> list[Record]:

@@ -41,7 +41,7 @@ _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 class ContextReceiver:
     """Takes the sender's packets by `feed` and answers through `send`. `is_finished` after the sender's FIN:
-    then the call is to be ended. `received` counts bytes of contents.
+    then the call is to be ended. `received` counts the bytes of all packets.
 
     With `contents_of` only the files it says true of are made; the records of all are left in `RECORDS`.
     """
@@ -89,6 +89,7 @@ class ContextReceiver:
 
     def feed(self, raw: bytes) -> None:
         """Raises `ProtocolError`, `ContextError`, `OSError`."""
+        self.received += len(raw)
         packet = decode_packet(raw)
         kind = packet.type
         if kind == DATA:
@@ -219,7 +220,6 @@ class ContextReceiver:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = self._open[number] = os.open(name, flags, 0o600, dir_fd=parent)
         if len(data):
-            self.received += len(data)
             while len(data):
                 written = os.write(fd, data)
                 data = data[written:]
