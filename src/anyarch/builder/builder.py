@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from anyarch.builder.docker_config import DockerConfig
 from anyarch.builder.driver import DriverSetup, open_driver
 from anyarch.builder.store import InstanceStore, NodeGroup, NodeRecord, peek_current, store_directory
-from anyarch.errors import AnyarchError, BuilderError, NoSuchBuilder, UsageError
+from anyarch.errors import AnyarchError, BuilderError, NoSuchBuilder, NotSupported, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -247,7 +247,10 @@ async def _ask(node: Node) -> None:
         if workers:
             node.labels, node.gc_policy = workers[0].labels, workers[0].gc_policy
             node.devices = workers[-1].devices
-        node.version = await client.version()
+        try:
+            node.version = await client.version()
+        except NotSupported:
+            node.version = ""  # older than the question
     finally:
         await client.close()
 

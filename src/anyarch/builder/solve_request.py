@@ -153,7 +153,7 @@ def _add_output(build: RemoteBuild, request: BuildRequest, output: Output) -> No
             attrs[f"annotation{level}{platform}.{item.key}"] = item.value
     if kind == "image" and attrs.get("push") == "true" and not attrs.get("name"):
         raise UsageError("tag is needed when pushing to registry", hint="name the image with --tag")
-    if kind != "image":
+    if kind not in ("image", "moby"):  # moby: into the engine that the builder belongs to
         build.targets[len(build.exporters)] = _target(output, attrs)
     build.exporters.append(control.Exporter(Type=kind, Attrs=attrs))
 
