@@ -372,3 +372,45 @@ def test_image_attributes(solve: GraphBuilder) -> None:
             solve(image("busybox", **attributes))  # type: ignore[arg-type]
     for mode in ("default", "pull", "local"):
         assert solve(image("busybox", resolve_mode=mode, record_type="internal")).layers == whole
+
+
+# builds at the same time ----------------------------------------------------------------------------------
+
+
+def test_builds_in_one_process_run_equal_steps_once(solve: GraphBuilder, tmp_path: Path) -> None:
+    """Two of three are of one Dockerfile, the third shares its first step."""
+    import asyncio
+
+    from anyarch.engine.request import BuildRequest, Output
+    from anyarch.engine.solve import BuildStats, build_async
+    from anyarch.solver.solver import InFlight
+
+    (tmp_path / "context").mkdir()
+    texts = [
+        "FROM busybox\nRUN sleep 0.3; echo shared > /a\nRUN echo one > /b\n",
+        "FROM busybox\nRUN sleep 0.3; echo shared > /a\nRUN echo one > /b\n",
+        "FROM busybox\nRUN sleep 0.3; echo shared > /a\nRUN echo two > /b\n",
+    ]
+    stats = [BuildStats() for _ in texts]
+
+    async def all_of_them() -> None:
+        in_flight = InFlight()
+        await asyncio.gather(
+            *(
+                build_async(
+                    BuildRequest(
+                        context=str(tmp_path / "context"),
+                        dockerfile_data=text.encode(),
+                        outputs=(Output("cacheonly"),),
+                        root=str(solve.store),
+                    ),
+                    stats=found,
+                    in_flight=in_flight,
+                )
+                for text, found in zip(texts, stats, strict=True)
+            )
+        )
+
+    asyncio.run(all_of_them())
+    ran = sorted(vertex.name.rpartition("] ")[2] for found in stats for vertex in found.executed)
+    assert ran == ["RUN echo one > /b", "RUN echo two > /b", "RUN sleep 0.3; echo shared > /a"]

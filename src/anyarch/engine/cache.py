@@ -43,6 +43,9 @@ class StoredCache:
     def link(self, key: str, canonical: str) -> None:
         self._records.link(key, canonical)
 
+    def has(self, canonical: str) -> bool:
+        return self._records.has(canonical) or self._load_imported(canonical) is not None
+
     def load(self, canonical: str) -> Sequence[Result] | None:
         outputs: list[Result] = []
         while (saved := self._records.load(canonical, len(outputs))) is not None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
+    from anyarch.solver.solver import InFlight
     from anyarch.solver.vertex import Edge, Vertex
 
 __all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
@@ -80,9 +81,13 @@ async def build_async(
     cancel: CancelToken | None = None,
     *,
     stats: BuildStats | None = None,
+    in_flight: InFlight | None = None,
 ) -> BuildResult:
-    """Build on the running event loop. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
-    return await run_async(lambda emit: _build(request, emit, stats), on_event, cancel)
+    """Build on the running event loop. Raises `AnyarchError`; `Canceled` when `cancel` was set.
+
+    Builds of one loop and one store that are given the same `in_flight` run equal steps once.
+    """
+    return await run_async(lambda emit: _build(request, emit, stats, in_flight), on_event, cancel)
 
 
 async def run_async(
@@ -130,7 +135,9 @@ class Prepared:
 
 
 @asynccontextmanager
-async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prepared]:
+async def prepared(
+    request: BuildRequest, emit: EventSink, in_flight: InFlight | None = None
+) -> AsyncIterator[Prepared]:
     """Open the store and convert the Dockerfile; leaving ends what still runs and closes the store."""
     lent = lent_things(request)
     lent.check()
@@ -151,7 +158,7 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
                 emulators=request.emulators,
                 limits=Limits.of(request.parallel),
             ) as worker,
-            Solver(cache := StoredCache(store.cache), emit) as solver,
+            Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
         ):
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
             gateway = EngineGateway(solver, worker, opts)
@@ -175,12 +182,14 @@ async def prepared(request: BuildRequest, emit: EventSink) -> AsyncIterator[Prep
             yield Prepared(store, cache, worker, solver, gateway, frontend, failures)
 
 
-async def _build(request: BuildRequest, emit: EventSink, stats: BuildStats | None) -> BuildResult:
+async def _build(
+    request: BuildRequest, emit: EventSink, stats: BuildStats | None, in_flight: InFlight | None
+) -> BuildResult:
     for output in request.outputs:
         check_output(output)
     from anyarch.engine.truthcheck import TruthCheck
 
-    async with prepared(request, emit) as build:
+    async with prepared(request, emit, in_flight) as build:
         store, worker, solver = build.store, build.worker, build.solver
         if not build.frontend.platforms:
             return answer_of(build.frontend, build.gateway.warnings)

@@ -7,6 +7,7 @@ new.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import threading
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import Keep
     from anyarch.store.store import Store
 
-__all__ = ["HostFile", "HostTree"]
+__all__ = ["HostFile", "HostTree", "KnownContent"]
+
+_KEPT_FILE = 64 << 10  # bytes: of larger files reading again costs less than the memory
+_KEPT = 48 << 20
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -58,18 +62,34 @@ class HostTree(MergedTree):
             self._cache = StatCache(store, self.root)
         self._cache_lock = threading.Lock()
         self._fingerprints: dict[str, bytes] = {}
+        self._contents: dict[str, bytes] = {}  # of small files that were digested, until they are copied
+        self._kept = 0
         self._tree = LayerIndex(self._scan(keep), explicit=True)
 
     def _index(self, position: int) -> LayerIndex:
         return self._tree
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
+        known = self._contents.pop(entry.path, None)
+        if known is not None:
+            self._kept -= len(known)
+            return KnownContent(known)
         return cast(BinaryIO, HostFile(self._raw_root, entry))
+
+    def _open_to_digest(self, entry: Entry) -> HostFile | KnownContent:
+        """A small file is read once for its digest and its copy."""
+        file = HostFile(self._raw_root, entry)
+        if entry.size > _KEPT_FILE or self._kept + entry.size > _KEPT:
+            return file
+        data = file.read()
+        self._contents[entry.path] = data
+        self._kept += len(data)
+        return KnownContent(data)
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
         from anyarch.snapshot.filehash import hash_files
 
-        computed = hash_files(entries, lambda entry: HostFile(self._raw_root, entry))
+        computed = hash_files(entries, self._open_to_digest)
         self._tree.learn(computed)
         if self._cache is not None:
             limit = self._scanned_ns - RACY_NS
@@ -173,6 +193,10 @@ class HostTree(MergedTree):
             f"cannot read {path or '.'} in the build context {self.root}: {error.strerror}",
             hint="make it readable for this user, or exclude it in .dockerignore",
         ) from error
+
+
+class KnownContent(io.BytesIO):
+    """Content of a file that is in memory since it was digested."""
 
 
 class HostFile(FileSlice):

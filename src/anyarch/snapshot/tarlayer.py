@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from anyarch.archive.tar import TarWriter
-from anyarch.snapshot.hosttree import HostFile
+from anyarch.snapshot.hosttree import HostFile, KnownContent
 from anyarch.snapshot.index import encode_index, fold_sorted
 from anyarch.snapshot.layers import Layer
 from anyarch.spec.digest import Digest
@@ -62,6 +62,8 @@ class TarLayer:
             added = self._writer.add(replace(entry, digest=b""), data)
             if added.digest != entry.digest:
                 raise content.changed()
+        elif isinstance(content, KnownContent):
+            added = self._writer.add(entry, content.getvalue())
         else:
             added = self._writer.add(entry, content)
         self._entries.append(added)

@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import os
 import time
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,13 @@ from anyarch.errors import BuildError, error_context
 from anyarch.solver.events import VertexEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Iterator, Sequence
 
     from anyarch.solver.events import EventSink
     from anyarch.solver.solved import Solved
     from anyarch.solver.vertex import CacheMap, CacheStore, Edge, Result, Vertex
 
-__all__ = ["Solver", "derived_key", "edge_key"]
+__all__ = ["InFlight", "Solver", "derived_key", "edge_key"]
 
 
 def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
@@ -42,6 +43,30 @@ def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
 
 _enclosing: ContextVar[frozenset[str]] = ContextVar("enclosing", default=frozenset())
 """The canonical keys of what is running and asked for this: a nested build must not wait for itself."""
+
+
+class InFlight:
+    """What several solvers are running now, by canonical key. For one event loop."""
+
+    def __init__(self) -> None:
+        self._ends: dict[str, asyncio.Event] = {}
+
+    def of(self, canonical: str) -> asyncio.Event | None:
+        """Set when the work with that key has ended, one way or the other; None when nobody is at it."""
+        return self._ends.get(canonical)
+
+    @contextmanager
+    def running(self, canonical: str, *, is_shared: bool) -> Iterator[None]:
+        """Others may wait for this work until the context is left."""
+        if not is_shared or canonical in self._ends:
+            yield
+            return
+        end = self._ends[canonical] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._ends[canonical]
+            end.set()
 
 
 class _State:
@@ -81,11 +106,20 @@ class Solver:
     and awaits
     every task it started.
 
-    `executed` lists the vertices whose operation was run, sources left out.
+    `executed` lists the vertices whose operation was run, sources left out. Solvers of one event loop and one
+    store that have `in_flight` in common run equal work once: who comes later waits for the other's result.
     """
 
-    def __init__(self, cache: CacheStore, emit: EventSink, *, clock: Any = time.time) -> None:
+    def __init__(
+        self,
+        cache: CacheStore,
+        emit: EventSink,
+        *,
+        clock: Any = time.time,
+        in_flight: InFlight | None = None,
+    ) -> None:
         self._cache = cache
+        self._in_flight = in_flight if in_flight is not None else InFlight()
         self._emit = emit
         self._clock = clock
         self._states: dict[str, _State] = {}
@@ -158,6 +192,8 @@ class Solver:
             outputs = state.saved
             if outputs is None and state.result is not None and _has_value(state.result):
                 outputs = state.result.result()
+            if outputs is None and not state.is_source:
+                outputs = self._cache.load(canonical)  # known, but nobody wanted it
             edges = state.vertex.inputs
             inputs = tuple(edge_key(keys[edge.vertex], edge.index) for edge in edges if edge.vertex in keys)
             others = tuple(key for key in state.known_by if key != canonical)
@@ -182,7 +218,7 @@ class Solver:
                 raise
         # What fails without a line of its own (the download of an ADD) was for the line of this vertex.
         with error_context(source=vertex.source, platform=vertex.platform):
-            input_keys = await asyncio.gather(*(self.key(edge) for edge in vertex.inputs))
+            input_keys = await self._input_keys(vertex)
         fast = derived_key("definition", cache_map.definition or cache_map.digest, input_keys)
         state.known_by = (fast,)
         if cache_map.is_source:
@@ -193,15 +229,20 @@ class Solver:
             # afterwards.
             state.keys = (fast,)
             return derived_key("fresh", fast, [os.urandom(16).hex()])
-        known = self._cache.canonical(fast)
-        if known is not None:
-            if self._load(state, known) is not None:
-                return known
-        elif self._load(state, fast) is not None:
-            return fast
-        if any(cache_map.content):
+        # Whether the results are whole still is asked when somebody wants them: of a chain of known steps
+        # those of the last one alone.
+        known = self._cache.canonical(fast) or fast
+        if not self._cache.has(known) and any(cache_map.content):
             return await self._content_key(state, cache_map, input_keys, fast)
-        return known or fast
+        return known
+
+    async def _input_keys(self, vertex: Vertex) -> list[str]:
+        futures = [self._key(self._states[edge.vertex]) for edge in vertex.inputs]
+        if len(futures) > 1:
+            await asyncio.gather(*futures)
+        return [
+            edge_key(await future, edge.index) for future, edge in zip(futures, vertex.inputs, strict=True)
+        ]
 
     async def _content_key(
         self, state: _State, cache_map: CacheMap, input_keys: Sequence[str], fast: str
@@ -226,7 +267,7 @@ class Solver:
         slow = derived_key("content", cache_map.digest, parts)
         state.known_by = (fast, slow)
         canonical = self._cache.canonical(slow) or slow
-        if self._load(state, canonical) is not None:
+        if self._cache.has(canonical):
             self._cache.link(fast, canonical)
         state.keys = (fast, slow) if canonical != slow else (fast,)
         return canonical
@@ -237,6 +278,19 @@ class Solver:
             self._mark_cached(state)
         return state.saved
 
+    async def _load_by_content(self, state: _State) -> Sequence[Result] | None:
+        """The results of a vertex whose definition was known but has lost them: maybe the content leads to
+        others."""
+        vertex = state.vertex
+        if len(state.known_by) != 1:
+            return None  # that way was taken already
+        cache_map = await vertex.operation.cache_map()
+        if not any(cache_map.content):
+            return None
+        keys = await self._input_keys(vertex)
+        canonical = await self._content_key(state, cache_map, keys, state.known_by[0])
+        return self._load(state, canonical)
+
     # results --------------------------------------------------------------------------------------
 
     def _result(self, state: _State) -> asyncio.Future[Sequence[Result]]:
@@ -246,15 +300,21 @@ class Solver:
 
     async def _find_result(self, state: _State) -> Sequence[Result]:
         canonical = await self._key(state)
-        if state.saved is not None:
-            return state.saved
         vertex = state.vertex
+        if not state.is_source and not vertex.ignore_cache:
+            saved = self._load(state, canonical) or await self._load_by_content(state)
+            if saved is not None:
+                return saved
         inputs: list[Result] = []
         if vertex.inputs:
             with error_context(source=vertex.source, platform=vertex.platform):
                 inputs = await self.solve(vertex.inputs)
+        if not state.is_source and not vertex.ignore_cache:
+            while (other := self._in_flight.of(canonical)) is not None and canonical not in self._running:
+                # Another build is at it. Should it fail or be cancelled, somebody else has a go.
+                await other.wait()
             # Another vertex with the same canonical key may have run meanwhile, here or in another process.
-            saved = None if vertex.ignore_cache else self._load(state, canonical)
+            saved = self._load(state, canonical)
             if saved is not None:
                 return saved
         twin = self._running.get(canonical)
@@ -271,13 +331,16 @@ class Solver:
         self._running[canonical] = state.result
         self._begin(state)
         try:
-            with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+            with (
+                self._in_flight.running(canonical, is_shared=not state.is_source),
+                error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform),
+            ):
                 began = self._clock()
                 _enclosing.set(_enclosing.get() | {canonical})  # of this task and those it starts
                 outputs = await vertex.operation.run(inputs)
+                # No await from here on: what is done is kept, whoever cancels now.
                 vertex.seconds = max(0.0, self._clock() - began)
-                cache_map = await vertex.operation.cache_map()
-                if not cache_map.is_source:
+                if not state.is_source:
                     self.executed.append(vertex)
                     self._cache.save(canonical, outputs, vertex)
                     for key in state.keys:
@@ -312,9 +375,15 @@ class Solver:
                 if not future.done():
                     future.set_result(value)
 
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            work.close()  # a task that is cancelled before its first step never looks at it
+            if not future.done():
+                future.cancel()
+
         task = asyncio.create_task(body())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(done)
         return future
 
     # progress -------------------------------------------------------------------------------------

@@ -95,6 +95,10 @@ class CacheStore(Protocol):
 
     def link(self, key: str, canonical: str) -> None: ...
 
+    def has(self, canonical: str) -> bool:
+        """Whether outputs were saved; they may turn out not to be whole any more when they are loaded."""
+        ...
+
     def load(self, canonical: str) -> Sequence[Result] | None:
         """The saved outputs, None when there are none or they are no longer whole."""
         ...

@@ -135,9 +135,15 @@ def scan(
                     return True
         return False
 
+    whole = "\0"  # below this all is included: the walk is in order, so one such directory is enough to know
+
     def keep(path: str, is_directory: bool) -> Literal["yes", "no", "descend"]:
-        if included is not None and not included.matches(path):
-            return "descend" if is_directory and below(path) else "no"
+        nonlocal whole
+        if included is not None and not path.startswith(whole):
+            if not included.matches(path):
+                return "descend" if is_directory and below(path) else "no"
+            if is_directory and included.can_skip_directory(path):
+                whole = f"{path}/"
         if excluded is not None and excluded.matches(path):
             return "descend" if is_directory and not excluded.can_skip_directory(path) else "no"
         return "yes"

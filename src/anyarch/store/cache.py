@@ -28,6 +28,8 @@ _LOAD = """SELECT r.layers, r.description, r.created_at, r.last_used,
     (SELECT count(*) FROM json_each(r.layers) WHERE value NOT IN (SELECT id FROM layers))
     FROM cache_results r WHERE r.canonical = ? AND r.output = ?"""
 _GONE = "SELECT count(*) FROM json_each(?) WHERE value NOT IN (SELECT id FROM layers)"
+_HAS = """SELECT last_used FROM cache_results INDEXED BY cache_results_used
+    WHERE canonical = ? AND output = 0"""
 _VALUE = "SELECT value, last_used FROM memo WHERE namespace = ? AND key = ?"
 
 
@@ -67,6 +69,15 @@ class CacheRecords:
         """From now on `key` leads to `canonical`."""
         with self._meta.transaction() as database:
             database.execute("INSERT OR REPLACE INTO cache_keys VALUES (?, ?)", (key, canonical))
+
+    def has(self, canonical: str) -> bool:
+        """Whether results were saved, and not collected since; counts as a use."""
+        row = self._meta.one(_HAS, (canonical,))
+        if row is None:
+            return False
+        if row[0] < self._now - STALE_S:
+            self._used_results.add((canonical, 0))
+        return True
 
     def load(self, canonical: str, output: int) -> SavedResult | None:
         """None when nothing was saved, or when one of its layers is gone."""

@@ -55,6 +55,8 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
             namespace TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, last_used REAL NOT NULL,
             PRIMARY KEY (namespace, key)) WITHOUT ROWID""",
     ),
+    # Whether there is a result is asked for every vertex; its row, with all its layers, is read for few.
+    ("CREATE INDEX cache_results_used ON cache_results (canonical, output, last_used)",),
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 

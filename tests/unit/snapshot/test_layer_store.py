@@ -578,16 +578,34 @@ def test_a_tar_that_changed_is_noticed_when_it_is_compressed(layers: LayerStore,
 def test_a_file_that_changes_while_it_is_copied_fails_the_build(layers: LayerStore, tmp_path: Path) -> None:
     context = tmp_path / "context"
     context.mkdir()
-    (context / "a").write_bytes(b"before")
+    (context / "a").write_bytes(b"before" * 20_000)
     tree = HostTree(str(context))
     tree.content_digest("")
     node = tree.lookup("a")
     assert node is not None
     status = (context / "a").stat()
-    (context / "a").write_bytes(b"behind")
+    (context / "a").write_bytes(b"behind" * 20_000)
     os.utime(context / "a", ns=(status.st_atime_ns, status.st_mtime_ns))  # it even hides that it changed
     with pytest.raises(ContextError, match="file changed during the build: a"), layers.new_tar() as tar:
         tar.add(node.entry, tree.open(node))
+
+
+def test_a_small_file_is_read_once_for_its_digest_and_its_copy(layers: LayerStore, tmp_path: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "a").write_bytes(b"before")
+    tree = HostTree(str(context))
+    tree.content_digest("")
+    node = tree.lookup("a")
+    assert node is not None
+    (context / "a").unlink()
+    with layers.new_tar() as tar:
+        tar.add(node.entry, tree.open(node))
+        layer = tar.commit()
+    entry = layers.index(layer).get("a")
+    assert entry is not None
+    with layers.open_file(layer, entry) as stream:
+        assert stream.read() == b"before"
 
 
 def test_the_check_finds_what_is_wrong(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class Cache:
     def link(self, key: str, canonical: str) -> None:
         self.links[key] = canonical
 
+    def has(self, canonical: str) -> bool:
+        return canonical in self.results
+
     def load(self, canonical: str) -> Any:
         return self.results.get(canonical)
 
