@@ -354,7 +354,10 @@ async def _solve(build: Prepared, edges: dict[str, Edge | None]) -> list[Platfor
             result = await asyncio.to_thread(worker.materialize, result)
         results.append(
             PlatformResult(
-                platform, result.layers if result is not None else (), build.frontend.configs[name]
+                platform,
+                result.layers if result is not None else (),
+                build.frontend.configs[name],
+                build.frontend.base_configs.get(name, b""),
             )
         )
     return results

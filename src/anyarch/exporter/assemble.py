@@ -19,7 +19,6 @@ from anyarch.snapshot.layers import Layer
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, History, ImageConfig, Index, Manifest, RootFS, decode, encode
 from anyarch.spec.platform import Platform
-from anyarch.worker.worker import EMPTY_LAYER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -40,11 +39,12 @@ __all__ = ["Annotations", "AssembledImage", "AssembledPlatform", "ImageOptions",
 
 class PlatformResult(msgspec.Struct, frozen=True):
     """One platform of a build's result: its layers (ids, lowest first) and its config without layers and
-    times."""
+    times. `base_config` is that of the image it was built on, if any."""
 
     platform: Platform
     layers: tuple[str, ...]
     config: bytes
+    base_config: bytes = b""
 
 
 class Annotations(msgspec.Struct, frozen=True):
@@ -196,8 +196,6 @@ def _layer_blob(store: Store, layers: LayerStore, layer_id: str, options: ImageO
     if rewritten and options.epoch is not None:
         layer = _rewritten(store, layers, layer, options.epoch)
     diff_id = layers.diff_id(layer)
-    if diff_id == EMPTY_LAYER:
-        return _LayerBlob(layer, diff_id, Descriptor(media.OCI_LAYER_GZIP, "", 0))
     descriptor = layers.blob(layer, options.compression, force=options.force_compression)
     notes = dict(descriptor.annotations or {})
     if rewritten:
@@ -250,21 +248,23 @@ def _platform(
 ) -> AssembledPlatform:
     config = decode(ImageConfig, result.config)
     chain = [blobs[layer] for layer in result.layers]
-    history = _history(config.history or (), chain, options.epoch)
-    kept = [item for item in chain if item.diff_id != EMPTY_LAYER]
-    created = history[-1].created if history else None
+    history = _history(config.history or (), chain)
     if options.epoch is not None:
-        created = format_time(options.epoch)
+        base = decode(ImageConfig, result.base_config).history if result.base_config else None
+        history = _clamped(history, base or (), options.epoch)
+    created = next((item.created for item in reversed(history) if item.created), None)
+    if options.epoch is not None:
+        created = clamp(created, options.epoch)
     config = msgspec.structs.replace(
         config,
         created=created,
-        rootfs=RootFS(diff_ids=tuple(item.diff_id for item in kept)),
+        rootfs=RootFS(diff_ids=tuple(item.diff_id for item in chain)),
         history=tuple(history),
     )
     oci = options.oci_media_types
     raw = encode(config)
     if inline is not None:
-        digests = ["" if item.diff_id == EMPTY_LAYER else item.descriptor.digest for item in chain]
+        digests = [item.descriptor.digest for item in chain]
         raw = raw[:-1] + b"," + inline(result.layers, digests) + b"}"
     config_blob = Blob.of(media.OCI_CONFIG if oci else media.DOCKER_CONFIG, raw)
     notes = options.annotations
@@ -272,7 +272,7 @@ def _platform(
         schema_version=2,
         media_type=media.OCI_MANIFEST if oci else media.DOCKER_MANIFEST,
         config=config_blob.descriptor(),
-        layers=tuple(item.descriptor for item in kept),
+        layers=tuple(item.descriptor for item in chain),
         annotations=_pick(notes.manifest, result.platform),
     )
     blob = Blob.of(manifest.media_type, encode(manifest))
@@ -282,14 +282,18 @@ def _platform(
         platform=result.platform.spec(), annotations=_pick(notes.manifest_descriptor, result.platform)
     )
     return AssembledPlatform(
-        result.platform, blob, config_blob, manifest.layers, tuple(item.layer.id for item in kept), descriptor
+        result.platform,
+        blob,
+        config_blob,
+        manifest.layers,
+        tuple(item.layer.id for item in chain),
+        descriptor,
     )
 
 
-def _history(history: Sequence[History], chain: Sequence[_LayerBlob], epoch: int | None) -> list[History]:
-    """One entry a step. Steps without a layer take the time of the last one before that has one; a layer
-    without
-    files is none."""
+def _history(history: Sequence[History], chain: Sequence[_LayerBlob]) -> list[History]:
+    """One entry a step, each with a time, as BuildKit gives them: steps that only change the config have
+    the time of the first layer that this build made, those after a layer that layer's."""
     positions = [n for n, item in enumerate(history) if not item.empty_layer]
     entries = list(history)
     if len(positions) < len(chain):
@@ -298,24 +302,46 @@ def _history(history: Sequence[History], chain: Sequence[_LayerBlob], epoch: int
         entries = [History(comment="buildkit.exporter.image.v0") for _ in range(lacking)] + entries
     elif len(positions) > len(chain):
         raise BuildError(f"image has {len(chain)} layers, but its history names {len(positions)}")
-    out: list[History] = []
-    layer = 0
-    created: str | None = None
-    for item in entries:
+    layers = iter(chain)
+    for position, item in enumerate(entries):
         if not item.empty_layer:
-            blob = chain[layer]
-            layer += 1
+            blob = next(layers)
             if item.created is None:
-                item = msgspec.structs.replace(item, created=format_time(blob.layer.created_at))
-            if blob.diff_id == EMPTY_LAYER:
-                item = msgspec.structs.replace(item, empty_layer=True)
-        if epoch is not None:
-            item = msgspec.structs.replace(item, created=clamp(item.created, epoch))
-        elif item.created is None:
-            item = msgspec.structs.replace(item, created=created)
-        created = item.created or created
-        out.append(item)
-    first = next((item.created for item in out if item.created), None)
-    if first is None:
-        return out
-    return [item if item.created else msgspec.structs.replace(item, created=first) for item in out]
+                made = format_time(blob.layer.created_at)
+                entries[position] = msgspec.structs.replace(item, created=made)
+    created = _first_new_time(entries)
+    is_new = False
+    for position, item in enumerate(entries):
+        if item.created is None:
+            is_new = True
+            entries[position] = msgspec.structs.replace(item, created=created)
+        elif is_new:
+            created = item.created
+    return entries
+
+
+def _first_new_time(entries: Sequence[History]) -> str | None:
+    """The time of the first layer after an entry without one; else the last time there is."""
+    created: str | None = None
+    is_new = False
+    for item in entries:
+        if item.created is None:
+            is_new = True
+            continue
+        created = item.created
+        if is_new:
+            break
+    return created
+
+
+def _clamped(history: Sequence[History], base: Sequence[History], epoch: int) -> list[History]:
+    """No time after `epoch`, but for what was inherited from the base image, which stays what it is."""
+    inherited = 0
+    for item, old in zip(history, base, strict=False):
+        if item != old:
+            break
+        inherited += 1
+    return [
+        item if n < inherited else msgspec.structs.replace(item, created=clamp(item.created, epoch))
+        for n, item in enumerate(history)
+    ]

@@ -42,7 +42,19 @@ def source_paths(tree: TreeView, action: ActionCopy) -> list[str]:
     found = expand(_TreeNames(tree), source)
     if not found and not action.allow_empty_wildcard:
         raise PathNotFound(f'"/{source}": not found')
+    if not found:
+        _check_directory(tree, source)
     return found
+
+
+def _check_directory(tree: TreeView, pattern: str) -> None:
+    """Nothing may match, but the directory where it would have to be has to be there."""
+    names = pattern.split("/")
+    literal = next(position for position, name in enumerate(names) if has_wildcards(name))
+    directory = _unescape("/".join(names[:literal]))
+    node = tree.lookup(tree.resolve(directory)) if directory else None
+    if directory and (node is None or node.entry.kind is not Kind.DIRECTORY):
+        raise PathNotFound(f"lstat /{directory}: no such file or directory")
 
 
 def _unescape(path: str) -> str:
@@ -160,7 +172,8 @@ class Copier:
     # targets --------------------------------------------------------------------------------------
 
     def _make_parents(self, path: str) -> None:
-        mode = self._action.mode & 0o7777 if self._action.mode != -1 and not self._action.mode_str else 0o755
+        # Like Go's MkdirAll, which makes none of the special bits.
+        mode = self._action.mode & 0o777 if self._action.mode != -1 and not self._action.mode_str else 0o755
         uid, gid = self._owner or (0, 0)
         self._draft.make_parents(path, mode=mode, uid=uid, gid=gid, mtime_ns=self._mtime_ns)
 

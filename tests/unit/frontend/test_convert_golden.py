@@ -62,7 +62,10 @@ def test_graph_and_config_equal_buildkits(name: str) -> None:
             assert ("c" in "".join(flags)) == metadata.ignore_cache
             assert ("g" in "".join(flags)) == (metadata.progress_group is not None)
     for platform, config in case["configs"].items():
-        assert json.loads(result.configs[platform or result.platforms[0][0]]) == config
+        found_config = json.loads(result.configs[platform or result.platforms[0][0]])
+        for entry in found_config["history"]:
+            entry.pop("created", None)  # the record holds no times; test_epoch has them
+        assert found_config == config
     solved = {tuple(digest[7:23] for digest in definition.digests) for definition in gateway.solved}
     assert solved == {tuple(digests) for digests in case["internal"]}
     assert sorted(warning.short for warning in gateway.warnings) == case["warnings"]

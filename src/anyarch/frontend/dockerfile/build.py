@@ -96,7 +96,7 @@ def _event(vertex: str, info: SourceInfo, warning: LintWarning) -> WarningEvent:
         warning.url,
         filename=info.filename,
         source=info.data,
-        lines=(warning.lines,),
+        lines=tuple((line, line) for line in range(warning.lines[0], warning.lines[1] + 1)),
     )
 
 

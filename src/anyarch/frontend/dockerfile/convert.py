@@ -35,6 +35,7 @@ from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
+from anyarch.spec.timestamp import format_time
 
 from . import instructions as ins
 from . import steps
@@ -576,7 +577,9 @@ class Conversion:
         image.labels.update(self.scope.options.labels)
         if not self.scope.is_implicit_target:
             image.force_platform(self.scope.target)
-        return Converted(work.state, image.finish(), work.base_config)
+        epoch = self.scope.epoch
+        created = None if epoch is None else format_time(epoch)
+        return Converted(work.state, image.finish(created=created), work.base_config)
 
 
 def _takes_files(instruction: ins.Instruction) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from anyarch.spec.oci import History, ImageConfig, RootFS, RunConfig
 from anyarch.spec.platform import Platform
 
@@ -41,6 +43,7 @@ class Image:
         "exposed_ports",
         "healthcheck",
         "history",
+        "inherited",
         "labels",
         "on_build",
         "os",
@@ -65,6 +68,7 @@ class Image:
         self.author = config.author
         self.rootfs = config.rootfs
         self.history: list[History] = list(config.history or ())
+        self.inherited = len(self.history)  # entries of the base image
         self.user = run.user
         self.exposed_ports: set[str] = set(run.exposed_ports or ())
         self.env: list[str] = list(run.env or ())
@@ -139,8 +143,9 @@ class Image:
         if target.os_features:
             self.os_features = target.os_features
 
-    def finish(self) -> ImageConfig:
-        """The config as a value, its platform normalised."""
+    def finish(self, *, created: str | None = None) -> ImageConfig:
+        """The config as a value, its platform normalised. `created` is the time of new history entries, where
+        it is known before they are made."""
         platform = Platform.make(self.os, self.architecture, self.variant, self.os_version, self.os_features)
         run = RunConfig(
             user=self.user,
@@ -166,7 +171,10 @@ class Image:
             author=self.author,
             config=run,
             rootfs=RootFS(self.rootfs.kind, self.rootfs.diff_ids or ()),
-            history=tuple(self.history),
+            history=tuple(
+                msgspec.structs.replace(item, created=created) if created and n >= self.inherited else item
+                for n, item in enumerate(self.history)
+            ),
         )
 
 

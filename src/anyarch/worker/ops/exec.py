@@ -307,7 +307,11 @@ class ExecOperation:
         from anyarch.sandbox.plan import ExecRequest, Ulimit
 
         meta, op = self._op.meta, self._op
-        identity = UserDatabase(tree).identity(meta.user)
+        try:
+            identity = UserDatabase(tree).identity(meta.user)
+        except BuildError as error:
+            process = f'process "{" ".join(meta.args)}" did not complete successfully'
+            raise BuildError(f"{process}: {error.message}", hint=error.hint) from None
         env = list(meta.env)
         names = {item.partition("=")[0] for item in env}
         if "PATH" not in names:
