@@ -135,7 +135,7 @@ def test_kernel_settings_cannot_be_written(build: Builder, path: str) -> None:
         "umount /proc",
         "umount -l /proc/kcore",
         "mknod /tmp/disk b 254 0 && head -c 1 /tmp/disk",
-        "chroot /proc/1/root /bin/true && ls /proc/2/root/home",
+        "ls /proc/1/root/boot /proc/2/root/boot /proc/self/root/../boot",
         "unshare -U true",
         "pivot_root / /tmp",
     ],
@@ -203,9 +203,9 @@ def test_link_left_in_a_cache_does_not_lead_out(build: Builder, tmp_path: Path) 
 
 
 def test_step_inherits_no_descriptor(build: Builder) -> None:
-    told = output(build, "FROM busybox\nRUN exec 9</dev/null; ls /proc/1/fd; true\n")
+    told = output(build, "FROM busybox\nRUN exec 9</dev/null; ls /proc/$$/fd /proc/1/fd; true\n")
 
-    assert told.split() == ["0", "1", "2", "9"]
+    assert [word for word in told.split() if word.isdecimal()] == ["0", "1", "2", "9"]
 
 
 def test_huge_output_comes_through_whole(build: Builder) -> None:

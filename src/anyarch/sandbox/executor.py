@@ -509,6 +509,7 @@ class _Exchange:
         event = cancel if isinstance(cancel, threading.Event) else None
         period = _EVENT_PERIOD_MS if event is not None else (relay.period_ms if relay else None)
         error: SandboxError | None = None
+        executed: tuple[bytes, bytes] = (b"", b"")
         while True:
             if event is not None and event.is_set():
                 self._cancel()
@@ -516,12 +517,18 @@ class _Exchange:
             for fd, _ in poll.poll(period):
                 if fd == control:
                     report = receive_frame(self._control)
+                    if isinstance(report, int):  # from the program that executes the step's
+                        error = error or refusal("exec", executed[0], report, executed[1])
+                        continue
                     if report is not None and report[0] == "refused":
                         error = error or refusal(*report[1:])
                         continue
                     if report is not None and report[0] == "started":
                         if self.handle is not None:
                             self.handle._has_started()
+                        continue
+                    if report is not None and report[0] == "exec":
+                        executed = report[1:]
                         continue
                     if report is not None and report[0] in ("note", "out of memory"):
                         self._note("limit" if report[0] == "note" else report[0], *report[1:])

@@ -250,9 +250,12 @@ def test_environment_directory_and_name_are_as_asked(steps: Steps) -> None:
     assert steps.sh("hostname") == "buildkitsandbox\n"
 
 
-def test_step_is_the_first_process_and_sees_no_others(steps: Steps) -> None:
-    assert steps.sh("echo $$; ls /proc | grep -c '^[0-9]*$'").split()[0] == "1"
-    assert int(steps.out.split()[1]) <= 4
+def test_step_sees_its_init_and_no_other_processes(steps: Steps) -> None:
+    out = steps.sh("echo $$ $PPID; cat /proc/1/cmdline; echo; ls -d /proc/[0-9]*; readlink /proc/1/exe")
+
+    assert out.split()[:3] == ["2", "1", "init\0"]
+    assert {word for word in out.split() if word.startswith("/proc/")} <= {f"/proc/{n}" for n in (1, 2, 3, 4)}
+    assert "memfd:anyarch-init" in out
 
 
 def test_only_the_three_streams_are_open(steps: Steps) -> None:

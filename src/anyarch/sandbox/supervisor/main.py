@@ -18,6 +18,7 @@ import struct
 from . import syscalls as kernel
 from .launch import become_supervisor
 from .namespaces import EmulatorNamespaces
+from .programs import Programs
 from .report import Refused, send_frame
 from .step import run_command, run_joined, run_step
 
@@ -52,6 +53,7 @@ class Supervisor:
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.emulators = EmulatorNamespaces()
         self.cgroups: Cgroups | None = None
+        self.programs = Programs()
         self.running: dict[int, Running] = {}  # by pid
         self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
         self.by_key: dict[int, Running] = {}
@@ -151,7 +153,7 @@ class Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                run_step(control, stdio, self.state_dir, emulator_ns, cgroup)
+                run_step(control, stdio, self.state_dir, emulator_ns, cgroup=cgroup, programs=self.programs)
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid
@@ -167,7 +169,14 @@ class Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                run_joined(control, stdio, step.pidfd, emulator_ns, step.cgroup)
+                run_joined(
+                    control,
+                    stdio,
+                    step.pidfd,
+                    emulator_ns,
+                    cgroup=step.cgroup,
+                    launch=self.programs.launch,
+                )
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid

@@ -14,6 +14,7 @@ import os
 from . import syscalls as kernel
 from .limits import limit_processes
 from .mounts import Tree, make_in_root, real_path
+from .programs import CONTROL_FD
 from .report import Refused, gate, receive_frame, send_frame
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .cgroups import Cgroup
+    from .programs import Programs
 
     Plan = dict[str, Any]  # the fields of anyarch.sandbox.compile.Plan
 
@@ -36,7 +38,9 @@ def run_step(
     stdio: tuple[int, int, int],
     state_dir: bytes,
     emulator_ns: int,
+    *,
     cgroup: Cgroup | None,
+    programs: Programs,
 ) -> None:
     """Never returns. What goes wrong before the program runs is reported on `control`."""
     try:
@@ -46,7 +50,7 @@ def run_step(
                 # before the cgroup namespace, whose root is the new group then
                 for note in cgroup.join():
                     send_frame(control, ("note", note))
-            _run(plan, control, stdio, state_dir, emulator_ns)
+            _run(plan, control, stdio, state_dir, emulator_ns, programs)
     except Refused as refused:
         _report(control, refused)
     except BaseException as error:
@@ -55,7 +59,13 @@ def run_step(
 
 
 def run_joined(
-    control: socket, stdio: tuple[int, int, int], pidfd: int, emulator_ns: int, cgroup: Cgroup | None
+    control: socket,
+    stdio: tuple[int, int, int],
+    pidfd: int,
+    emulator_ns: int,
+    *,
+    cgroup: Cgroup | None,
+    launch: int,
 ) -> None:
     """A further process in the namespaces of the step that `pidfd` is the first process of. Never returns."""
     try:
@@ -77,7 +87,7 @@ def run_joined(
                 root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
                 stdio = _open_terminal(root, control, is_console=False)
                 os.close(root)
-            _become_program(plan, control, stdio, emulator_ns)
+            _become_program(plan, control, stdio, emulator_ns, launch=launch, init=-1)
     except Refused as refused:
         _report(control, refused)
     except BaseException as error:
@@ -108,7 +118,12 @@ def _report(control: socket, refused: Refused) -> None:
 
 
 def _run(
-    plan: Plan, control: socket, stdio: tuple[int, int, int], state_dir: bytes, emulator_ns: int
+    plan: Plan,
+    control: socket,
+    stdio: tuple[int, int, int],
+    state_dir: bytes,
+    emulator_ns: int,
+    programs: Programs,
 ) -> None:
     os.umask(0)  # modes are given in full
     if plan["rlimits"]:
@@ -127,24 +142,35 @@ def _run(
     if plan["tty"]:
         stdio = _open_terminal(tree.root_fd, control)
     _enter_root(tree.root_fd)
-    _become_program(plan, control, stdio, emulator_ns)
+    # A process that others signal and join is to be the first one itself, as it is with BuildKit.
+    init = -1 if plan["tells_start"] else programs.init
+    _become_program(plan, control, stdio, emulator_ns, launch=programs.launch, init=init)
 
 
-def _become_program(plan: Plan, control: socket, stdio: tuple[int, int, int], emulator_ns: int) -> None:
+def _become_program(
+    plan: Plan,
+    control: socket,
+    stdio: tuple[int, int, int],
+    emulator_ns: int,
+    *,
+    launch: int,
+    init: int,
+) -> None:
     """From a process whose namespaces and root are the step's to its program."""
-    os.setsid()
-    _set_stdio(stdio)
-    if plan["tty"]:
-        _take_terminal()
     os.umask(0o022)
     # Before any path of the step's is looked up: /proc/self/fd of what is open here leads out of its root.
-    kernel.close_all_but(control.fileno(), emulator_ns)
+    kernel.close_all_but(control.fileno(), emulator_ns, launch, init, *stdio)
     _change_directory(plan["cwd"])
     if emulator_ns >= 0:
         with gate("emulator namespace"):
             kernel.setns(emulator_ns, kernel.CLONE_NEWUSER)
             if plan["insecure"]:  # a mount namespace that the user namespace owns, so the step may mount
                 kernel.unshare(kernel.CLONE_NEWNS)
+    _leave_init(init, plan)
+    os.setsid()
+    _set_stdio(stdio)
+    if plan["tty"]:
+        _take_terminal()
     for limit in plan["rlimits"]:
         _set_limit(*limit)
     _restore_signals()
@@ -152,7 +178,36 @@ def _become_program(plan: Plan, control: socket, stdio: tuple[int, int, int], em
     _drop_privileges(plan)
     if plan["tells_start"]:
         send_frame(control, ("started",))
+    if launch >= 0:
+        _launch(plan["argv"], plan["env"], control, launch)
     _execute(plan["argv"], plan["env"])
+
+
+def _leave_init(program: int, plan: Plan) -> None:
+    """Go on in a child; what is pid 1 becomes `program`, as the step's user, without any privilege and with
+    nothing open."""
+    if program < 0:
+        return
+    with gate("fork"):
+        pid = os.fork()
+    if pid == 0:
+        return
+    kernel.close_range(0, program - 1)
+    kernel.close_range(program + 1)
+    if pid == 2:  # the first child in a pid namespace always is
+        try:
+            kernel.prctl(kernel.PR_SET_SECUREBITS, kernel.SECBIT_NOROOT_LOCKED)
+            os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+            os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+            kernel.capset(0, 0, 0)
+            os.execve(program, [b"init"], {})
+        except OSError:
+            kernel.close_range(0)  # it goes on here then, a little slower
+    while True:
+        ended, status = os.waitpid(-1, 0)
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(128 - code if code < 0 else code)
 
 
 def _loopback_up() -> None:
@@ -307,6 +362,44 @@ def _exists(group: int) -> bool:
     with open("/proc/self/gid_map", "rb", buffering=0) as file:
         ranges = [line.split() for line in file.read().splitlines()]
     return any(int(first) <= group < int(first) + int(count) for first, _, count in ranges)
+
+
+def _launch(argv: tuple[bytes, ...], env: dict[bytes, bytes], control: socket, program: int) -> None:
+    """Have `program` execute it (see `.programs`). Returns when that could not be tried."""
+    path = _find(argv[0], env)
+    # `program` can only tell the errno: who reads it needs to know of what
+    send_frame(control, ("exec", path, _head(path)))
+    try:
+        if control.fileno() != CONTROL_FD:
+            os.dup2(control.fileno(), CONTROL_FD, inheritable=True)
+        else:
+            os.set_inheritable(CONTROL_FD, True)
+    except OSError:
+        return  # the limit of open files is that low
+    try:
+        os.execve(program, [path, *argv], env)
+    except OSError as error:
+        raise Refused("exec", path, error.errno or 0) from error
+
+
+def _find(name: bytes, env: dict[bytes, bytes]) -> bytes:
+    """The path of a program, as execvp(3) looks for it. Raises `Refused`."""
+    if b"/" in name:
+        return name
+    code, failed = errno.ENOENT, name
+    for directory in env.get(b"PATH", _DEFAULT_PATH).split(b":"):
+        path = os.path.join(directory or b".", name)
+        try:
+            if os.path.isdir(path) or not os.access(path, os.X_OK, effective_ids=True):
+                os.stat(path)
+                code, failed = errno.EACCES, path
+                continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                code, failed = error.errno or 0, path
+            continue
+        return path
+    raise Refused("exec", failed, code)
 
 
 def _execute(argv: tuple[bytes, ...], env: dict[bytes, bytes]) -> None:

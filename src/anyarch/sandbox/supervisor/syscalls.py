@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
@@ -51,6 +52,16 @@ PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
+
+PR_SET_SECUREBITS = 28
+SECBIT_NOROOT_LOCKED = 3  # an execve of root gives no capabilities
+
+# linux/memfd.h, linux/fcntl.h
+MFD_CLOEXEC = 1
+MFD_ALLOW_SEALING = 2
+MFD_EXEC = 0x10
+F_ADD_SEALS = 1033
+F_SEAL_ALL = 0xF  # SEAL, SHRINK, GROW, WRITE
 
 FSCONFIG_CMD_CREATE = 6
 CLOSE_RANGE_CLOEXEC = 4
@@ -223,6 +234,19 @@ def close_all_but(*kept: int) -> None:
         close_range(first, fd - 1)
         first = fd + 1
     close_range(first)
+
+
+def sealed_file(name: bytes, data: bytes) -> int:
+    """A descriptor of a file in memory that can be executed, and that nobody can change or unseal."""
+    flags = MFD_CLOEXEC | MFD_ALLOW_SEALING
+    try:
+        fd = os.memfd_create(os.fsdecode(name), flags | MFD_EXEC)
+    except OSError:  # before Linux 6.3, which made the flag
+        fd = os.memfd_create(os.fsdecode(name), flags)
+    os.write(fd, data)
+    os.fchmod(fd, 0o555)
+    fcntl.fcntl(fd, F_ADD_SEALS, F_SEAL_ALL)
+    return fd
 
 
 def seccomp_filter(seccomp_nr: int, program: bytes) -> None:
