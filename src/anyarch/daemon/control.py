@@ -14,7 +14,7 @@ from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate
-from anyarch.daemon.gateway import frontend_inputs, run_frontend
+from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
 from anyarch.daemon.records import version_message, worker_record
 from anyarch.daemon.storage import disk_usage, prune_store
@@ -54,6 +54,7 @@ class Control:
         history: History,
     ) -> None:
         self._history = history
+        self.gateway = Gateway(jobs, self.worker, platforms.list)
         self._settings = settings
         self._identity = identity
         self._platforms = platforms
@@ -173,27 +174,22 @@ class Control:
         if not request.Frontend and not request.Definition.ByteSize():
             result = await job.returned
         else:
-            platforms = await asyncio.to_thread(self._platforms.list)
 
-            async def solve(bench: Workbench) -> SolveResult:
+            async def prepare(bench: Workbench) -> None:
                 await bench.import_caches(imports)
-                if request.Definition.ByteSize():
-                    if request.Frontend:
-                        raise RpcError(
-                            Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
-                        )
-                    definition = Definition.unmarshal(request.Definition.SerializeToString())
-                    return SolveResult(ref=definition if definition.ops else None)
-                return await run_frontend(
-                    bench,
-                    request.Frontend,
-                    dict(request.FrontendAttrs),
-                    session=request.Session,
-                    platforms=platforms,
-                    inputs=frontend_inputs(request.FrontendInputs),
-                )
 
-            result = await job.run(solve)
+            await job.run(prepare)
+            if request.Definition.ByteSize():
+                if request.Frontend:
+                    raise RpcError(
+                        Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
+                    )
+                definition = Definition.unmarshal(request.Definition.SerializeToString())
+                result = SolveResult(ref=definition if definition.ops else None)
+            else:
+                result = await self.gateway.frontend(
+                    job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs
+                )
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         text = request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")

@@ -3,6 +3,8 @@ leads."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import posixpath
 import stat
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +22,7 @@ from anyarch.spec.glob import match
 from anyarch.spec.platform import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Mapping
     from typing import Any
 
     from anyarch.api.proto import worker_pb2
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from anyarch.engine.workbench import Workbench
     from anyarch.frontend.gateway import FileStat
 
-__all__ = ["Gateway", "frontend_inputs", "platform_of", "run_frontend"]
+__all__ = ["Bridge", "Gateway", "frontend_inputs", "platform_of"]
 
 T = TypeVar("T")
 
@@ -49,6 +51,20 @@ _GO_TYPES = {
 _GO_BITS = ((0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20))
 
 
+class Bridge:
+    """What one frontend leads: the build, the inputs it was given, and where its result goes."""
+
+    def __init__(
+        self,
+        job: Job,
+        returned: asyncio.Future[SolveResult],
+        inputs: Mapping[str, llb_pb2.Definition],
+    ) -> None:
+        self.job = job
+        self.returned = returned
+        self.inputs = inputs
+
+
 class Gateway:
     """`workers` gives the records for Ping, `platforms` what steps can be run for."""
 
@@ -61,6 +77,7 @@ class Gateway:
         self._jobs = jobs
         self._workers = workers
         self._platforms = platforms
+        self._bridge_of_all: Bridge | None = None
 
     def methods(self) -> dict[str, Handler]:
         table: dict[str, Handler] = {
@@ -78,8 +95,20 @@ class Gateway:
         }
         return {_PREFIX + name: handler for name, handler in table.items()}
 
+    def bound(self, bridge: Bridge) -> Gateway:
+        """The same for just one frontend, whose calls name no build."""
+        made = Gateway(self._jobs, self._workers, self._platforms)
+        made._bridge_of_all = bridge
+        return made
+
+    async def _bridge(self, call: ServerCall) -> Bridge:
+        if self._bridge_of_all is not None:
+            return self._bridge_of_all
+        job = await self._jobs.get(call.metadata.get(_BUILD_ID))
+        return Bridge(job, job.returned, job.request.FrontendInputs)
+
     async def _job(self, call: ServerCall) -> Job:
-        return await self._jobs.get(call.metadata.get(_BUILD_ID))
+        return (await self._bridge(call)).job
 
     async def ping(self, request: gateway_pb2.PingRequest, call: ServerCall) -> gateway_pb2.PongResponse:
         return gateway_pb2.PongResponse(
@@ -91,28 +120,24 @@ class Gateway:
     async def solve(self, request: gateway_pb2.SolveRequest, call: ServerCall) -> gateway_pb2.SolveResponse:
         job = await self._job(call)
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.CacheImports]
-        session = job.request.Session
 
-        async def work(bench: Workbench) -> tuple[SolveResult, dict[str, EngineRef | None]]:
+        async def prepare(bench: Workbench) -> None:
             await bench.import_caches(imports)
-            if request.HasField("Definition") and request.Definition.ByteSize():
-                if request.Frontend:
-                    raise RpcError(
-                        Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
-                    )
-                definition = Definition.unmarshal(request.Definition.SerializeToString())
-                found = SolveResult(ref=definition if definition.ops else None)
-            elif request.Frontend:
-                found = await run_frontend(
-                    bench,
-                    request.Frontend,
-                    dict(request.FrontendOpt),
-                    session=session,
-                    platforms=self._platforms(),
-                    inputs=frontend_inputs(request.FrontendInputs),
-                )
-            else:
-                found = SolveResult()
+
+        await job.run(prepare)
+        if request.HasField("Definition") and request.Definition.ByteSize():
+            if request.Frontend:
+                raise RpcError(Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified")
+            definition = Definition.unmarshal(request.Definition.SerializeToString())
+            found = SolveResult(ref=definition if definition.ops else None)
+        elif request.Frontend:
+            found = await self.frontend(
+                job, request.Frontend, dict(request.FrontendOpt), request.FrontendInputs
+            )
+        else:
+            found = SolveResult()
+
+        async def work(bench: Workbench) -> dict[str, EngineRef | None]:
             definitions = found.refs if found.refs is not None else {"": found.ref}
             refs = {
                 name: bench.load(definition) if definition is not None else None
@@ -122,20 +147,68 @@ class Gateway:
                 for ref in refs.values():
                     if ref is not None:
                         await ref.evaluate()
-            return found, refs
+            return refs
 
-        found, refs = await job.run(work)
+        refs = await job.run(work)
         return gateway_pb2.SolveResponse(result=_result(job, found, refs))
+
+    async def worker_json(self) -> str:
+        """The worker as frontends in images are told of it."""
+        record = await self._workers()
+        platforms = [
+            {
+                key: value
+                for key, value in (
+                    ("architecture", item.Architecture),
+                    ("os", item.OS),
+                    ("variant", item.Variant),
+                )
+                if value
+            }
+            for item in record.platforms
+        ]
+        found = {"id": record.ID, "labels": dict(record.Labels), "platforms": platforms, "gcPolicy": None}
+        return json.dumps([found])
+
+    async def frontend(
+        self,
+        job: Job,
+        name: str,
+        attrs: dict[str, str],
+        inputs: Mapping[str, llb_pb2.Definition],
+    ) -> SolveResult:
+        """What a frontend makes. Raises `RpcError` for one that there is not, and what it raises."""
+        from anyarch.daemon.frontend import run_image
+        from anyarch.engine.workbench import ForeignSyntax
+
+        if name == "gateway.v0" and attrs.get("source", "").startswith("dockerfile.v0"):
+            name = "dockerfile.v0"
+        if name == "gateway.v0":
+            return await run_image(job, self, attrs, inputs)
+        if name != "dockerfile.v0":
+            raise RpcError(Code.UNKNOWN, f"invalid frontend: {name}")
+        definitions = frontend_inputs(inputs)
+        platforms = await asyncio.to_thread(self._platforms)
+        try:
+            return await job.run(
+                lambda bench: bench.dockerfile(
+                    attrs, session=job.request.Session, platforms=platforms, inputs=definitions
+                )
+            )
+        except ForeignSyntax as foreign:
+            named = {"source": foreign.reference, "cmdline": foreign.cmdline}
+            return await run_image(job, self, {**attrs, **named}, inputs)
 
     async def return_(
         self, request: gateway_pb2.ReturnRequest, call: ServerCall
     ) -> gateway_pb2.ReturnResponse:
-        job = await self._job(call)
-        if job.returned.done():
+        bridge = await self._bridge(call)
+        job, returned = bridge.job, bridge.returned
+        if returned.done():
             raise RpcError(Code.FAILED_PRECONDITION, "the build has its result already")
         if request.HasField("error"):
-            job.returned.set_exception(error_of_status(request.error))
-            job.returned.exception()
+            returned.set_exception(error_of_status(request.error))
+            returned.exception()
             return gateway_pb2.ReturnResponse()
         result = request.result
 
@@ -161,7 +234,7 @@ class Gateway:
                 found = SolveResult(refs=refs, metadata=metadata)
             case _:
                 found = SolveResult(metadata=metadata)
-        job.returned.set_result(found)
+        returned.set_result(found)
         return gateway_pb2.ReturnResponse()
 
     async def evaluate(
@@ -180,8 +253,8 @@ class Gateway:
     async def inputs(
         self, request: gateway_pb2.InputsRequest, call: ServerCall
     ) -> gateway_pb2.InputsResponse:
-        job = await self._job(call)
-        return gateway_pb2.InputsResponse(Definitions=job.request.FrontendInputs)
+        bridge = await self._bridge(call)
+        return gateway_pb2.InputsResponse(Definitions=bridge.inputs)
 
     # files -----------------------------------------------------------------------------------------
 
@@ -275,25 +348,6 @@ class Gateway:
             )
         )
         return gateway_pb2.WarnResponse()
-
-
-async def run_frontend(
-    bench: Workbench,
-    name: str,
-    attrs: dict[str, str],
-    *,
-    session: str,
-    platforms: Sequence[Platform],
-    inputs: dict[str, Definition],
-) -> SolveResult:
-    """Raises `NotSupported` for a frontend that is not here."""
-    if name == "gateway.v0" and attrs.get("source", "").startswith("dockerfile.v0"):
-        name = "dockerfile.v0"
-    if name == "dockerfile.v0":
-        return await bench.dockerfile(attrs, session=session, platforms=platforms, inputs=inputs)
-    if name == "gateway.v0":
-        raise RpcError(Code.UNIMPLEMENTED, f"frontend image {attrs.get('source', '')} is not supported yet")
-    raise RpcError(Code.UNKNOWN, f"invalid frontend: {name}")
 
 
 def frontend_inputs(messages: Mapping[str, llb_pb2.Definition]) -> dict[str, Definition]:

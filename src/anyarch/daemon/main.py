@@ -75,7 +75,6 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     from anyarch.daemon.content import content_methods
     from anyarch.daemon.control import Control
     from anyarch.daemon.failure import translate
-    from anyarch.daemon.gateway import Gateway
     from anyarch.daemon.health import health_methods
     from anyarch.daemon.history import History
     from anyarch.daemon.job import Jobs
@@ -97,8 +96,7 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
     history = History(root)
     control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log, history)
-    gateway = Gateway(jobs, control.worker, platforms.list)
-    methods = {**control.methods(), **gateway.methods(), **health_methods(), **trace_methods()}
+    methods = {**control.methods(), **control.gateway.methods(), **health_methods(), **trace_methods()}
     methods.update(content_methods(root, history))
     context = tls_context(settings.tls) if settings.tls is not None else None
     links: set[SocketLink] = set()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anyarch.solver.solver import Solver
     from anyarch.solver.vertex import Edge
     from anyarch.spec.platform import Platform
+    from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
 
 __all__ = ["EngineGateway", "EngineRef"]
@@ -56,6 +57,13 @@ class EngineRef:
         """Run what is behind it. Raises what the steps raise."""
         if self._edge is not None:
             await self._solver.solve([self._edge])
+
+    async def result(self) -> Result:
+        """What is behind it, evaluated. Raises what the steps raise."""
+        if self._edge is None:
+            return None
+        found: list[Result] = await self._solver.solve([self._edge])
+        return found[0]
 
     async def _tree(self) -> TreeView:
         if self._edge is None:

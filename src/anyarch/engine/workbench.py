@@ -20,6 +20,7 @@ from anyarch.engine.request import BuildRequest
 from anyarch.engine.solve import os_errors
 from anyarch.errors import BuildError
 from anyarch.exporter.assemble import PlatformResult
+from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.llb.definition import Definition
 from anyarch.solver.solver import Solver
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from anyarch.worker.cdi import Settings as CdiSettings
     from anyarch.worker.session import Lent
 
-__all__ = ["Borrowed", "SolveResult", "Workbench"]
+__all__ = ["Borrowed", "ForeignSyntax", "SolveResult", "Workbench"]
 
 _CONFIG = "containerimage.config"
 _PLATFORMS = "refs.platforms"

@@ -34,9 +34,19 @@ if TYPE_CHECKING:
     from .convert import Converted
     from .options import Options
 
-__all__ = ["build"]
+__all__ = ["ForeignSyntax", "build"]
 
 _BUILT_IN = r"dockerfile\.v0|(?:docker\.io/)?docker/dockerfile(?::(?:latest|labs|experimental|[0-9][\w.-]*))?"
+
+
+class ForeignSyntax(NotSupported):
+    """The file is for the frontend of an image: `reference`, with `cmdline` as its `# syntax=` line has it.
+    Who can run that does; for others it is an error."""
+
+    def __init__(self, reference: str, cmdline: str, where: str, *, hint: str) -> None:
+        super().__init__(f"the frontend {reference}{where} is not supported yet", hint=hint)
+        self.reference = reference
+        self.cmdline = cmdline
 
 
 async def build(gateway: Gateway) -> FrontendResult:
@@ -115,12 +125,12 @@ def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:
     if argument is not None:
         reference = argument.strip().partition(" ")[0]
         if not re.fullmatch(_BUILT_IN, reference):
-            raise NotSupported(f"the frontend {reference} (BUILDKIT_SYNTAX) is not supported yet", hint=hint)
+            raise ForeignSyntax(reference, argument.strip(), " (BUILDKIT_SYNTAX)", hint=hint)
         return
     syntax = detect_syntax(info.data)
     if syntax is not None and not re.fullmatch(_BUILT_IN, syntax.reference):
         place = SourceRange(info.filename, syntax.line, syntax.line, data=info.data)
-        error = NotSupported(f"the frontend {syntax.reference} is not supported yet", hint=hint)
+        error = ForeignSyntax(syntax.reference, syntax.cmdline, "", hint=hint)
         error.source = place
         raise error
 

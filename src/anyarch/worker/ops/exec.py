@@ -246,6 +246,15 @@ class ExecOperation:
                     task.exception()
                 raise
 
+    def prepare(self, inputs: Sequence[Result], stack: ExitStack) -> ExecRequest:
+        """The step as the sandbox takes it, for who runs it otherwise; `stack` ends what it stands on.
+        Blocks."""
+        root_mount = next(mount for mount in self._op.mounts if mount.dest == "/")
+        root = self._input_of(root_mount, inputs)
+        tree = self._worker.view_or_none(root)
+        route = self._worker.route(self.platform)
+        return self._request(root_mount, root, tree, _MountPlan(self._worker, stack), inputs, route)
+
     def _run(self, inputs: Sequence[Result], cancel: CancelToken) -> Sequence[Result]:
         worker, op = self._worker, self._op
         route = worker.route(self.platform)

@@ -1,0 +1,171 @@
+"""A container that a client drives: a root file system of results, and processes started in it one by one.
+
+The first process makes it; those that come while that one runs join its namespaces and end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from anyarch.errors import BuildError
+from anyarch.llb.ops import ExecOp, MountType, NetMode, SecurityMode
+from anyarch.worker.ops.exec import ExecOperation
+from anyarch.worker.passwd import UserDatabase
+from anyarch.worker.result import LocalResult, SnapshotResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from anyarch.llb.ops import Meta, Mount, SecretEnv
+    from anyarch.sandbox.executor import StepHandle
+    from anyarch.sandbox.plan import CancelToken, ExecRequest
+    from anyarch.spec.platform import Platform
+    from anyarch.worker.result import Result
+    from anyarch.worker.worker import Worker
+
+__all__ = ["Container"]
+
+
+class Container:
+    """On the loop of its build. `inputs` are what the mounts' `input` numbers mean."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        mounts: Sequence[Mount],
+        inputs: Sequence[Result],
+        *,
+        platform: Platform | None = None,
+        network: NetMode = NetMode.UNSET,
+        hostname: str = "",
+        extra_hosts: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        if not any(mount.dest == "/" for mount in mounts):
+            raise BuildError("invalid container with no rootfs")
+        if network is NetMode.HOST:
+            worker.lent.require("network.host")
+        self._worker = worker
+        self._mounts = tuple(mounts)
+        self._inputs = list(inputs)
+        self._platform = platform
+        self._network = network
+        self._hostname = hostname
+        self._extra_hosts = tuple(extra_hosts)
+        self._stack = ExitStack()
+        self._first: StepHandle | None = None
+        self._request: ExecRequest | None = None
+        self._cancels: set[CancelToken] = set()
+        self._running: set[asyncio.Future[int]] = set()
+        self._lock = asyncio.Lock()
+        self._released = False
+
+    async def run(
+        self,
+        meta: Meta,
+        *,
+        stdio: tuple[int, int, int],
+        handle: StepHandle,
+        security: SecurityMode = SecurityMode.SANDBOX,
+        secret_env: Sequence[SecretEnv] = (),
+        tty: bool = False,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Run a process to its end and return its status. Cancelled: it is killed. `on_start` is called when
+        it has been set up. Raises `SandboxError`, `BuildError`."""
+        from anyarch.llb.ops import HostIP
+
+        async with self._lock:
+            if self._released:
+                raise BuildError("the container was released")
+            join = self._first
+            if meta.hostname == "" and self._hostname:
+                meta = msgspec.structs.replace(meta, hostname=self._hostname)
+            if self._extra_hosts:
+                hosts = tuple(HostIP(host=name, ip=address) for name, address in self._extra_hosts)
+                meta = msgspec.structs.replace(meta, extra_hosts=(*meta.extra_hosts, *hosts))
+            op = ExecOp(meta, self._mounts, self._network, security, tuple(secret_env))
+            operation = ExecOperation(self._worker, op, self._platform, len(self._inputs), "")
+            if join is None:
+                for result in self._inputs:
+                    if isinstance(result, SnapshotResult):
+                        await self._worker.ensure_local(result)
+                self._request = await asyncio.to_thread(operation.prepare, self._inputs, self._stack)
+                request = self._request
+                self._first = handle
+            else:
+                assert self._request is not None
+                request = self._joined(self._request, meta)
+            request = msgspec.structs.replace(request, tty=tty, insecure=security is SecurityMode.INSECURE)
+        cancel = self._worker.new_cancel()
+        self._cancels.add(cancel)
+        executor = self._worker.machine.executor()
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(
+            None,
+            lambda: executor.run(
+                request,
+                on_output=lambda stream, data: None,
+                cancel=cancel,
+                stdio=stdio,
+                handle=handle,
+                join=join,
+            ),
+        )
+        self._running.add(future)
+        started = loop.run_in_executor(None, handle.started.wait)
+        try:
+            waited: set[asyncio.Future[Any]] = {started, future}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            on_start()
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancel.cancel()
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise
+        finally:
+            handle.started.set()
+            await asyncio.wait([started])
+            self._running.discard(future)
+            self._cancels.discard(cancel)
+
+    def _joined(self, request: ExecRequest, meta: Meta) -> ExecRequest:
+        root = next(mount for mount in self._mounts if mount.dest == "/")
+        base = self._inputs[root.input] if root.input >= 0 else None
+        if isinstance(base, LocalResult):
+            base = self._worker.materialize(base)
+        identity = UserDatabase(self._worker.view_or_none(base)).identity(meta.user)
+        env = list(meta.env)
+        names = {item.partition("=")[0] for item in env}
+        kept = [item for item in request.env if item.partition("=")[0] in ("PATH", "HOME")]
+        env += [item for item in kept if item.partition("=")[0] not in names]
+        return msgspec.structs.replace(
+            request,
+            argv=meta.args,
+            env=tuple(env),
+            cwd=meta.cwd or "/",
+            uid=identity.uid,
+            gid=identity.gid,
+            groups=identity.groups,
+        )
+
+    async def release(self) -> None:
+        """End its processes and drop its files. May be called again."""
+        self._released = True
+        for cancel in list(self._cancels):
+            cancel.cancel()
+        if self._running:
+            await asyncio.wait(list(self._running))
+        await asyncio.to_thread(self._stack.close)
+
+
+def bind(dest: str, position: int, *, readonly: bool = False) -> Mount:
+    """A mount of the input at `position`, without output."""
+    from anyarch.llb.ops import Mount
+
+    return Mount(input=position, dest=dest, output=-1, readonly=readonly, mount_type=MountType.BIND)
