@@ -29,6 +29,7 @@ COMMANDS = {
         "Connect standard input and output with a node's API",
     ),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
+    "test": ("anyarch.cli.commands.test", "Run a command on every platform of an image"),
     "copy": (
         "anyarch.cli.commands.copy",
         "Copy images between registries, layouts, archives and stores",

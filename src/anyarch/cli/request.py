@@ -83,6 +83,7 @@ def build_request(
         allow=tuple(text for text in parsed.texts("allow") if text),
         arch_check=parsed.text("arch-check") or "warn",
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
+        tests=tuple(parsed.texts("test")),
         no_emulation=parsed.switch("no-emulation"),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         keep_going=parsed.switch("keep-going"),

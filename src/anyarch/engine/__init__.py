@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, RunRequest
+    from anyarch.engine.trial import Trial
     from anyarch.solver.events import EventSink
 
-__all__ = ["build", "run_image"]
+__all__ = ["build", "run_image", "try_image"]
 
 
 def build(
@@ -23,6 +26,19 @@ def build(
     from anyarch.engine.solve import build_async
 
     return asyncio.run(build_async(request, on_event, cancel))
+
+
+def try_image(
+    request: RunRequest,
+    platforms: Sequence[str] = (),
+    on_event: EventSink | None = None,
+    cancel: CancelToken | None = None,
+) -> list[Trial]:
+    """Run a command on every platform of an image, or on `platforms`. Raises `AnyarchError` where the image
+    is not there."""
+    from anyarch.engine.tryimage import try_image as work
+
+    return work(request, platforms, on_event, cancel)
 
 
 def run_image(

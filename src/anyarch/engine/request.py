@@ -23,6 +23,7 @@ __all__ = [
     "Method",
     "Output",
     "PlatformResult",
+    "Port",
     "RunRequest",
     "Secret",
     "Ssh",
@@ -113,6 +114,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     `worker.limits`). With `no_emulation` a step that would have to be emulated is an error before any
     work; `emulators` is the directory of the QEMU programs to use, empty for those of the machine. `root`
     is the store's directory (None: the usual place).
+    `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
+    platform before it leaves.
     """
 
     context: str = "."
@@ -145,6 +148,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_to: tuple[CacheOption, ...] = ()
     call: str = "build"
     no_emulation: bool = False
+    tests: tuple[str, ...] = ()
     emulators: str = ""
     keep_going: bool = False
     require: tuple[str, ...] = ()
@@ -203,6 +207,14 @@ class Volume(msgspec.Struct, frozen=True):
     readonly: bool = False
 
 
+class Port(msgspec.Struct, frozen=True):
+    """A port of the machine (on `address`, empty for all) that leads to a port of a running program."""
+
+    host: int
+    container: int
+    address: str = ""
+
+
 class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Run a program of an image.
 
@@ -210,7 +222,9 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     (directory or tar), or the name of an image in the store. `command` is put in the place of the image's
     CMD, `entrypoint` of its ENTRYPOINT (an empty text clears it). `pull` is missing, always or never. `env`
     are complete `K=V` texts in which the caller has looked up names without a value. With `interactive` the
-    program gets the caller's standard input, else an empty one; with `tty` a terminal of its own.
+    program gets the caller's standard input, else an empty one; with `tty` a terminal of its own. `add_hosts`
+    are (name, address), `tmpfs` (path, bytes; 0 for the kernel's default), `limits` the fields of the
+    sandbox's `Resources`. With `readonly` the image's files cannot be written.
     """
 
     image: str
@@ -226,6 +240,14 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] = ()
     emulators: str = ""
     pull: str = "missing"
+    hostname: str = ""
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    readonly: bool = False
+    tmpfs: tuple[tuple[str, int], ...] = ()
+    shm_size: int | None = None
+    ulimits: tuple[Ulimit, ...] = ()
+    limits: dict[str, int | str] = {}
+    ports: tuple[Port, ...] = ()
     root: str | None = None
 
 

@@ -6,16 +6,19 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
+
+import msgspec
 
 from anyarch.engine.export import stored_image
+from anyarch.engine.ports import relaying
 from anyarch.engine.solve import os_errors
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
-from anyarch.llb.ops import NetMode
+from anyarch.llb.ops import HostIP, NetMode
 from anyarch.source.layout import import_layout, is_layout
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
-from anyarch.spec.platform import Platform, host_platform
+from anyarch.spec.platform import Platform, compatible, host_platform
 from anyarch.spec.reference import Reference
 from anyarch.store.store import Store, default_root
 from anyarch.worker.ops.exec import DEFAULT_PATH
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from anyarch.solver.events import Event, EventSink
     from anyarch.source.image import Image
 
-__all__ = ["run"]
+__all__ = ["add_layers", "find_image", "make_plan", "run"]
 
 _LAYOUT = "oci-layout://"
 _NO_NAME = Reference("localhost", "layout")
@@ -53,23 +56,34 @@ def _ignore(event: Event) -> None:
 async def _run(request: RunRequest, store: Store, emit: EventSink, cancel: CancelToken | None) -> int:
     async with Worker(store, emit, emulators=request.emulators) as worker:
         wanted = Platform.parse(request.platform) if request.platform else host_platform()
-        image = await asyncio.to_thread(_find, worker, request, wanted)
-        snapshot = SnapshotResult(tuple(_add_layers(worker.layers, image)))
+        image = await asyncio.to_thread(find_image, worker, request, wanted)
+        # An image may be served by one of a lower CPU variant: what it says of itself decides how it runs.
+        found = image.platform if image.platform.os else wanted
+        if not request.platform and found not in compatible(wanted):
+            notice(
+                f"WARNING: The requested image's platform ({found}) does not match the detected host "
+                f"platform ({wanted}) and no specific platform was requested"
+            )
+        snapshot = SnapshotResult(tuple(add_layers(worker.layers, image)))
         await worker.ensure_local(snapshot)
         with worker.step_directory() as directory:
-            plan = await asyncio.to_thread(_plan, worker, request, image, wanted, snapshot, directory)
+            plan = await asyncio.to_thread(
+                make_plan, worker, request, image.config, found, snapshot, directory
+            )
             token = worker.new_cancel()
             if cancel is not None:
                 cancel.add_callback(token.cancel)
             stdin = 0 if request.interactive else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                status = await asyncio.to_thread(
-                    worker.machine.executor().run,
-                    plan,
-                    on_output=_to_streams,
-                    cancel=token,
-                    stdio=(stdin, 1, 2),
-                )
+                async with relaying(request.ports):
+                    status = await asyncio.to_thread(
+                        worker.machine.executor().run,
+                        plan,
+                        on_output=_to_streams,
+                        cancel=token,
+                        stdio=(stdin, 1, 2),
+                        on_note=lambda kind, text: notice(f"WARNING: {kind}: {text}"),
+                    )
             finally:
                 if stdin:
                     os.close(stdin)
@@ -78,32 +92,48 @@ async def _run(request: RunRequest, store: Store, emit: EventSink, cancel: Cance
         return status
 
 
+def notice(text: str) -> None:
+    """A line for the user, beside what the program writes."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
 def _to_streams(stream: int, data: bytes) -> None:
     out = sys.stdout if stream == 1 else sys.stderr
     out.buffer.write(data)
     out.buffer.flush()
 
 
-def _find(worker: Worker, request: RunRequest, wanted: Platform) -> Image:
-    """The image of a layout, of the store, or of a registry, in that order."""
+@overload
+def find_image(worker: Worker, request: RunRequest, wanted: Platform) -> Image: ...
+@overload
+def find_image(worker: Worker, request: RunRequest, wanted: None) -> Reference: ...
+def find_image(worker: Worker, request: RunRequest, wanted: Platform | None) -> Image | Reference:
+    """The image of a layout, of the store, or of a registry, in that order: what serves `wanted`, or with
+    None the reference by which the worker knows it."""
+    reference = _reference(worker, request)
+    return reference if wanted is None else worker.images.image(reference, wanted)
+
+
+def _reference(worker: Worker, request: RunRequest) -> Reference:
     name = request.image
     if name.startswith(_LAYOUT) or (("/" in name or name.startswith(".")) and is_layout(name)):
         descriptor = import_layout(worker.store.content, name.removeprefix(_LAYOUT))
-        return worker.images.image(_NO_NAME.with_digest(Digest.parse(descriptor.digest)), wanted)
+        return _NO_NAME.with_digest(Digest.parse(descriptor.digest))
     reference = Reference.parse(name)
     if request.pull != "always":
         stored = stored_image(worker.store, reference)
         if stored is not None and worker.store.content.has(Digest(stored["digest"])):
-            pinned = reference.with_digest(Digest.parse(stored["digest"]))
-            return worker.images.image(pinned, wanted)
+            return reference.with_digest(Digest.parse(stored["digest"]))
     if request.pull == "never":
         raise ManifestNotFound(
             f"{reference.familiar}: no such image in the store", hint="leave out --pull=never to fetch it"
         )
-    return worker.images.image(reference, wanted)
+    return reference
 
 
-def _add_layers(layers: LayerStore, image: Image) -> list[str]:
+def add_layers(layers: LayerStore, image: Image) -> list[str]:
+    """Make the layers of an image known, without fetching them; their ids."""
     is_from_layout = image.reference.name == _NO_NAME.name
     fetch_from = "" if is_from_layout else str(image.reference.with_digest(image.manifest_digest))
     return [
@@ -112,19 +142,20 @@ def _add_layers(layers: LayerStore, image: Image) -> list[str]:
     ]
 
 
-def _plan(
+def make_plan(
     worker: Worker,
     request: RunRequest,
-    image: Image,
-    wanted: Platform,
+    image_config: bytes,
+    platform: Platform,
     snapshot: SnapshotResult,
     directory: Path,
 ) -> ExecRequest:
-    from anyarch.sandbox.plan import Bind, ExecRequest
+    """What the sandbox is to run: the program of `request` in an image with this configuration and these
+    layers. Raises `UsageError`, `EmulatorMissing`."""
+    from anyarch.sandbox.plan import DEFAULT_SHM_SIZE, Bind, ExecRequest, Resources, Tmpfs, Ulimit
 
-    config = decode(ImageConfig, image.config).config
-    # An image may be served by one of a lower CPU variant: what it says of itself decides how it runs.
-    route = worker.route(image.platform if image.platform.os else wanted)
+    config = decode(ImageConfig, image_config).config
+    route = worker.route(platform)
     entrypoint = config.entrypoint or ()
     command = request.command or (config.cmd or ())
     if request.entrypoint is not None:
@@ -144,7 +175,8 @@ def _plan(
     if request.tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
     network = NetMode.NONE if request.network == "none" else NetMode.UNSET
-    hostname = os.uname().nodename
+    hostname = request.hostname or os.uname().nodename
+    hosts = [HostIP(name, address) for name, address in request.add_hosts]
     return ExecRequest(
         argv=argv,
         env=tuple(f"{name}={value}" for name, value in env.items()),
@@ -152,19 +184,23 @@ def _plan(
         uid=identity.uid,
         gid=identity.gid,
         groups=identity.groups,
-        root=_rootfs(worker, snapshot, directory),
+        root=_rootfs(worker, snapshot, directory, readonly=request.readonly),
         mounts=(
-            *worker.network_files(network, (), hostname),
+            *worker.network_files(network, hosts, hostname),
+            *(Tmpfs(dest, size) for dest, size in request.tmpfs),
             *(Bind(os.path.abspath(v.source), v.dest, v.readonly) for v in request.volumes),
         ),
         hostname=hostname,
         network="none" if network is NetMode.NONE else "host",
+        shm_size=DEFAULT_SHM_SIZE if request.shm_size is None else request.shm_size,
+        ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in request.ulimits),
+        resources=msgspec.convert(request.limits, Resources),
         emulators=route.emulators,
         tty=request.tty,
     )
 
 
-def _rootfs(worker: Worker, snapshot: SnapshotResult, directory: Path) -> RootFS:
+def _rootfs(worker: Worker, snapshot: SnapshotResult, directory: Path, *, readonly: bool) -> RootFS:
     from anyarch.sandbox.plan import RootFS
 
     upper, work = directory / "upper", directory / "work"
@@ -173,4 +209,4 @@ def _rootfs(worker: Worker, snapshot: SnapshotResult, directory: Path) -> RootFS
     node = worker.view(snapshot).lookup("")
     if node is not None:
         worker.set_root_metadata(upper, node.entry)
-    return RootFS(worker.directories(snapshot), str(upper), str(work))
+    return RootFS(worker.directories(snapshot), str(upper), str(work), readonly=readonly)

@@ -196,6 +196,8 @@ async def _build(
         check = TruthCheck(worker, solver, mode=request.arch_check, allow=request.arch_check_allow)
         edges = _load(request, build)
         results = await _solve(build, edges)
+        if request.tests:
+            results = await _test(request, build, edges, results, emit)
         failure = build.failures.decide()
         if failure is not None:
             if request.cache_to and results:
@@ -227,6 +229,40 @@ async def _build(
 
             await asyncio.to_thread(collect_after_build, store)
         return outcome
+
+
+async def _test(
+    request: BuildRequest,
+    build: Prepared,
+    edges: dict[str, Edge | None],
+    results: list[PlatformResult],
+    emit: EventSink,
+) -> list[PlatformResult]:
+    """The results that pass all tests. A platform that does not has failed as if a step had."""
+    from anyarch.engine.request import RunRequest
+    from anyarch.engine.trial import command_of, failure_of, run_trial
+    from anyarch.worker.result import SnapshotResult
+
+    async def one(result: PlatformResult) -> bool:
+        for text in request.tests:
+            command = command_of(text, result.config)
+            run = RunRequest(image="", command=command, entrypoint="", emulators=request.emulators)
+            snapshot = SnapshotResult(result.layers)
+            trial = await run_trial(build.worker, run, result.config, result.platform, snapshot, emit)
+            if not trial.is_passed:
+                error = failure_of(trial, command)
+                if not build.failures.note(result.platform.format_all(), error):
+                    raise error
+                return False
+        return True
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            jobs = [group.create_task(one(result)) for result in results]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    _leave_out(build, edges)
+    return [result for result, job in zip(results, jobs, strict=True) if job.result()]
 
 
 async def _check_truth(

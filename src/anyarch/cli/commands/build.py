@@ -166,6 +166,12 @@ COMMAND = Command(
         Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True),
         Flag("tag", "Name of the image", short="t", metavar="[REGISTRY/]NAME[:TAG]", repeat=True),
         Flag("target", "Stage to build", metavar="STAGE"),
+        Flag(
+            "test",
+            "Run a command in the image of each platform, and publish only what passed",
+            metavar="COMMAND",
+            repeat=True,
+        ),
         Flag("ulimit", "Limit of RUN steps", metavar="NAME=SOFT[:HARD]", repeat=True),
         # Flags that docker build knows and buildx hides.
         Flag("compress", "Compress the build context", hidden=True, state="ignored"),

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anyarch.cli.flags import Parsed
-    from anyarch.engine.request import RunRequest, Volume
+    from anyarch.engine.request import Port, RunRequest, Volume
     from anyarch.solver.events import Event
 
-__all__ = ["COMMAND", "run", "run_request"]
+__all__ = ["COMMAND", "run", "run_request", "volume_of"]
 
 OWN_FAILURE = 125
 
@@ -44,6 +44,30 @@ COMMAND = Command(
     interspersed=False,
     usage_exit_code=OWN_FAILURE,
     flags=(
+        Flag("add-host", "Add a line to the program's /etc/hosts", metavar="HOST:IP", repeat=True),
+        Flag("cpus", "How many CPUs it may use, for example 1.5", metavar="N"),
+        Flag(
+            "env-file", "Read environment variables from a file", metavar="PATH", repeat=True, complete="file"
+        ),
+        Flag("hostname", "Host name", metavar="NAME"),
+        Flag("memory", "How much memory it may use", short="m", metavar="BYTES"),
+        Flag(
+            "mount",
+            "Show something to the program: type=bind,source=…,target=…[,readonly], or type=tmpfs,target=…",
+            metavar="ATTRS",
+            repeat=True,
+        ),
+        Flag(
+            "publish",
+            "Let a port of this machine lead to one of the program, which shares its network",
+            short="p",
+            metavar="[IP:]PORT:PORT",
+            repeat=True,
+        ),
+        Flag("read-only", "Let nobody write to the image's files"),
+        Flag("shm-size", "Size of /dev/shm", metavar="BYTES"),
+        Flag("tmpfs", "Mount an empty file system in memory", metavar="DIR[:size=BYTES]", repeat=True),
+        Flag("ulimit", "Limit of the program", metavar="NAME=SOFT[:HARD]", repeat=True),
         Flag(
             "emulators",
             "Directory of the QEMU programs to use, in place of the machine's",
@@ -129,7 +153,10 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
         raise UsageError(
             "the input device is not a TTY", hint="leave -t out when standard input is a pipe or file"
         )
-    variables = grammar.key_values(parsed.texts("env"), environment)
+    variables = _env_files(parsed.texts("env-file"), environment)
+    variables |= grammar.key_values(parsed.texts("env"), environment)
+    volumes, tmpfs = _mounts(parsed.texts("mount"))
+    shm_size = parsed.text("shm-size")
     return RunRequest(
         image=image,
         command=tuple(command),
@@ -141,13 +168,126 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
         interactive=parsed.switch("interactive"),
         tty=parsed.switch("tty"),
         network=parsed.text("network") or "host",
-        volumes=tuple(_volume(text) for text in parsed.texts("volume")),
+        volumes=(*(volume_of(text) for text in parsed.texts("volume")), *volumes),
+        hostname=parsed.text("hostname") or "",
+        add_hosts=grammar.add_hosts(parsed.texts("add-host")),
+        readonly=parsed.switch("read-only"),
+        tmpfs=(*(_tmpfs(text) for text in parsed.texts("tmpfs")), *tmpfs),
+        shm_size=grammar.size_bytes(shm_size) if shm_size else None,
+        ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),
+        limits=_limits(parsed),
+        ports=tuple(_port(text) for text in parsed.texts("publish")),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         pull=parsed.text("pull") or "missing",
     )
 
 
-def _volume(text: str) -> Volume:
+def _env_files(paths: list[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """As docker reads them: a variable a line, `#` begins a comment, a name alone takes the environment's
+    value."""
+    result: dict[str, str] = {}
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(f"--env-file: open {path}: {reason}") from None
+        for line in lines:
+            text = line.lstrip()
+            if not text or text.startswith("#"):
+                continue
+            name, equals, value = text.partition("=")
+            if any(c.isspace() for c in name):
+                raise UsageError(f"--env-file {path}: variable {name!r} contains whitespaces")
+            if equals:
+                result[name] = value
+            elif name in environment:
+                result[name] = environment[name]
+    return result
+
+
+def _mounts(texts: list[str]) -> tuple[list[Volume], list[tuple[str, int]]]:
+    from anyarch.engine import grammar
+
+    volumes, tmpfs = [], []
+    for text in texts:
+        attrs = {}
+        for field in grammar.csv_fields(text):
+            key, equals, value = field.partition("=")
+            attrs[key.strip().lower()] = value if equals else "true"
+        kind = attrs.pop("type", "volume")
+        target = next((attrs.pop(k) for k in ("target", "destination", "dst") if k in attrs), "")
+        if not target.startswith("/"):
+            raise UsageError(f"invalid mount {text!r}: target must be an absolute path")
+        if kind == "bind":
+            source = next((attrs.pop(k) for k in ("source", "src") if k in attrs), "")
+            readonly = next((attrs.pop(k) for k in ("readonly", "ro") if k in attrs), "false")
+            if not source:
+                raise UsageError(f"invalid mount {text!r}: source is missing")
+            mode = "ro" if grammar.truth(readonly) else "rw"
+            volumes.append(volume_of(f"{os.path.abspath(source)}:{target}:{mode}"))
+        elif kind == "tmpfs":
+            size = attrs.pop("tmpfs-size", "")
+            tmpfs.append((target, grammar.size_bytes(size) if size else 0))
+        else:
+            raise NotSupported(f"--mount type={kind}: only bind and tmpfs can be mounted")
+        if attrs:
+            raise UsageError(f"invalid mount {text!r}: unknown key {next(iter(attrs))!r}")
+    return volumes, tmpfs
+
+
+def _tmpfs(text: str) -> tuple[str, int]:
+    from anyarch.engine import grammar
+
+    path, _, options = text.partition(":")
+    if not path.startswith("/"):
+        raise UsageError(f"invalid tmpfs {text!r}: an absolute path is expected")
+    size = 0
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key == "size":
+            size = grammar.size_bytes(value)
+        elif key not in ("rw", "nosuid", "nodev"):
+            raise NotSupported(f"--tmpfs {text}: option {option!r} is not supported", hint="size=BYTES is")
+    return path, size
+
+
+def _limits(parsed: Parsed) -> dict[str, int | str]:
+    from anyarch.engine import grammar
+
+    limits: dict[str, int | str] = {}
+    memory, cpus = parsed.text("memory"), parsed.text("cpus")
+    if memory:
+        limits["memory"] = grammar.size_bytes(memory)
+    if cpus:
+        try:
+            quota = int(float(cpus) * 100_000)
+        except ValueError:
+            quota = 0
+        if quota < 1000:
+            raise UsageError(f"--cpus {cpus}: a number above 0.01 is expected")
+        limits |= {"cpu_period": 100_000, "cpu_quota": quota}
+    return limits
+
+
+def _port(text: str) -> Port:
+    from anyarch.engine.request import Port
+
+    mapping, _, protocol = text.partition("/")
+    if protocol not in ("", "tcp"):
+        raise NotSupported(f"--publish {text}: only TCP ports can be passed on")
+    head, _, container = mapping.rpartition(":")
+    address, _, host = head.rpartition(":")
+    host = host or container
+    numbers = [int(n) if n.isascii() and n.isdigit() else 0 for n in (host, container)]
+    if not all(0 < number < 65536 for number in numbers):
+        raise UsageError(f"invalid port {text!r}", hint="write [IP:]HOST:PORT, for example -p 8080:80")
+    return Port(numbers[0], numbers[1], address.strip("[]"))
+
+
+def volume_of(text: str) -> Volume:
+    """One `--volume`. Raises `UsageError`, `NotSupported`."""
     from anyarch.engine.request import Volume
 
     source, _, rest = text.partition(":")
