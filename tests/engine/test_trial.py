@@ -54,7 +54,8 @@ def test_options_of_run_do_what_docker_does(anyarch, tmp_path):
     )
     status, out, err = anyarch(
         *("run", "--rm", "--env-file", str(tmp_path / "env"), "-e", "GIVEN=3", "--hostname", "box"),
-        *("--add-host", "extra:10.0.0.1", "--mount", f"type=bind,source={tmp_path}/shared,target=/mnt,readonly"),
+        *("--add-host", "extra:10.0.0.1"),
+        *("--mount", f"type=bind,source={tmp_path}/shared,target=/mnt,readonly"),
         *("--read-only", "--tmpfs", "/scratch:size=1m", "--shm-size", "2m", "--ulimit", "nofile=77:77"),
         *("-w", "/bin", "-u", "5", "--entrypoint", "", "busybox", "sh", "-c", script),
         TAKEN="2",
