@@ -14,6 +14,7 @@ import msgspec
 
 from anyarch.errors import AnyarchError, BuildError, ExecFailed
 from anyarch.solver.events import LogEvent, VertexEvent
+from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
 
@@ -53,7 +54,7 @@ def command_of(text: str, config: bytes) -> tuple[str, ...]:
     stripped = text.strip()
     if stripped.startswith("["):
         try:
-            return tuple(msgspec.json.decode(stripped.encode(), type=list[str]))
+            return tuple(json_decoder(list[str]).decode(stripped.encode()))
         except (msgspec.DecodeError, msgspec.ValidationError):
             pass  # a shell may begin a line with [ too
     shell = decode(ImageConfig, config).config.shell or ("/bin/sh", "-c")
