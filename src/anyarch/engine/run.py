@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
-import msgspec
-
 from anyarch.engine.export import stored_image
 from anyarch.engine.ports import relaying
 from anyarch.engine.solve import os_errors
@@ -152,7 +150,15 @@ def make_plan(
 ) -> ExecRequest:
     """What the sandbox is to run: the program of `request` in an image with this configuration and these
     layers. Raises `UsageError`, `EmulatorMissing`."""
-    from anyarch.sandbox.plan import DEFAULT_SHM_SIZE, Bind, ExecRequest, Resources, Tmpfs, Ulimit
+    from anyarch.sandbox.plan import (
+        DEFAULT_SHM_SIZE,
+        NO_RESOURCES,
+        Bind,
+        ExecRequest,
+        Resources,
+        Tmpfs,
+        Ulimit,
+    )
 
     config = decode(ImageConfig, image_config).config
     route = worker.route(platform)
@@ -194,7 +200,9 @@ def make_plan(
         network="none" if network is NetMode.NONE else "host",
         shm_size=DEFAULT_SHM_SIZE if request.shm_size is None else request.shm_size,
         ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in request.ulimits),
-        resources=msgspec.convert(request.limits, Resources),
+        resources=Resources(memory=request.memory, cpu_period=100_000, cpu_quota=request.cpu_quota)
+        if request.memory or request.cpu_quota
+        else NO_RESOURCES,
         emulators=route.emulators,
         tty=request.tty,
     )
