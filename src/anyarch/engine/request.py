@@ -223,8 +223,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     CMD, `entrypoint` of its ENTRYPOINT (an empty text clears it). `pull` is missing, always or never. `env`
     are complete `K=V` texts in which the caller has looked up names without a value. With `interactive` the
     program gets the caller's standard input, else an empty one; with `tty` a terminal of its own. `add_hosts`
-    are (name, address), `tmpfs` (path, bytes; 0 for the kernel's default), `limits` the fields of the
-    sandbox's `Resources`. With `readonly` the image's files cannot be written.
+    are (name, address), `tmpfs` (path, bytes; 0 for the kernel's default), `memory` bytes and
+    `cpu_quota` microseconds in a tenth of a second (0: no limit). With `readonly` the image's files cannot be written.
     """
 
     image: str
@@ -246,7 +246,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     tmpfs: tuple[tuple[str, int], ...] = ()
     shm_size: int | None = None
     ulimits: tuple[Ulimit, ...] = ()
-    limits: dict[str, int | str] = {}
+    memory: int = 0
+    cpu_quota: int = 0
     ports: tuple[Port, ...] = ()
     root: str | None = None
 

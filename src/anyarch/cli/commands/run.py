@@ -156,7 +156,7 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
     variables = _env_files(parsed.texts("env-file"), environment)
     variables |= grammar.key_values(parsed.texts("env"), environment)
     volumes, tmpfs = _mounts(parsed.texts("mount"))
-    shm_size = parsed.text("shm-size")
+    shm_size, memory = parsed.text("shm-size"), parsed.text("memory")
     return RunRequest(
         image=image,
         command=tuple(command),
@@ -175,7 +175,8 @@ def run_request(parsed: Parsed, environment: Mapping[str, str]) -> RunRequest:
         tmpfs=(*(_tmpfs(text) for text in parsed.texts("tmpfs")), *tmpfs),
         shm_size=grammar.size_bytes(shm_size) if shm_size else None,
         ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),
-        limits=_limits(parsed),
+        memory=grammar.size_bytes(memory) if memory else 0,
+        cpu_quota=_cpu_quota(parsed.text("cpus")),
         ports=tuple(_port(text) for text in parsed.texts("publish")),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         pull=parsed.text("pull") or "missing",
@@ -253,22 +254,16 @@ def _tmpfs(text: str) -> tuple[str, int]:
     return path, size
 
 
-def _limits(parsed: Parsed) -> dict[str, int | str]:
-    from anyarch.engine import grammar
-
-    limits: dict[str, int | str] = {}
-    memory, cpus = parsed.text("memory"), parsed.text("cpus")
-    if memory:
-        limits["memory"] = grammar.size_bytes(memory)
-    if cpus:
-        try:
-            quota = int(float(cpus) * 100_000)
-        except ValueError:
-            quota = 0
-        if quota < 1000:
-            raise UsageError(f"--cpus {cpus}: a number above 0.01 is expected")
-        limits |= {"cpu_period": 100_000, "cpu_quota": quota}
-    return limits
+def _cpu_quota(cpus: str | None) -> int:
+    if cpus is None:
+        return 0
+    try:
+        quota = int(float(cpus) * 100_000)
+    except ValueError:
+        quota = 0
+    if quota < 1000:
+        raise UsageError(f"--cpus {cpus}: a number above 0.01 is expected")
+    return quota
 
 
 def _port(text: str) -> Port:
