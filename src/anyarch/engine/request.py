@@ -224,7 +224,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     are complete `K=V` texts in which the caller has looked up names without a value. With `interactive` the
     program gets the caller's standard input, else an empty one; with `tty` a terminal of its own. `add_hosts`
     are (name, address), `tmpfs` (path, bytes; 0 for the kernel's default), `memory` bytes and
-    `cpu_quota` microseconds in a tenth of a second (0: no limit). With `readonly` the image's files cannot be written.
+    `cpu_quota` microseconds in a tenth of a second (0: no limit). With `readonly` the image's files cannot
+    be written.
     """
 
     image: str
