@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -270,3 +271,90 @@ def test_secret_is_not_in_the_image_whatever_a_step_does_with_its_place(
 
 def _content(path: Path) -> str:
     return path.read_text(errors="replace") if path.is_file() and not path.is_symlink() else ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "echo $$ > /sys/fs/cgroup/cgroup.procs",
+        "mkdir /sys/fs/cgroup/mine",
+        "mkdir /tmp/c; mount -t cgroup -o memory none /tmp/c",
+        "mkdir /tmp/c; mount -t cgroup2 none /tmp/c",
+        "echo 1 > /proc/1/oom_score_adj -1000",
+        "echo '|/bin/sh' > /proc/sys/kernel/core_pattern",
+        "cat /proc/1/environ | grep -q =",
+        "cat /proc/kcore | head -c 1 | grep -q .",
+        "ls /proc/self/map_files/ | grep -q python",
+        "dd if=/dev/mem bs=1 count=1",
+        "cat /sys/firmware/* | grep -q .",
+        "echo b > /proc/sysrq-trigger",
+        "reboot -f",
+        "hostname other",
+    ],
+)
+def test_ways_out_by_groups_memory_and_the_machine_are_shut(build: Builder, command: str) -> None:
+    told = output(build, f"FROM busybox\nRUN {command}; echo status $?\n")
+
+    assert "status" in told
+    assert "status 0" not in told, told
+
+
+def test_groups_of_the_machine_have_no_files_in_a_step(build: Builder) -> None:
+    told = output(
+        build, "FROM busybox\nRUN find /sys/fs/cgroup -name '*.procs' | wc -l; cat /proc/self/cgroup\n"
+    )
+
+    assert told.split()[0] == "0"
+    assert {line.rpartition(":")[2] for line in told.splitlines()[1:]} == {"/"}
+
+
+def test_step_has_no_terminal_to_type_into(build: Builder) -> None:
+    """What TIOCSTI needs: a terminal that is not the step's own."""
+    told = output(
+        build, "FROM busybox\nRUN tty; : < /dev/tty; echo status $?; ls -l /proc/self/fd | grep -c tty\n"
+    )
+
+    assert "not a tty" in told
+    assert "status 0" not in told
+    assert told.split()[-1] == "0" or "exit code 1" in told
+
+
+@pytest.mark.parametrize("network", ["none", "default"])
+def test_step_without_network_reaches_nothing_of_the_machine(build: Builder, network: str) -> None:
+    """Neither a port on loopback nor a socket that has no file."""
+    import socket
+    import threading
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        server.settimeout(5)
+
+        def answer() -> None:
+            with contextlib.suppress(TimeoutError):
+                server.accept()[0].close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        told = output(
+            build,
+            f"FROM busybox\nRUN --network={network} ip addr 2>/dev/null | grep -c 'inet 127.0.0.1'; "
+            f"nc -w 2 127.0.0.1 {port} </dev/null; echo status $?; cat /proc/net/unix | grep -c @ || true\n",
+        )
+        thread.join()
+    assert told.split()[0] == "1"  # loopback is there in any case
+    if network == "none":
+        assert "status 0" not in told
+        assert told.split()[-1] == "0"
+    else:
+        assert "status 0" in told
+
+
+def test_full_disk_of_a_step_is_its_own_failure(build: Builder) -> None:
+    told = output(
+        build,
+        "FROM busybox\n"
+        "RUN --mount=type=tmpfs,target=/t,size=1m head -c 5000000 /dev/zero > /t/x; echo status $?\n"
+        "RUN echo next\n",
+    )
+    assert "status 1" in told
+    assert "next" in told

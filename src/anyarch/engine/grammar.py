@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from anyarch.engine.request import Annotation, CacheOption, Method, Output, Secret, Ssh, Ulimit
-from anyarch.errors import AnyarchError, InvalidPlatform, NotSupported, UsageError
+from anyarch.errors import AnyarchError, InvalidPlatform, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -357,7 +357,7 @@ def build_contexts(texts: Iterable[str]) -> dict[str, str]:
 
 
 def add_hosts(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """`--add-host HOST:IP` or `HOST=IP[,IP…]`: one pair an address."""
+    """`--add-host HOST:IP` or `HOST=IP[,IP…]`: one pair an address, which may be `host-gateway`."""
     result = []
     for text in texts:
         host = ""
@@ -369,11 +369,9 @@ def add_hosts(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
                 raise UsageError(
                     f"invalid host {text}", hint="for example --add-host db:10.0.0.2 or --add-host db=::1"
                 )
-            if address == "host-gateway":
-                raise NotSupported(
-                    f"--add-host {item}: host-gateway comes in a later release",
-                    hint="give the address itself",
-                )
+            if address == "host-gateway":  # which address that is, the builder knows
+                result.append((host, address))
+                continue
             address = address[1:-1] if address[:1] == "[" and address[-1:] == "]" else address
             if not _is_address(address):
                 raise UsageError(f"invalid host {text}", hint=f"{address!r} is not an IP address")

@@ -143,8 +143,16 @@ def _check_image(attrs: dict[str, str]) -> None:
         raise UsageError('exporter option "rewrite-timestamp" conflicts with "unpack"')
 
 
-def frontend_attrs(request: BuildRequest) -> dict[str, str]:
-    """The attributes that BuildKit's Dockerfile frontend takes (dockerfile.v0)."""
+_HOST_GATEWAY = "host-gateway"
+_STEPS_SHARE_THE_NETWORK = "127.0.0.1"
+
+
+def frontend_attrs(request: BuildRequest, *, gateway: str = _STEPS_SHARE_THE_NETWORK) -> dict[str, str]:
+    """The attributes that BuildKit's Dockerfile frontend takes (dockerfile.v0).
+
+    `gateway` is what `host-gateway` of `--add-host` stands for: the address at which steps reach the machine
+    they run on. For another engine than ours it is not known: empty, and then asking for it is an error.
+    """
     attrs: dict[str, str] = {}
     if request.target:
         attrs["target"] = request.target
@@ -164,7 +172,7 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
     if request.network not in ("", "default"):
         attrs["force-network-mode"] = request.network
     if request.add_hosts:
-        attrs["add-hosts"] = ",".join(f"{name}={address}" for name, address in request.add_hosts)
+        attrs["add-hosts"] = ",".join(f"{n}={_host_address(a, gateway)}" for n, a in request.add_hosts)
     if request.shm_size is not None:
         attrs["shm-size"] = str(request.shm_size)
     if request.ulimits:
@@ -184,6 +192,17 @@ def frontend_attrs(request: BuildRequest) -> dict[str, str]:
         attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
         attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
     return attrs
+
+
+def _host_address(address: str, gateway: str) -> str:
+    if address != _HOST_GATEWAY:
+        return address
+    if not gateway:
+        raise UsageError(
+            "unable to derive the IP value for host-gateway",
+            hint="this builder does not tell it: give the address itself",
+        )
+    return gateway
 
 
 def _is_inside(request: BuildRequest) -> bool:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyarch.engine import grammar
-from anyarch.engine.request import Annotation, CacheOption, Output, Secret, Ssh, Ulimit
-from anyarch.errors import InvalidPlatform, NotSupported, UsageError
+from anyarch.engine.options import frontend_attrs
+from anyarch.engine.request import Annotation, BuildRequest, CacheOption, Output, Secret, Ssh, Ulimit
+from anyarch.errors import InvalidPlatform, UsageError
 from anyarch.spec.platform import host_platform
 
 
@@ -221,8 +222,14 @@ def test_hosts_that_are_none():
     for text in ("a", "a:", ":1.2.3.4", "a=nonsense", "1.2.3.4", "a=1.2.3.4.5"):
         with pytest.raises(UsageError):
             grammar.add_hosts([text])
-    with pytest.raises(NotSupported):
-        grammar.add_hosts(["a:host-gateway"])
+
+
+def test_gateway_of_the_host_is_left_to_the_builder():
+    assert grammar.add_hosts(["a:host-gateway"]) == (("a", "host-gateway"),)
+    request = BuildRequest(add_hosts=(("a", "host-gateway"), ("b", "10.0.0.1")))
+    assert frontend_attrs(request)["add-hosts"] == "a=127.0.0.1,b=10.0.0.1"
+    with pytest.raises(UsageError, match="unable to derive the IP value for host-gateway"):
+        frontend_attrs(request, gateway="")
 
 
 @pytest.mark.parametrize(

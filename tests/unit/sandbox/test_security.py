@@ -90,7 +90,19 @@ def test_user_without_an_id_here_is_refused(user_steps: Steps) -> None:
         (435, 0, _ENOSYS),  # clone3
         (425, 0, _EPERM),  # io_uring_setup
         (250, 0, _EPERM),  # keyctl
+        (248, 0, _EPERM),  # add_key
+        (249, 0, _EPERM),  # request_key
         (321, 0, _EPERM),  # bpf
+        (323, 0, _EPERM),  # userfaultfd
+        (298, 0, _EPERM),  # perf_event_open
+        (246, 0, _EPERM),  # kexec_load
+        (175, 0, _EPERM),  # init_module
+        (304, 0, _EPERM),  # open_by_handle_at
+        (308, 0, _EPERM),  # setns
+        (169, 0, _EPERM),  # reboot
+        (167, 0, _EPERM),  # swapon
+        (428, 0, _EPERM),  # open_tree
+        (430, 0, _EPERM),  # fsopen
         (0x40000000 | 39, 0, _ENOSYS),  # getpid of the x32 table
         (9999, 0, _ENOSYS),
     ],
