@@ -256,3 +256,16 @@ def test_an_image_with_a_step_that_changed_nothing_serves_as_cache(
 def test_what_makes_no_sense_is_refused_before_any_work(field: str, option: CacheOption) -> None:
     with pytest.raises(AnyarchError):
         prepare(msgspec.structs.replace(BuildRequest(context="/"), **{field: (option,)}))
+
+
+def test_one_step_more_on_a_long_chain_costs_what_is_new(tmp_path: Path, remote: FakeRegistry) -> None:
+    steps = 120
+    build = builder(tmp_path, "one")
+    options = cache("registry", ref=f"{remote.address}/app:cache", mode="max")
+    lines = [f"COPY a /d/{number}\n" for number in range(steps + 1)]
+    build("FROM scratch\n" + "".join(lines[:-1]), cache_to=options, outputs=())
+    remote.clear_log()
+    build("FROM scratch\n" + "".join(lines), cache_to=options, outputs=())
+    # The layer, the part's config and the merged one; that the registry has the others, its own index says.
+    assert remote.count("PUT", "/blobs/uploads/") <= 3
+    assert len(remote.requests()) < 30

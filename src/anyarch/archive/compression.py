@@ -13,6 +13,7 @@ Reading is in `decompression`.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -98,7 +99,7 @@ class Compression(msgspec.Struct, frozen=True):
             case "gzip" | "estargz" if self.level is None:
                 import isal
 
-                return f"{self.type}:isal-{isal.ISAL_VERSION}-{os.uname().machine}:2"
+                return f"{self.type}:isal-{isal.ISAL_VERSION}-{_machine()}:2"
             case "gzip" | "estargz":
                 return f"{self.type}:{_deflater()[0]}:{self.level}"
 
@@ -300,6 +301,11 @@ def thread_count(threads: int | None) -> int:
 
         threads = usable_cpus()
     return min(threads, _MAX_THREADS)
+
+
+@cache
+def _machine() -> str:
+    return os.uname().machine
 
 
 def _deflater() -> tuple[str, Any]:

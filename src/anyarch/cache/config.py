@@ -175,7 +175,7 @@ def write(results: Iterable[KeyedResult], *, present: Sequence[str] | None = Non
     for digest, inputs, chain, created_at in groups:
         result: tuple[CacheResult, ...] = ()
         if chain:
-            top = layers.top([blob for blob in chain if blob], grow=present is None)
+            top = layers.top(chain if present is None else tuple(filter(None, chain)), grow=present is None)
             if top >= 0:
                 result = (CacheResult(top, format_time(created_at) if created_at else ""),)
                 if "" in chain:
@@ -185,24 +185,24 @@ def write(results: Iterable[KeyedResult], *, present: Sequence[str] | None = Non
 
 
 class _Layers:
-    """Chains as a tree: each layer knows the one below. Takes time linear in the length of the chains."""
+    """Chains as a tree: each layer knows the one below. A chain costs what is new of it."""
 
     def __init__(self, present: Sequence[str]) -> None:
         self.made: list[CacheLayer] = []
-        self._numbers: dict[tuple[int, str], int] = {}
-        self.top(present, grow=True)
+        self._tops: dict[tuple[str, ...], int] = {(): -1}
+        self.top(tuple(present), grow=True)
 
-    def top(self, chain: Sequence[str], *, grow: bool) -> int:
+    def top(self, chain: tuple[str, ...], *, grow: bool) -> int:
         """The position of the uppermost layer of `chain`; -1 for none, and without `grow` for a new chain."""
-        below = -1
-        for blob in chain:
-            number = self._numbers.get((below, blob), -1)
-            if number < 0:
-                if not grow:
-                    return -1
-                number = self._numbers[below, blob] = len(self.made)
-                self.made.append(CacheLayer(blob, below))
-            below = number
+        length = len(chain)
+        while chain[:length] not in self._tops:
+            length -= 1
+        below = self._tops[chain[:length]]
+        if length < len(chain) and not grow:
+            return -1
+        for end in range(length, len(chain)):
+            self.made.append(CacheLayer(chain[end], below))
+            below = self._tops[chain[: end + 1]] = len(self.made) - 1
         return below
 
 

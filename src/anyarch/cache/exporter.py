@@ -30,6 +30,7 @@ from anyarch.worker.result import SnapshotResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from anyarch.snapshot.layers import Layer
     from anyarch.solver.solved import Solved
     from anyarch.worker.worker import Worker
 
@@ -70,17 +71,26 @@ def keyed(
 ) -> list[KeyedResult]:
     """What is to be written of `solved`. `chains` are those of the build's results; `digest_of` gives the
     blob of a layer."""
-    finals = [tuple(chain) for chain in chains]
+    kept = _Kept(chains, is_max=is_max)
+    known: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}
+
+    def blobs_of(layers: tuple[str, ...]) -> tuple[str, ...]:
+        # Of a long chain the longest part that is known already is taken over: linear in the steps.
+        length = len(layers)
+        while layers[:length] not in known:
+            length -= 1
+        blobs = known[layers[:length]]
+        for end in range(length, len(layers)):
+            blobs = known[layers[: end + 1]] = (*blobs, digest_of(layers[end]))
+        return blobs
+
     results = []
     for item in solved:
         outputs: list[tuple[str, ...] | None] = []
         if not item.is_source:
             for output in item.outputs or ():
                 layers = output.layers if isinstance(output, SnapshotResult) else ()
-                if layers and (is_max or any(final[: len(layers)] == layers for final in finals)):
-                    outputs.append(tuple(digest_of(layer) for layer in layers))
-                else:
-                    outputs.append(None)
+                outputs.append(blobs_of(layers) if layers in kept else None)
         # A step of several outputs is of use with all of them only.
         if not outputs or None in outputs:
             outputs = []
@@ -98,6 +108,27 @@ def keyed(
     return results
 
 
+class _Kept:
+    """Which chains are written: with `is_max` all, else those that a result begins with."""
+
+    def __init__(self, chains: Sequence[Sequence[str]], *, is_max: bool) -> None:
+        self._is_max = is_max
+        whole = {tuple(chain) for chain in chains}
+        self._begins = set() if is_max else {c[:end] for c in whole for end in range(1, len(c) + 1)}
+
+    def __contains__(self, layers: tuple[str, ...]) -> bool:
+        return bool(layers) and (self._is_max or layers in self._begins)
+
+    def layers(self, solved: Iterable[Solved]) -> list[str]:
+        """All layers of what `solved` has to be written, each once."""
+        found: dict[str, None] = {}
+        for item in solved:
+            for output in () if item.is_source else item.outputs or ():
+                if isinstance(output, SnapshotResult) and output.layers in self:
+                    found |= dict.fromkeys(output.layers)
+        return list(found)
+
+
 async def gather(
     worker: Worker,
     solved: Sequence[Solved],
@@ -107,11 +138,13 @@ async def gather(
     slot: str = "",
 ) -> ExportedCache | None:
     """Make blobs of all layers; None when there is nothing to keep. `slot` names the kind of build."""
-    wanted: dict[str, None] = {}
-    keyed(solved, chains, lambda layer: wanted.setdefault(layer) or layer, is_max=options.is_max)
-    made = await asyncio.gather(*(worker.in_cpu(_blob, worker, layer, options) for layer in wanted))
-    blobs = dict(zip(wanted, made, strict=True))
-    times = {layer: worker.layers.get(layer).created_at for layer in wanted}
+    wanted = _Kept(chains, is_max=options.is_max).layers(solved)
+    # Most blobs are there already, as a rule: a thread's turn for each would cost more than the looking.
+    size = max(1, len(wanted) // 32)
+    groups = [wanted[begin : begin + size] for begin in range(0, len(wanted), size)]
+    made = await asyncio.gather(*(worker.in_cpu(_blobs, worker, group, options) for group in groups))
+    blobs = {layer: blob for group in made for layer, (blob, _) in group.items()}
+    times = {layer: at for group in made for layer, (_, at) in group.items()}
     results = keyed(
         solved, chains, lambda layer: blobs[layer].digest, is_max=options.is_max, created_at=times.__getitem__
     )
@@ -125,9 +158,16 @@ async def gather(
     return ExportedCache(document, {blob.digest: layer for layer, blob in blobs.items()}, options)
 
 
-def _blob(worker: Worker, layer_id: str, options: CacheOptions) -> Descriptor:
+def _blobs(
+    worker: Worker, layer_ids: Sequence[str], options: CacheOptions
+) -> dict[str, tuple[Descriptor, float]]:
+    """Blob and time of each layer."""
+    layers = [worker.layers.get(layer_id) for layer_id in layer_ids]
+    return {layer.id: (_blob(worker, layer, options), layer.created_at) for layer in layers}
+
+
+def _blob(worker: Worker, layer: Layer, options: CacheOptions) -> Descriptor:
     layers = worker.layers
-    layer = layers.get(layer_id)
     blob = layers.blob(layer, options.compression, force=options.force_compression)
     notes = dict(blob.annotations or {})
     diff_id = notes.get(BLOB_DIFF_ID) or str(layers.diff_id(layer))

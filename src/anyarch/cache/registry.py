@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING
 
 from anyarch.cache.exporter import documents
 from anyarch.cache.importer import read_document
-from anyarch.cache.merge import merge
+from anyarch.cache.merge import living, merge
 from anyarch.errors import AnyarchError, CacheError, ManifestNotFound, RegistryError
 from anyarch.spec import media
 from anyarch.worker.transfer import push_blob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
+    from anyarch.cache.config import Part
     from anyarch.cache.exporter import ExportedCache
     from anyarch.cache.merge import Document
     from anyarch.spec.oci import Blob, Descriptor
@@ -50,6 +51,10 @@ async def to_registry(
         raise
 
 
+def _parts(documents: Iterable[Document]) -> Iterator[Part]:
+    return (part for document in documents for part in document.config.parts)
+
+
 class _Writer:
     def __init__(
         self, worker: Worker, cache: ExportedCache, reference: Reference, on_step: Callable[[str], None]
@@ -70,11 +75,13 @@ class _Writer:
             return await self._merge_alone()
         await self._push_part()
         for _ in range(_TRIES):
-            found = await run(self._found)
+            # In this order: a part that is published after the list was read is its writer's to care for.
+            tags = await run(self._tags) or {}
             current = await run(self._read, self._reference)
+            found = await run(self._found, tags, current.ids if current is not None else frozenset())
             everything = [item for item in (current, *found) if item is not None]
-            merged = merge([self._cache.document, *everything], time.time())
-            if current is not None and merged.ids <= current.ids:
+            alive = living(_parts([self._cache.document, *everything]), time.time())
+            if current is not None and {part.id for part in alive} <= current.ids:
                 manifest = await run(self._worker.registry.manifest, self._reference, cancel=self.cancel)
                 kind = (
                     "cache image manifest" if manifest.media_type == media.OCI_MANIFEST else "cache manifest"
@@ -82,6 +89,7 @@ class _Writer:
                 self._on_step(f"writing {kind} {manifest.digest}")
                 await run(self._clean)
                 return manifest
+            merged = merge([self._cache.document, *everything], time.time())
             manifest, config = documents(merged, self._cache.options)
             await self._push_config(config)
             await run(
@@ -140,10 +148,11 @@ class _Writer:
                 found[tag] = float(int(match["at"], 16))
         return found
 
-    def _found(self) -> list[Document]:
-        """The parts of all writers, each read once."""
-        for tag in self._tags() or {}:
-            if tag not in self._parts:
+    def _found(self, tags: Iterable[str], known: frozenset[str]) -> list[Document]:
+        """The parts of other writers that are not in the document with the parts `known`, each read once."""
+        for tag in tags:
+            ident = tag.rpartition("-")[2]
+            if tag not in self._parts and ident not in known and ident != self._cache.part.id:
                 self._parts[tag] = self._read(self._reference.with_tag(tag))
         return [part for part in self._parts.values() if part is not None]
 
