@@ -41,6 +41,8 @@ def build_request(
 ) -> BuildRequest:
     """The request as the user wrote it; `engine.validate.prepare` checks the rest. `stdin` gives the
     standard input if the command line refers to it."""
+    from anyarch.engine.accelerate import acceleration
+
     attests = grammar.attests(
         parsed.texts("attest"), provenance=parsed.text("provenance"), sbom=parsed.text("sbom")
     )
@@ -84,6 +86,7 @@ def build_request(
         arch_check=parsed.text("arch-check") or "warn",
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
         tests=tuple(parsed.texts("test")),
+        accelerate=acceleration(parsed.text("accelerate"), environment),
         no_emulation=parsed.switch("no-emulation"),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         keep_going=parsed.switch("keep-going"),

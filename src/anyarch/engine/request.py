@@ -111,9 +111,10 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     file, that are meant to be so. With `keep_going` the failure of a platform ends the work on no other;
     those of `optional`, or all that are not in `require` where that is given, may fail and are then left
     out of the result (see `engine.policy`). `parallel` are texts like `exec=4,network=8,cpu=2` (see
-    `worker.limits`). With `no_emulation` a step that would have to be emulated is an error before any
-    work; `emulators` is the directory of the QEMU programs to use, empty for those of the machine. `root`
-    is the store's directory (None: the usual place).
+    `worker.limits`). With `no_emulation` a step that would have to be emulated is an error before any work;
+    with `accelerate` (off, tools) emulated steps run native twins of their programs where the result is the
+    same (see `worker.accelerate`); `emulators` is the directory of the QEMU programs to use, empty for
+    those of the machine. `root` is the store's directory (None: the usual place).
     `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
     platform before it leaves.
     """
@@ -154,6 +155,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     require: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     parallel: tuple[str, ...] = ()
+    accelerate: str = "off"
     arch_check: str = "warn"
     arch_check_allow: tuple[str, ...] = ()
     root: str | None = None

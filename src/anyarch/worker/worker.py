@@ -21,6 +21,7 @@ from anyarch.source.image import ImageResolver
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
+from anyarch.worker.accelerate import Acceleration
 from anyarch.worker.limits import Limits
 from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 from anyarch.worker.session import Lent
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from anyarch.archive.entry import Entry
-    from anyarch.emulation import Host, Route
+    from anyarch.emulation import Emulator, Host, Route
     from anyarch.http.client import HttpClient
     from anyarch.llb.ops import ActionCopy, CDIDevice, HostIP
     from anyarch.registry.client import Registry
@@ -109,7 +110,8 @@ class Worker:
     `files` and `layout_blobs` are asked for what is not there: directories that a client transfers, and
     blobs of OCI layouts that it has. `credentials`, `hosts` and `cdi` stand in for the logins and settings of
     whoever runs this. `emulators` is the directory of the QEMU
-    programs to use, empty for those of the machine.
+    programs to use, empty for those of the machine. `accelerate` is off or how emulated steps get native
+    twins (`worker.accelerate`).
     """
 
     def __init__(
@@ -127,6 +129,7 @@ class Worker:
         credentials: CredentialSource | None = None,
         hosts: Hosts | None = None,
         cdi: CdiSettings | None = None,
+        accelerate: str = "off",
     ) -> None:
         self.store = store
         self._credentials = credentials
@@ -152,6 +155,8 @@ class Worker:
         self.exec_slots = asyncio.Semaphore(self.limits.exec)
         self.nested_waits: dict[str, frozenset[str]] = {}
         """For each nested build, the vertices of its definition."""
+        self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
+        self.acceleration = Acceleration(self, accelerate)
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -560,22 +565,39 @@ class Worker:
         """How a step of `platform` runs here. Raises `EmulatorMissing`."""
         route = self._routes.get(platform)
         if route is None:
-            from anyarch.emulation import Host, plan
+            from anyarch.emulation import plan
 
             if platform.os != self.platform.os:
                 raise SandboxError(
                     f"cannot run a step for {platform} on {self.platform}",
                     hint="only COPY and other steps without RUN work for another operating system",
                 )
-            with self._lock:
-                if self._host is None:
-                    self._host = Host(
-                        memo=_Memo(self.store),
-                        executor=_Trial(self.machine),
-                        directory=self._emulators,
-                    )
-            route = self._routes[platform] = plan(platform, self._host, is_root=self.machine.is_root)
+            route = self._routes[platform] = plan(platform, self.host, is_root=self.machine.is_root)
         return route
+
+    @property
+    def host(self) -> Host:
+        """What this machine can run."""
+        with self._lock:
+            if self._host is None:
+                from anyarch.emulation import Host
+
+                self._host = Host(
+                    memo=_Memo(self.store), executor=_Trial(self.machine), directory=self._emulators
+                )
+            return self._host
+
+    def private_emulator(self, platform: Platform) -> Emulator:
+        """The emulator for a binfmt_misc of the build's own. Raises `SandboxError` where none can be."""
+        from anyarch.emulation.emulator import QEMU_ARCHITECTURES
+
+        emulator = self.host.emulator(QEMU_ARCHITECTURES[platform.architecture])
+        if emulator is None:
+            raise SandboxError(f"there is no static emulator for {platform} beside the one registered")
+        refusal = self.host.private_refusal(emulator)
+        if refusal:
+            raise SandboxError(refusal)
+        return emulator
 
     def emulator_identity(self, platform: Platform) -> str:
         if platform == self.platform:

@@ -12,6 +12,7 @@ from anyarch.engine.request import CacheOption, Secret, Ssh
 DONE = [
     ("--add-host", "db:10.0.0.2", {"add_hosts": (("db", "10.0.0.2"),)}),
     ("--allow", "network.host", {"allow": ("network.host",)}),
+    ("--accelerate", "tools", {"accelerate": "tools"}),
     ("--arch-check", "error", {"arch_check": "error"}),
     ("--arch-check-allow", "/opt/**", {"arch_check_allow": ("/opt/**",)}),
     ("--build-arg", "A=1", {"build_args": {"A": "1"}}),
@@ -164,8 +165,22 @@ def test_every_flag_of_buildx_is_known():
         iidfile isolation label load memory memory-swap metadata-file network no-cache no-cache-filter output
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
-    ours = {"arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
+    ours = {"accelerate", "arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
     ours |= {"part", "test"}
     ours |= {"keep-going", "optional", "parallel", "require"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")
+
+
+def test_acceleration_comes_from_the_configuration_file_too(cli, engine, tmp_path, monkeypatch):
+    path = tmp_path / "config.toml"
+    monkeypatch.setenv("ANYARCH_CONFIG", str(path))
+    path.write_text('[build]\naccelerate = "tools"\n')
+    cli("build", ".")
+    cli("build", "--accelerate", "off", ".")
+    assert [request.accelerate for request in engine.requests] == ["tools", "off"]
+
+    path.write_text('[build]\naccelerate = "warp"\n')
+    answer = cli("build", ".")
+    assert answer.status != 0
+    assert "[build] accelerate: 'warp' is not one of off, tools" in answer.err

@@ -39,6 +39,11 @@ COMMAND = Command(
     least=1,
     most=1,
     flags=(
+        Flag(
+            "accelerate",
+            "Run emulated steps with native twins of their programs: off or tools (default: off)",
+            metavar="MODE",
+        ),
         Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),
         Flag(
             "allow",

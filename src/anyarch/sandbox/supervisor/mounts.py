@@ -43,6 +43,7 @@ class Tree:
         self.base = state_dir
         self.overlay_options = overlay_options
         self.root_fd = -1
+        self._hidden: list[int] = []
         self._sources: dict[int, int] = {}  # position of an operation → what it mounts, opened
         self._layers: dict[int, tuple[list[int], int, int]] = {}
 
@@ -85,6 +86,22 @@ class Tree:
                 case "mask":
                     self._mask(op[1], empty)
 
+    def hide(self) -> None:
+        """In the new root: put what is hidden where only `/..` leads (see `anyarch.sandbox.plan.Hidden`)."""
+        if not self._hidden:
+            return
+        with gate("hidden"):
+            view = kernel.open_tree(
+                self.root_fd, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
+            )
+            kernel.move_mount(view, self.root_fd)
+            for place, clone in zip((b"/../dev/mqueue", b"/../dev/mqueue/log"), self._hidden, strict=True):
+                target = os.open(place, os.O_PATH | os.O_CLOEXEC)
+                kernel.move_mount(clone, target)
+                os.close(target)
+                os.close(clone)
+            os.close(view)
+
     # sources
 
     def _open_source(self, position: int, op: Op) -> None:
@@ -95,6 +112,16 @@ class Tree:
                 self._sources[position] = kernel.open_in_root(fd, selector, os.O_PATH) if selector else fd
         elif op[0] == "node":
             self._sources[position] = _open_device(op[2])
+        elif op[0] == "hidden":
+            # mounts already: the file systems they come from are out of reach when they are attached
+            for path, attributes in zip(
+                op[1:], (kernel.MOUNT_ATTR_RDONLY, kernel.MOUNT_ATTR_NOEXEC), strict=True
+            ):
+                with gate("source", path):
+                    clone = kernel.open_tree(kernel.AT_FDCWD, path, kernel.OPEN_TREE_CLONE)
+                    attributes |= kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+                    kernel.mount_setattr(clone, attributes)
+                    self._hidden.append(clone)
         elif op[0] in ("root", "tree"):
             lowers, upper, work = op[1], op[2], op[3]
             fds = []
@@ -154,7 +181,7 @@ class Tree:
         destinations = [
             (_destination(op), self._is_directory(position))
             for position, op in enumerate(operations)
-            if op[0] not in ("root", "readonly", "mask")
+            if op[0] not in ("root", "readonly", "mask", "hidden")
         ]
         for dest, is_directory in destinations:
             self._add_mountpoint(dest, is_directory)

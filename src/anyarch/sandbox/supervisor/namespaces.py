@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     Registration = tuple[bytes, bytes, bytes, bytes, bytes]  # name, magic, mask, interpreter, flags
 
 
-_DELIMITERS = b":;,|!^~+@"  # the first character of a registration separates its fields
-
-
 class EmulatorNamespaces:
     """By their registrations. What is opened here stays open as long as the supervisor lives."""
 
@@ -89,13 +86,16 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
         with gate("binfmt_misc"):
             file_system = kernel.detached_mount(b"binfmt_misc")
         for name, magic, mask, interpreter, flags in registrations:
-            fields = (b"", name, b"M", b"", _escape(magic), _escape(mask), interpreter, flags)
-            mark = next(mark for mark in _DELIMITERS if mark not in name + interpreter)
-            line = bytes([mark]).join(fields)
             with gate("register", name + b" " + interpreter):
+                # opened here, because the kernel takes no path of more than 127 characters
+                program = os.open(interpreter, os.O_PATH | os.O_CLOEXEC)
+                path = b"/proc/self/fd/%d" % program
+                fields = (b"", name, b"M", b"", _escape(magic), _escape(mask), path, flags)
+                line = b":".join(fields)
                 fd = os.open(b"register", os.O_WRONLY | os.O_CLOEXEC, dir_fd=file_system)
                 os.write(fd, line)
                 os.close(fd)
+                os.close(program)
         with gate("emulator namespace"):
             namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         send_frame(sock, "done")

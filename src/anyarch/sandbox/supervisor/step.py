@@ -142,6 +142,7 @@ def _run(
     if plan["tty"]:
         stdio = _open_terminal(tree.root_fd, control)
     _enter_root(tree.root_fd)
+    tree.hide()
     # A process that others signal and join is to be the first one itself, as it is with BuildKit.
     init = -1 if plan["tells_start"] else programs.init
     _become_program(plan, control, stdio, emulator_ns, launch=programs.launch, init=init)

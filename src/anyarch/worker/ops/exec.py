@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.vertex import ContentKey
     from anyarch.spec.platform import Platform
+    from anyarch.worker.accelerate import Step
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
 
@@ -195,6 +196,7 @@ class ExecOperation:
             mounts,
             *([list(self._devices)] if self._devices else []),
             plain,
+            *await self._worker.acceleration.identity(self._vertex, platform),
         ]
         raw = msgspec.json.encode(_printable(key))
         digest = hashlib.sha256(raw).hexdigest()
@@ -231,10 +233,15 @@ class ExecOperation:
         for result in inputs:
             if isinstance(result, SnapshotResult):
                 await self._worker.ensure_local(result)
+        accelerated = None
+        if self._op.security is not SecurityMode.INSECURE:
+            root_mount = next(m for m in self._op.mounts if m.dest == "/")
+            root = await asyncio.to_thread(self._input_of, root_mount, inputs)
+            accelerated = await self._worker.acceleration.step(self._vertex, self.platform, root)
         cancel = self._worker.new_cancel()
         async with self._worker.exec_slots:
             task = asyncio.get_running_loop().run_in_executor(
-                self._worker.exec_threads, self._run, inputs, cancel
+                self._worker.exec_threads, self._run, inputs, cancel, accelerated
             )
             try:
                 return await asyncio.shield(task)
@@ -255,7 +262,9 @@ class ExecOperation:
         route = self._worker.route(self.platform)
         return self._request(root_mount, root, tree, _MountPlan(self._worker, stack), inputs, route)
 
-    def _run(self, inputs: Sequence[Result], cancel: CancelToken) -> Sequence[Result]:
+    def _run(
+        self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
+    ) -> Sequence[Result]:
         worker, op = self._worker, self._op
         route = worker.route(self.platform)
         with ExitStack() as stack:
@@ -264,6 +273,8 @@ class ExecOperation:
             root = self._input_of(root_mount, inputs)
             tree = worker.view_or_none(root)
             request = self._request(root_mount, root, tree, mounts, inputs, route)
+            if accelerated is not None:
+                request = accelerated.request(request, mounts.directory)
             tail = _Tail(_TAIL_BYTES)
 
             def on_output(stream: int, data: bytes) -> None:
@@ -277,11 +288,16 @@ class ExecOperation:
                 cancel=cancel,
                 on_note=lambda kind, text: notes.append((kind, text)),
             )
+            if accelerated is not None:
+                accelerated.finish()
             accepted = op.meta.valid_exit_codes or (0,)
             self._warn_of_limits(notes, failed=status not in accepted)
             if status not in accepted:
                 raise self._failure(status, tail.data, route, notes)
-            return self._outputs(mounts, inputs)
+            outputs = self._outputs(mounts, inputs)
+            if accelerated is not None:
+                accelerated.check(outputs)
+            return outputs
 
     def _failure(
         self, status: int, tail: bytes, route: Route, notes: Sequence[tuple[str, str]]
@@ -465,7 +481,7 @@ class _MountPlan:
     def __init__(self, worker: Worker, stack: ExitStack) -> None:
         self._worker = worker
         self._stack = stack
-        self._directory = stack.enter_context(worker.step_directory())
+        self.directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
         self._agents = 0
 
@@ -477,8 +493,8 @@ class _MountPlan:
         lowers = self._worker.directories(base)
         if readonly and lowers:
             return RootFS(lowers=lowers, upper="", work="", readonly=True)
-        upper = self._directory / f"upper{number}"
-        work = self._directory / f"work{number}"
+        upper = self.directory / f"upper{number}"
+        work = self.directory / f"work{number}"
         upper.mkdir()
         work.mkdir()
         if root_entry is not None:
@@ -500,7 +516,7 @@ class _MountPlan:
         return self._stack.enter_context(
             agent_socket(
                 paths,
-                self._directory,
+                self.directory,
                 name=f"ssh{self._agents}",
                 uid=options.uid,
                 gid=options.gid,

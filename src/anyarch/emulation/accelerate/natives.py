@@ -1,0 +1,184 @@
+"""Native programs made fit for life in a foreign root: with their own loader and libraries, and telling of
+that root's architecture where they tell of one.
+
+The loader is a copy of the C library's whose list of directories is `HIDDEN/LIB` alone. It reads neither
+/etc/ld.so.cache nor /etc/ld.so.preload, which belong to the emulated programs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyarch.archive.entry import Kind
+from anyarch.elf.binary import inspect
+from anyarch.elf.edit import Program, is_printable
+from anyarch.emulation.accelerate.dispatcher import HIDDEN
+from anyarch.emulation.accelerate.selection import TARGETS, native_texts
+from anyarch.errors import NotSupported, PathNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anyarch.elf.binary import Binary
+    from anyarch.emulation.accelerate.packages import Packages
+
+__all__ = ["Natives", "read_file"]
+
+_LOADERS = {"amd64": "/lib64/ld-linux-x86-64.so.2", "arm64": "/lib/ld-linux-aarch64.so.1"}
+_IGNORED = (b"/etc/ld.so.cache", b"/etc/ld.so.preload")
+
+
+class Natives:
+    """The native programs of one tree of packages, with one loader for all. `files` gathers what the set of
+    twins has to hold, by path below `HIDDEN`; `group` (a letter) keeps sets of several trees apart.
+
+    Every method raises `NotSupported` for what cannot be made fit.
+    """
+
+    def __init__(self, packages: Packages, group: str, *, host: str, target: str) -> None:
+        self.packages = packages
+        self.files: dict[str, bytes] = {}
+        self._group = group
+        self._host = host
+        self._target = target
+        self._libraries: dict[str, str] = {}
+
+    def program(self, path: str, name: str, *, texts: dict[bytes, bytes] | None = None) -> str:
+        """Take the program `path` in as `name`, with its libraries; answer where it is below `HIDDEN`.
+
+        `texts` are put into it; without them those that name this machine's architecture become the target's.
+        """
+        place = f"{self._group}/{name}"
+        raw = read_file(self.packages, path)
+        found = _inspected(raw)
+        if found is None or found.architectures != (self._host,) or found.format != "elf":
+            raise NotSupported(f"/{path} is no program of {self._host}")
+        program = Program(raw, f"/{path}")
+        pairs = self._named_texts(program) if texts is None else dict(texts)
+        own = f"{HIDDEN}/{self._group}l"
+        for directory in found.search:
+            if len(directory) < len(own):
+                raise NotSupported(f"/{path} looks for libraries in {directory}")
+            pairs[directory.encode()] = own.ljust(len(directory), "/").encode()
+        program.replace_texts(pairs)
+        if found.interpreter:
+            if found.interpreter != _LOADERS[self._host]:
+                raise NotSupported(f"/{path} has the loader {found.interpreter}")
+            program.set_interpreter(f"{HIDDEN}/{self._loader()}")
+        for soname in found.needed:
+            self.library(soname)
+        self.files[place] = program.finished()
+        return place
+
+    def library(self, soname: str) -> None:
+        """Take a library in, with those that it needs."""
+        if soname in self._libraries:
+            return
+        path = self._find(soname)
+        raw = read_file(self.packages, path)
+        found = _inspected(raw)
+        if found is None or found.architectures != (self._host,):
+            raise NotSupported(f"/{path} is no library of {self._host}")
+        self._libraries[soname] = path
+        if not soname.startswith("ld-linux"):
+            self.files[f"{self._group}l/{soname}"] = raw
+            for each in found.needed:
+                self.library(each)
+        else:
+            # the name by which libraries ask for the loader; it is there already when they do
+            self.files[f"{self._group}l/{soname}"] = self._patched(raw)
+
+    def libraries_of(self, path: str) -> dict[str, str]:
+        """Sonames and paths of all libraries that a program needs, at any remove."""
+        wanted = [path]
+        found: dict[str, str] = {}
+        while wanted:
+            raw = read_file(self.packages, wanted.pop())
+            binary = _inspected(raw)
+            for soname in binary.needed if binary is not None else ():
+                if soname not in found:
+                    found[soname] = self._find(soname)
+                    wanted.append(found[soname])
+        return found
+
+    def _find(self, soname: str) -> str:
+        multiarch = TARGETS[self._host].multiarch
+        if "/" in soname:
+            raise NotSupported(f"the library {soname} is named by a path")
+        for directory in (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib"):
+            path = f"{directory}/{soname}"
+            try:
+                real = self.packages.tree.resolve(path)
+            except PathNotFound:
+                continue
+            node = self.packages.tree.lookup(real)
+            if node is not None and node.entry.kind in (Kind.FILE, Kind.HARDLINK):
+                return path
+        raise NotSupported(f"the library {soname} is missing")
+
+    def _loader(self) -> str:
+        place = f"{self._group}d"
+        if place not in self.files:
+            self.files[place] = self._patched(read_file(self.packages, _LOADERS[self._host].lstrip("/")))
+        return place
+
+    def _patched(self, raw: bytes) -> bytes:
+        program = Program(raw, "the dynamic loader")
+        multiarch = TARGETS[self._host].multiarch
+        own = f"{HIDDEN}/{self._group}l/"
+        directories = {
+            f"/lib/{multiarch}/": own,
+            f"/usr/lib/{multiarch}/": own,
+            "/lib/": "/../",
+            "/usr/lib/": "/../",
+        }
+        # The loader knows their lengths: so they keep them, by further slashes.
+        pairs = {old.encode(): new.ljust(len(old), "/").encode() for old, new in directories.items()}
+        pairs |= dict.fromkeys(_IGNORED, b"")
+        program.replace_texts(pairs)
+        return program.finished()
+
+    def _named_texts(self, program: Program) -> dict[bytes, bytes]:
+        """What in it names the architecture, and what has to stand there."""
+        pairs: dict[bytes, bytes] = {}
+        names = native_texts(self._host, self._target)
+        for own, other in names.items():
+            for text in _texts_with(bytes(program.raw), own):
+                new = text.replace(own, other)
+                if (
+                    text in pairs
+                    or text.endswith(b".debug")
+                    or text.decode("latin-1") == _LOADERS[self._host]
+                ):
+                    continue
+                if program.texts(text):
+                    pairs[text] = new
+        return pairs
+
+
+def _inspected(raw: bytes) -> Binary | None:
+    return inspect(lambda offset, size: raw[offset : offset + size])
+
+
+def _texts_with(raw: bytes, part: bytes) -> Iterator[bytes]:
+    start = 0
+    while (start := raw.find(part, start)) >= 0:
+        begin, end = start, raw.find(b"\0", start)
+        while begin and is_printable(raw[begin - 1]):
+            begin -= 1
+        if end - begin < 4096:
+            yield raw[begin:end]
+        start = end if end > 0 else len(raw)
+
+
+def read_file(packages: Packages, path: str) -> bytes:
+    """`NotSupported` when there is no such file."""
+    tree = packages.tree
+    try:
+        node = tree.lookup(tree.resolve(path))
+        if node is None:
+            raise NotSupported(f"/{path} is missing")
+        with tree.open(node) as file:
+            return file.read()
+    except PathNotFound as error:
+        raise NotSupported(f"/{path} cannot be read: {error.message}") from None

@@ -1,0 +1,138 @@
+"""Which programs may have a native twin, and what stands in its way at the moment it is asked for.
+
+A list of what is allowed, because all else is not known to do the same. Left out on purpose: what reveals the
+architecture or loads its libraries (bash, uname, dpkg, perl, python, ldd, getconf …), what computes with
+`long double`, whose precision is another on each architecture (seq, printf, numfmt, sort -g), what writes
+numbers in the machine's byte order (od, msgfmt), what lives by LD_PRELOAD (stdbuf), what reads records of
+login sessions, and what changes its user.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TARGETS", "Target", "allowed_programs", "arguments_of", "environment_rules", "native_texts"]
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A platform architecture as Debian, its paths and GNU call it."""
+
+    debian: str
+    multiarch: str
+    triple: str
+    bits: int = 64
+    is_little: bool = True
+
+
+TARGETS = {
+    "amd64": Target("amd64", "x86_64-linux-gnu", "x86_64-pc-linux-gnu"),
+    "arm64": Target("arm64", "aarch64-linux-gnu", "aarch64-unknown-linux-gnu"),
+    "arm": Target("armhf", "arm-linux-gnueabihf", "arm-unknown-linux-gnueabihf", bits=32),
+    "riscv64": Target("riscv64", "riscv64-linux-gnu", "riscv64-unknown-linux-gnu"),
+    "s390x": Target("s390x", "s390x-linux-gnu", "s390x-ibm-linux-gnu", is_little=False),
+    "ppc64le": Target("ppc64el", "powerpc64le-linux-gnu", "powerpc64le-unknown-linux-gnu"),
+}
+
+_COREUTILS = (
+    "[ b2sum base32 base64 basename basenc cat chgrp chmod chown chroot cksum comm cp csplit cut date dd df "
+    "dircolors dirname du echo env expand expr false fmt fold groups head id install join link ln logname ls "
+    "md5sum mkdir mkfifo mknod mktemp mv nice nl nohup nproc paste pathchk pr pwd readlink realpath rm rmdir "
+    "sha1sum sha224sum sha256sum sha384sum sha512sum shred sleep split stat sum sync tac tail tee test "
+    "timeout touch tr true truncate tsort tty unexpand uniq unlink vdir wc whoami yes dir"
+)
+_PROGRAMS = {
+    "apt": "http https store gpgv copy file rred",
+    "bzip2": "bzip2 bunzip2 bzcat bzip2recover",
+    "coreutils": _COREUTILS,
+    "dash": "dash sh",
+    "debianutils": "run-parts tempfile ischroot",
+    "diffutils": "cmp diff diff3 sdiff",
+    "dpkg": "dpkg-deb dpkg-split update-alternatives",
+    "findutils": "find xargs",
+    "gpgv": "gpgv",
+    "grep": "grep egrep fgrep",
+    "gzip": "gzip",
+    "m4": "m4",
+    "make": "make make-first-existing-target gmake",
+    "mawk": "mawk",
+    "ninja-build": "ninja",
+    "patch": "patch",
+    "rsync": "rsync",
+    "sed": "sed",
+    "tar": "tar",
+    "unzip": "unzip funzip",
+    "xz-utils": "xz xzdec lzmainfo",
+    "zip": "zip",
+    "zstd": "zstd",
+}
+# time_t has 32 bits there on some releases, and mawk's numbers have those of `long`
+_NOT_32 = frozenset({"mawk", "date", "touch"})
+# numbers as bytes, hashes of numbers
+_NOT_BIG = frozenset({"mawk"})
+# its matcher depends on vector instructions: small inputs compress to other bytes
+_SIMD_ONLY = frozenset({"zstd"})
+_SIMD = frozenset({"amd64", "arm64"})
+
+_ARGUMENTS: dict[str, tuple[ArgumentRule, ...]] = {
+    # its output depends on the memory that a process can have
+    "dpkg-deb": (ArgumentRule("refuse", "-b"), ArgumentRule("refuse", "--build")),
+}
+
+
+def allowed_programs(package: str, target: str) -> frozenset[str]:
+    """Names of the programs of a package that may have a twin on a target architecture."""
+    names = frozenset(_PROGRAMS.get(package, "").split())
+    found = TARGETS.get(target)
+    if found is None:
+        return frozenset()
+    if found.bits == 32:
+        names -= _NOT_32
+    if not found.is_little:
+        names -= _NOT_BIG
+    if target not in _SIMD:
+        names -= _SIMD_ONLY
+    return names
+
+
+def arguments_of(program: str, target: str) -> tuple[ArgumentRule, ...]:
+    """What a tool's arguments may not be."""
+    if program == "dpkg-deb" and TARGETS[target].bits == 64:
+        return ()
+    return _ARGUMENTS.get(program, ())
+
+
+def environment_rules(target: str) -> tuple[EnvironmentRule, ...]:
+    """Libraries that are to be loaded before others are foreign; compiled locales have a byte order, and only
+    those that the C library knows by itself are the same; settings for QEMU are for QEMU."""
+    plain: tuple[str, ...] = ("", "C", "POSIX")
+    if TARGETS[target].is_little:
+        plain += ("C.UTF-8", "C.utf8")
+    names = ("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_NUMERIC", "LC_TIME")
+    return (
+        EnvironmentRule("LD_PRELOAD=", ("",)),
+        EnvironmentRule("LD_LIBRARY_PATH=", ("",)),
+        EnvironmentRule("LD_RUN_PATH=", ("",)),
+        EnvironmentRule("LD_"),
+        EnvironmentRule("GCONV_PATH="),
+        EnvironmentRule("LOCPATH="),
+        EnvironmentRule("QEMU_"),
+        *(EnvironmentRule(f"{name}=", plain) for name in names),
+        *(EnvironmentRule(prefix) for prefix in ("LC_",)),
+    )
+
+
+def native_texts(host: str, target: str) -> Mapping[bytes, bytes]:
+    """Texts in programs of `host` that name its architecture, and what those of `target` have there."""
+    own, other = TARGETS[host], TARGETS[target]
+    return {
+        own.triple.encode(): other.triple.encode(),
+        own.multiarch.encode(): other.multiarch.encode(),
+        own.debian.encode(): other.debian.encode(),
+    }

@@ -1,0 +1,118 @@
+"""Sets of twins: from the packages of a foreign tree and of native ones to files and a dispatcher's table."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.archive.entry import Kind
+from anyarch.elf.header import parse
+from anyarch.emulation.accelerate.dispatcher import PAGE, Twin, identity
+from anyarch.emulation.accelerate.natives import Natives
+from anyarch.emulation.accelerate.selection import (
+    allowed_programs,
+    arguments_of,
+    environment_rules,
+)
+from anyarch.errors import NotSupported, PathNotFound
+
+if TYPE_CHECKING:
+    from anyarch.emulation.accelerate.dispatcher import Identity
+    from anyarch.emulation.accelerate.packages import Packages
+
+__all__ = ["Chosen", "choose_tools", "identity_of", "state_of"]
+
+_DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/lib/apt/methods")
+
+
+class Chosen(msgspec.Struct):
+    """Twins and the files that they are made of (by path below `HIDDEN`). `emulated` says by package or path
+    why there are none."""
+
+    twins: list[Twin]
+    files: dict[str, bytes]
+    emulated: dict[str, str]
+
+
+def choose_tools(target: Packages, native: Packages, group: str, *, host: str, architecture: str) -> Chosen:
+    """Twins of everyday tools: from packages that both trees have in the same version, libraries included,
+    and whose programs are as the packages brought them."""
+    natives = Natives(native, group, host=host, target=architecture)
+    chosen = Chosen([], natives.files, {})
+    rules = environment_rules(architecture)
+    for package in sorted(target.installed):
+        names = allowed_programs(package, architecture)
+        if not names:
+            continue
+        own, other = target.version(package), native.version(package)
+        if not other:
+            chosen.emulated[package] = "the native image does not have it"
+            continue
+        if own != other:
+            chosen.emulated[package] = f"version {own}, but {other} in the native image"
+            continue
+        for path in target.files(package):
+            directory, _, name = path.rpartition("/")
+            if name not in names or directory not in _DIRECTORIES:
+                continue
+            try:
+                twin = _tool(target, native, natives, package, path, architecture)
+            except NotSupported as error:
+                chosen.emulated[f"/{path}"] = error.message
+                continue
+            if twin is not None:
+                chosen.twins.append(msgspec.structs.replace(twin, environment=rules))
+    return chosen
+
+
+def state_of(target: Packages, architecture: str) -> bytes:
+    """A digest of all in a tree that decides on its twins: the packages, and the programs as they are."""
+    whole = hashlib.sha256(repr(sorted(target.installed.items())).encode())
+    for package in sorted(target.installed):
+        names = allowed_programs(package, architecture)
+        for path in target.files(package) if names else ():
+            if path.rpartition("/")[2] in names:
+                whole.update(repr((path, identity_of(target, path))).encode())
+    return whole.digest()
+
+
+def _tool(
+    target: Packages, native: Packages, natives: Natives, package: str, path: str, architecture: str
+) -> Twin | None:
+    found = identity_of(target, path)
+    if found is None:
+        return None  # a link or a script
+    for tree, whose in ((target, "this image"), (native, "the native image")):
+        if not tree.is_intact(package, path):
+            raise NotSupported(f"/{path} of {whose} is not the package's")
+    for soname, library in natives.libraries_of(path).items():
+        owner = native.owner(library)
+        if not owner or native.version(owner) != target.version(owner):
+            raise NotSupported(
+                f"it needs {soname} of {owner or 'no package'} {native.version(owner)}, "
+                f"and this image has {target.version(owner) or 'none'}"
+            )
+    name = path.rpartition("/")[2]
+    return Twin(f"/{path}", natives.program(path, path), (found,), arguments=arguments_of(name, architecture))
+
+
+def identity_of(packages: Packages, path: str) -> Identity | None:
+    """Of a program in a tree; None for what is no ELF program, for links, and for one that changes its
+    user."""
+    try:
+        parent, _, name = path.rpartition("/")
+        node = packages.tree.lookup(f"{packages.tree.resolve(parent)}/{name}")
+    except PathNotFound:
+        return None
+    if node is None or node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
+        return None
+    entry = packages.tree.target(node).entry
+    if entry.mode & 0o6000 or not entry.mode & 0o111:
+        return None
+    with packages.tree.open(node) as file:
+        head = file.read(PAGE)
+    if parse(head) is None:
+        return None
+    return identity(head, size=entry.size, mtime=entry.mtime_ns // 1_000_000_000)

@@ -1,0 +1,337 @@
+"""Acceleration of emulated steps: which native twins a step gets, and what is told of it.
+
+The twins of a step come from a *supply*: the native sibling of its base image (the same reference for this
+machine's platform). A set of twins is made once for a state of the step's root and kept in the store as a
+layer that no image has. A step for which there is none is emulated as without acceleration, and its log says
+why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.archive.entry import Entry, Kind
+from anyarch.errors import AnyarchError, BuildError, NotSupported, SandboxError, StoreError
+from anyarch.llb.ops import ExecOp, FileOp, MergeOp, SourceOp
+from anyarch.solver.events import LogEvent
+from anyarch.worker.result import SnapshotResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from anyarch.emulation.accelerate.dispatcher import Twin
+    from anyarch.emulation.accelerate.packages import Packages
+    from anyarch.llb.ops import Op
+    from anyarch.sandbox.plan import ExecRequest
+    from anyarch.snapshot.view import TreeView
+    from anyarch.spec.platform import Platform
+    from anyarch.worker.result import Result
+    from anyarch.worker.worker import Worker
+
+__all__ = ["Acceleration", "Step"]
+
+_VERSION = "twins/1"
+_NAMESPACE = "twins"
+_MOST_LOG = 64 << 20
+_DISPATCHER, _LOG = "dispatcher", "log"
+
+
+class _Set(msgspec.Struct, frozen=True):
+    """A set of twins in the store: its layer, the twins in the dispatcher's order, and by package or path why
+    some have none."""
+
+    layer: str
+    twins: tuple[tuple[str, str], ...] = ()  # path and digest of the native program
+    emulated: tuple[tuple[str, str], ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What became of one step: the layer with its twins, how many programs ran natively, and how many of
+    those that have a twin did not, by path and reason."""
+
+    twins: str
+    native: int
+    emulated: dict[str, dict[str, int]]
+
+
+class Acceleration:
+    """Of one build. `mode` is off or tools; safe for threads."""
+
+    def __init__(self, worker: Worker, mode: str) -> None:
+        self._worker = worker
+        self.mode = mode
+        self.reports: dict[str, Report] = {}
+        self._bases: dict[str, SourceOp | None] = {}
+        self._siblings: dict[str, tuple[str, ...] | str] = {}
+        self._lock = threading.RLock()
+        self._packages: dict[tuple[str, ...], Packages] = {}
+
+    # the graph ------------------------------------------------------------------------------------
+
+    def learn(self, digest: str, op: Op) -> None:
+        """Remember which image the result of an operation begins with. Operations come inputs first."""
+        kind = op.kind
+        base: SourceOp | None = None
+        position = -1
+        match kind:
+            case SourceOp():
+                if kind.identifier.startswith(("docker-image://", "oci-layout://")):
+                    base = kind
+            case ExecOp():
+                position = next((mount.input for mount in kind.mounts if mount.dest == "/"), -1)
+            case FileOp():
+                position = kind.actions[0].input if kind.actions else -1
+            case MergeOp():
+                position = 0
+        if 0 <= position < len(op.inputs):
+            base = self._bases.get(op.inputs[position].digest)
+        self._bases[digest] = base
+
+    # keys -----------------------------------------------------------------------------------------
+
+    async def identity(self, vertex: str, platform: Platform) -> list[object]:
+        """What of the acceleration belongs into the key of an emulated step; empty when there is none."""
+        if self.mode == "off" or not await asyncio.to_thread(self._is_foreign, platform):
+            return []
+        sibling = await self._sibling(vertex)
+        supply = [] if isinstance(sibling, str) else list(sibling)
+        return [[_VERSION, self.mode, supply]]
+
+    def _is_foreign(self, platform: Platform) -> bool:
+        return platform.os == "linux" and self._worker.route(platform).kind != "native"
+
+    async def _sibling(self, vertex: str) -> tuple[str, ...] | str:
+        """The layers of the native sibling of the base, or why there is none. None of them is fetched."""
+        from anyarch.worker.ops.source import make_source
+
+        base = self._bases.get(vertex)
+        if base is None:
+            return "it does not begin with an image"
+        found = self._siblings.get(base.identifier)
+        if found is None:
+            source = make_source(self._worker, base, self._worker.platform, vertex)
+            try:
+                (result,) = await source.run(())
+                found = result.layers if isinstance(result, SnapshotResult) else ()
+            except AnyarchError as error:
+                found = f"its base image has no native sibling: {error.message}"
+            self._siblings[base.identifier] = found
+        return found
+
+    # steps ----------------------------------------------------------------------------------------
+
+    async def step(self, vertex: str, platform: Platform, root: SnapshotResult | None) -> Step | None:
+        """The twins for a step above `root`, or None: the log says why."""
+        if self.mode == "off" or not await asyncio.to_thread(self._is_foreign, platform):
+            return None
+        try:
+            sibling = await self._sibling(vertex)
+            if isinstance(sibling, str):
+                raise NotSupported(sibling)
+            if root is None:
+                raise NotSupported("it does not begin with an image")
+            if root.layers[: len(sibling)] == sibling:
+                raise NotSupported("its base image has no native sibling: it is of one platform only")
+            await self._worker.ensure_local(SnapshotResult(sibling))
+            return await asyncio.to_thread(self._step, vertex, platform, root, sibling)
+        except (NotSupported, SandboxError) as error:
+            self.say(vertex, f"the step is emulated: {error.message}")
+            return None
+
+    def _step(self, vertex: str, platform: Platform, root: SnapshotResult, sibling: tuple[str, ...]) -> Step:
+        worker = self._worker
+        emulator = worker.private_emulator(platform)
+        target = self._packages_of(root.layers)
+        if _exists(target.tree, "etc/ld.so.preload"):
+            raise NotSupported("/etc/ld.so.preload names libraries for all programs")
+        if not target.installed:
+            raise NotSupported("no packages of dpkg are in its root")
+        key = self._key(target, platform, [*sibling], emulator.digest(worker.host.memo))
+        with self._lock:
+            found = self._kept(key)
+            if found is None:
+                found = self._make(target, self._packages_of(sibling), platform, emulator.path)
+                raw = msgspec.json.encode(found)
+                worker.store.cache.set_value(_NAMESPACE, key, raw)
+        for what, reason in found.emulated:
+            self.say(vertex, f"{what if what[0] == '/' else f'package {what}'} is emulated: {reason}")
+        if not found.twins:
+            raise NotSupported("nothing in its root has a twin")
+        directory = worker.directories(SnapshotResult((found.layer,)))[0]
+        from anyarch.emulation.emulator import registration
+
+        return Step(self, vertex, directory, found, registration(emulator))
+
+    def _packages_of(self, layers: tuple[str, ...]) -> Packages:
+        from anyarch.emulation.accelerate.packages import Packages
+
+        with self._lock:
+            found = self._packages.get(layers)
+            if found is None:
+                found = self._packages[layers] = Packages(self._worker.view(SnapshotResult(layers)))
+            return found
+
+    def _key(self, target: Packages, platform: Platform, supply: list[str], emulator: str) -> str:
+        """Of a set of twins: of all that it is made from."""
+        from anyarch.emulation.accelerate.twins import state_of
+
+        host = self._worker.platform.architecture
+        parts = [_VERSION, self.mode, host, platform.architecture, emulator, *supply]
+        whole = hashlib.sha256(json.dumps(parts).encode())
+        whole.update(state_of(target, platform.architecture))
+        return whole.hexdigest()
+
+    def _kept(self, key: str) -> _Set | None:
+        raw = self._worker.store.cache.get_value(_NAMESPACE, key)
+        if raw is None:
+            return None
+        found = msgspec.json.decode(raw, type=_Set)
+        try:
+            self._worker.layer(found.layer)
+        except StoreError:
+            return None  # collected
+        return found
+
+    def _make(self, target: Packages, native: Packages, platform: Platform, emulator: str) -> _Set:
+        from anyarch.emulation.accelerate.dispatcher import dispatcher
+        from anyarch.emulation.accelerate.twins import choose_tools
+
+        host = self._worker.platform.architecture
+        chosen = choose_tools(target, native, "t", host=host, architecture=platform.architecture)
+        with open(emulator, "rb") as file:
+            files = {_DISPATCHER: dispatcher(file.read(), chosen.twins, host=host), _LOG: b""}
+        layer = self._keep({**chosen.files, **files})
+        return _Set(layer, _named(chosen.twins, chosen.files), tuple(sorted(chosen.emulated.items())))
+
+    def _keep(self, files: Mapping[str, bytes]) -> str:
+        """A layer of these files."""
+        directories = {
+            "/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)
+        }
+        with self._worker.layers.new_tar(description="native twins") as layer:
+            for path in sorted({*files, *directories}, key=lambda path: path.split("/")):
+                if path in files:
+                    mode = 0o644 if path == _LOG else 0o755
+                    layer.add(Entry(path, Kind.FILE, mode, size=len(files[path])), files[path])
+                else:
+                    layer.add(Entry(path, Kind.DIRECTORY, 0o755))
+            return layer.commit().id
+
+    def say(self, vertex: str, text: str) -> None:
+        """A line in the step's log."""
+        self._worker.emit(LogEvent(vertex, 2, f"accelerate: {text}\n".encode(), time.time()))
+
+    def host_files(self, layer: str) -> list[str]:
+        """Programs and libraries of this machine's architecture among the files of a layer."""
+        from anyarch.elf.header import machine_name
+
+        worker = self._worker
+        host = worker.platform.architecture
+        index = worker.layers.index(worker.layer(layer))
+        found = []
+        for entry in index.below(""):
+            if entry.kind is Kind.FILE and entry.size > 64:
+                with worker.layers.open_file(worker.layer(layer), entry) as file:
+                    if machine_name(file.read(64)) == host:
+                        found.append(entry.path)
+        return found
+
+
+class Step:
+    """The twins of one step. First `request`, after the step `finish`."""
+
+    def __init__(
+        self, acceleration: Acceleration, vertex: str, directory: str, found: _Set, registration: object
+    ) -> None:
+        self._acceleration = acceleration
+        self._vertex = vertex
+        self._directory = directory
+        self._set = found
+        self._registration = registration
+        self._log: Path | None = None
+
+    def request(self, request: ExecRequest, work: Path) -> ExecRequest:
+        """The same step, with its twins. `work` is a directory that lives as long as the step."""
+        from anyarch.sandbox.plan import Hidden, Registration
+
+        assert isinstance(self._registration, Registration)
+        self._log = work / "accelerate.log"
+        self._log.touch()
+        self._log.chmod(0o666)  # for every user that the step has
+        entry = msgspec.structs.replace(self._registration, interpreter=f"{self._directory}/{_DISPATCHER}")
+        return msgspec.structs.replace(
+            request, emulators=(entry,), hidden=Hidden(self._directory, str(self._log))
+        )
+
+    def finish(self) -> None:
+        """Tell what ran natively, and what did not and why."""
+        from anyarch.emulation.accelerate.dispatcher import RAN, read_log
+
+        assert self._log is not None
+        with open(self._log, "rb") as file:
+            counts = read_log(file.read(_MOST_LOG), len(self._set.twins))
+        native = sum(verdicts.get(RAN, 0) for verdicts in counts.values())
+        emulated: dict[str, dict[str, int]] = {}
+        for number, verdicts in sorted(counts.items()):
+            reasons = {_REASONS[verdict]: times for verdict, times in verdicts.items() if verdict != RAN}
+            native -= verdicts.get(_GONE, 0)  # it was counted before it was looked for
+            if reasons:
+                emulated[self._set.twins[number][0]] = reasons
+        self._acceleration.reports[self._vertex] = Report(self._set.layer, native, emulated)
+        self._acceleration.say(
+            self._vertex, f"{native} programs ran natively, of {len(self._set.twins)} that could"
+        )
+        for path, reasons in emulated.items():
+            told = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
+            self._acceleration.say(self._vertex, f"{path} was emulated {told}")
+
+    def check(self, outputs: Iterable[Result]) -> None:
+        """Nothing native may have come into the step's results. Raises `BuildError` when a twin has."""
+        for output in outputs:
+            if isinstance(output, SnapshotResult) and output.layers:
+                self._check(output.layers[-1])
+
+    def _check(self, layer: str) -> None:
+        paths = self._acceleration.host_files(layer)
+        if not paths:
+            return
+        worker = self._acceleration._worker
+        own = {digest for _, digest in self._set.twins}
+        index = worker.layers.index(worker.layer(layer))
+        entries = [entry for path in paths if (entry := index.get(path)) is not None]
+        digests = worker.layers.file_digests(worker.layer(layer), entries)
+        leaked = sorted(path for path, digest in digests.items() if digest.hex() in own)
+        if leaked:
+            raise BuildError(
+                f"/{leaked[0]} in the result of an accelerated step is a native twin",
+                hint="a step copied files from /../dev/mqueue; build it with --accelerate=off",
+            )
+        shown = ", ".join(f"/{path}" for path in paths[:5])
+        self._acceleration.say(
+            self._vertex, f"{len(paths)} files of the result are for {worker.platform}: {shown}"
+        )
+
+
+_GONE = 5
+_REASONS = {
+    2: "the file is not the package's any more, or another version",
+    3: "a variable such as LD_PRELOAD, LD_LIBRARY_PATH or a locale was set",
+    4: "an argument asks for what only the emulated one knows",
+    5: "it ran in another root directory",
+}
+
+
+def _named(twins: Iterable[Twin], files: Mapping[str, bytes]) -> tuple[tuple[str, str], ...]:
+    return tuple((twin.path, hashlib.sha256(files[twin.program]).hexdigest()) for twin in twins)
+
+
+def _exists(tree: TreeView, path: str) -> bool:
+    return tree.lookup(path) is not None

@@ -1,0 +1,197 @@
+"""Emulated steps with native twins: the same results, no twin to be seen, and every fall-back told.
+
+The base is a small Debian unpacked from packages, for this machine and for arm64.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.elf.header import machine_name
+from anyarch.engine.request import Output
+from anyarch.solver.events import LogEvent
+from anyarch.testing.builder import Builder
+from anyarch.testing.debian_roots import TOOL_PACKAGES, root_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anyarch.testing.builder import BuiltImage
+
+pytestmark = [pytest.mark.root, pytest.mark.emulation]
+
+ARM = "linux/arm64"
+BOTH = ("linux/amd64", ARM)
+BASE = "FROM scratch\nARG TARGETARCH\nADD rootfs-$TARGETARCH.tar /\n"
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Path:
+    """An OCI layout with the base image."""
+    context = root_context(cache_directory, "tools", ("amd64", "arm64"), TOOL_PACKAGES)
+    builder = Builder(tmp_path_factory.mktemp("debian"), context=str(context))
+    layout = builder.directory / "layout"
+    builder(BASE, platform=BOTH, outputs=(Output("oci", str(layout), {"tar": "false"}),))
+    return layout
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, debian: Path) -> Builder:
+    """Builds above the base, accelerated unless told otherwise; twins are made once for all tests."""
+    return Builder(
+        tmp_path_factory.mktemp("accelerate"),
+        build_contexts={"debian": f"oci-layout://{debian}"},
+        accelerate="tools",
+    )
+
+
+def log(image: BuiltImage) -> str:
+    return b"".join(event.data for event in image.events if isinstance(event, LogEvent)).decode()
+
+
+def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str]:
+    """One RUN step above the base; and its log."""
+    image = build(f"FROM debian\nRUN <<END\nset -e\n{script}\nEND\n", platform=ARM, **request)
+    return image, log(image)
+
+
+def notes(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if line.startswith("accelerate: "))
+
+
+def test_a_step_is_what_it_is_without_acceleration(shared: Builder) -> None:
+    script = r"""
+mkdir -p /out/d; for i in 1 2 3 4 5; do echo "line $i" >> /out/lines; done
+tar -C /usr/lib -cf - dpkg | gzip -n > /out/a.tar.gz; sha256sum /out/a.tar.gz > /out/sum
+find /etc /usr/bin -newermt 2000-01-01 | sort > /out/found
+sed s/line/LINE/ /out/lines | grep -c LINE > /out/count
+printf 'all: ; echo $(MAKE_HOST) $(shell uname -m) > /out/make\n' > /out/Makefile; make -sC /out
+dpkg-deb --version > /out/dpkg; cp -a /bin/ls /out/d/ls; ln /out/d/ls /out/d/hard; touch -d @0 /out/*
+"""
+    plain, _ = run(shared, script, accelerate="off")
+    fast, told = run(shared, script)
+
+    assert {path: fast.path(path).read_bytes() for path in FILES} == {
+        path: plain.path(path).read_bytes() for path in FILES
+    }
+    assert fast.read_text("/out/make") == "aarch64-unknown-linux-gnu aarch64\n"
+    assert "programs ran natively" in told
+
+
+FILES = [f"/out/{name}" for name in ("lines", "a.tar.gz", "sum", "found", "count", "make", "dpkg", "d/ls")]
+
+
+def test_nothing_of_the_twins_is_to_be_seen(shared: Builder) -> None:
+    """Neither by listing, copying or archiving the root; the files of the image stay what they are."""
+    image, told = run(
+        shared,
+        """
+find / -path /proc -prune -o -path /sys -prune -o -print > /tmp/found; ls -la / /dev /dev/mqueue > /tmp/ls
+od -An -tx1 -j18 -N2 /bin/ls > /tmp/machine
+tar --one-file-system -cf /tmp/root.tar --exclude=./tmp --exclude=./proc --exclude=./sys -C / .
+mkdir /tmp/copy && cp -a /usr/bin /tmp/copy/
+""",
+    )
+    names = image.read_text("/tmp/found").splitlines()
+    assert len(names) > 500
+    assert not [name for name in names if "mqueue/" in name or "x86_64" in name or "dispatcher" in name]
+    assert "dispatcher" not in image.read_text("/tmp/ls")
+    assert image.read_text("/tmp/machine").split() == ["b7", "00"]
+    with tarfile.open(image.path("/tmp/root.tar")) as archive:
+        archived = archive.getnames()
+    assert len(archived) > 500
+    assert not [name for name in archived if "dispatcher" in name or "x86_64" in name]
+    assert "files of the result are for" not in told
+    heads = {
+        machine_name(path.read_bytes()[:64])
+        for path in image.path("/tmp/copy").rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    assert heads <= {"", "arm64"}
+
+
+def test_a_copied_twin_is_an_error(shared: Builder) -> None:
+    from anyarch.errors import BuildError
+
+    with pytest.raises(
+        BuildError, match=r"/tmp/stolen in the result of an accelerated step is a native twin"
+    ):
+        run(shared, "cp /../dev/mqueue/t/bin/true /tmp/stolen")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("export LD_LIBRARY_PATH=/nowhere; /bin/true", "a variable such as"),
+        ("export LANG=de_DE.UTF-8; /bin/true", "a variable such as"),
+        ("export QEMU_CPU=cortex-a53; /bin/true", "a variable such as"),
+        ("cp /bin/true /tmp/t; cat /tmp/t > /bin/true; /bin/true", "is not the package's any more"),
+    ],
+)
+def test_what_could_change_the_output_is_emulated_and_told(shared: Builder, script: str, reason: str) -> None:
+    _, told = run(shared, script)
+
+    lines = [line for line in notes(told).splitlines() if "bin/true was emulated" in line]
+    assert len(lines) == 1, told
+    assert reason in lines[0]
+
+
+def test_names_do_not_matter_but_files_do(shared: Builder) -> None:
+    """Relative paths, links and faithful copies run natively; a fresh copy is another file."""
+    _, told = run(
+        shared,
+        "cd /usr; bin/true; ln -s /bin/true /tmp/link; /tmp/link; cp -p /bin/true /tmp/same; /tmp/same; "
+        "cp /bin/true /tmp/other; /tmp/other",
+    )
+
+    assert "7 programs ran natively" in notes(told)  # sh, ln, cp, cp, and three times true
+
+
+def test_a_chroot_inside_a_step_is_emulated(shared: Builder) -> None:
+    image, told = run(
+        shared,
+        "mkdir -p /r/usr; cp -a /usr/bin /usr/lib /r/usr/; cp -a /bin /lib /r/; mkdir /r/out; "
+        "chroot /r /bin/sh -c 'uname -m > /out/m; /bin/true'",
+    )
+
+    assert image.read_text("/r/out/m") == "aarch64\n"
+    assert "accelerate: 6 programs ran natively" in notes(told)  # sh, mkdir, cp, cp, mkdir, chroot
+
+
+def test_ordinary_users_of_the_image_run_twins_too(shared: Builder) -> None:
+    image = shared(
+        "FROM debian\nRUN mkdir -m 777 /out\nUSER nobody\nRUN id -u > /out/id && cat /out/id", platform=ARM
+    )
+
+    assert image.read_text("/out/id") == "65534\n"
+    assert "3 programs ran natively" in notes(log(image))
+
+
+def test_the_cache_tells_accelerated_results_from_others(shared: Builder) -> None:
+    dockerfile = "FROM debian\nRUN echo cached > /cached"
+    first = shared(dockerfile, platform=ARM, accelerate="off")
+    second = shared(dockerfile, platform=ARM)
+    third = shared(dockerfile, platform=ARM)
+
+    assert [len(image.executed) for image in (first, second, third)] == [1, 1, 0]
+
+
+def test_a_base_without_a_native_sibling_is_emulated_and_told(tmp_path: Path, cache_directory: Path) -> None:
+    context = root_context(cache_directory, "tools", ("amd64", "arm64"), TOOL_PACKAGES)
+    build = Builder(tmp_path, context=str(context))
+    image = build(
+        "FROM scratch\nADD rootfs-arm64.tar /\nRUN echo done > /done", platform=ARM, accelerate="tools"
+    )
+
+    assert image.read_text("/done") == "done\n"
+    assert "accelerate: the step is emulated: it does not begin with an image" in log(image)
+
+
+def test_a_step_leaves_only_what_it_wrote(shared: Builder) -> None:
+    image, _ = run(shared, "echo x > /x")
+
+    members = image.members(-1, ARM)
+    assert sorted(members) == ["x"]
