@@ -21,6 +21,7 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import AnyarchError, BuildError, NotSupported, SandboxError, StoreError
 from anyarch.llb.ops import ExecOp, FileOp, MergeOp, SourceOp
 from anyarch.solver.events import LogEvent
+from anyarch.spec.codec import json_decoder
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Acceleration:
         raw = self._worker.store.cache.get_value(_NAMESPACE, key)
         if raw is None:
             return None
-        found = msgspec.json.decode(raw, type=_Set)
+        found = json_decoder(_Set).decode(raw)
         try:
             self._worker.layer(found.layer)
         except StoreError:
