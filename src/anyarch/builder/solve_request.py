@@ -78,6 +78,13 @@ def _refuse(request: BuildRequest) -> None:
     """What only the engine in this process does."""
     if request.no_emulation:
         raise NotSupported("--no-emulation is not known to builders elsewhere", hint="leave it out")
+    for flag, given in (
+        ("--lock", request.lock),
+        ("--offline", request.offline),
+        ("--test", request.tests),
+    ):
+        if given:
+            raise NotSupported(f"{flag} is not known to builders elsewhere", hint="leave it out")
     if request.arch_check == "error":
         raise NotSupported("--arch-check=error is not known to builders elsewhere", hint="leave it out")
 

@@ -30,6 +30,10 @@ COMMANDS = {
     ),
     "imagetools inspect": ("anyarch.cli.commands.imagetools_inspect", "Show an image or index of a registry"),
     "test": ("anyarch.cli.commands.test", "Run a command on every platform of an image"),
+    "fetch": (
+        "anyarch.cli.commands.fetch",
+        "Pin the base images of a Dockerfile and bundle them for builds offline",
+    ),
     "copy": (
         "anyarch.cli.commands.copy",
         "Copy images between registries, layouts, archives and stores",

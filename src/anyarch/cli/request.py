@@ -85,6 +85,8 @@ def build_request(
         allow=tuple(text for text in parsed.texts("allow") if text),
         arch_check=parsed.text("arch-check") or "warn",
         arch_check_allow=tuple(parsed.texts("arch-check-allow")),
+        lock="" if parsed.command.name == "fetch" else parsed.text("lock") or "",
+        offline=parsed.switch("offline"),
         tests=tuple(parsed.texts("test")),
         accelerate=acceleration(parsed.text("accelerate"), environment),
         no_emulation=parsed.switch("no-emulation"),

@@ -117,6 +117,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     those of the machine. `root` is the store's directory (None: the usual place).
     `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
     platform before it leaves.
+    `lock` is the path of a lock file, which says what images names stand for; `offline` opens no socket.
     """
 
     context: str = "."
@@ -150,6 +151,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     call: str = "build"
     no_emulation: bool = False
     tests: tuple[str, ...] = ()
+    lock: str = ""
+    offline: bool = False
     emulators: str = ""
     keep_going: bool = False
     require: tuple[str, ...] = ()

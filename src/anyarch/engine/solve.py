@@ -161,6 +161,8 @@ async def prepared(
             ) as worker,
             Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
         ):
+            if request.lock or request.offline:
+                _lock_images(request, worker)
             opts = BuildOpts(attrs, build_platforms=(host_platform(),))
             gateway = EngineGateway(solver, worker, opts)
             if request.cache_from:
@@ -181,6 +183,21 @@ async def prepared(
                         await asyncio.to_thread(check_archive, packed)
                 raise
             yield Prepared(store, cache, worker, solver, gateway, frontend, failures)
+
+
+def _lock_images(request: BuildRequest, worker: Worker) -> None:
+    from anyarch.registry.credentials import Credentials
+    from anyarch.registry.hosts import Hosts
+    from anyarch.source.lock import LockedRegistry, OfflineHttp, read_lock
+
+    registry = LockedRegistry(
+        Hosts.load(),
+        Credentials(),
+        path=request.lock,
+        lock=read_lock(request.lock) if request.lock else None,
+        offline=request.offline,
+    )
+    worker.lock_images(registry, OfflineHttp() if request.offline else None)
 
 
 async def _build(

@@ -48,6 +48,8 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
         from anyarch.engine.remote_cache import check_caches
 
         check_caches(request)
+    if request.offline:
+        _check_offline(request)
     _check_context(request)
     if request.call not in ("", "build"):
         request = msgspec.structs.replace(request, tags=(), outputs=())
@@ -80,6 +82,21 @@ def _check_later(request: BuildRequest) -> None:
             if kind in flags
             else "leave it out",
         )
+
+
+def _check_offline(request: BuildRequest) -> None:
+    pushes = any(
+        out.type == "registry" or grammar.truth(out.attrs.get("push", "false")) for out in request.outputs
+    )
+    caches = [*request.cache_from, *request.cache_to]
+    remote = next((c.type for c in caches if c.type not in ("local", "inline")), "")
+    for is_wrong, what in (
+        (pushes, "nothing can be pushed"),
+        (bool(remote), f"no cache of type={remote} can be reached"),
+        (is_remote(request.context), "the context cannot be fetched"),
+    ):
+        if is_wrong:
+            raise UsageError(f"--offline: {what}", hint="leave out --offline, or keep the result here")
 
 
 def _check_context(request: BuildRequest) -> None:

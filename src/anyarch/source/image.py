@@ -88,6 +88,12 @@ class ImageResolver:
                 self._digests[name] = digest
         return digest
 
+    def known(self) -> list[Image]:
+        """The images that were found so far, in the order of their names and platforms."""
+        with self._lock:
+            found = list(self._images.items())
+        return [image for _, image in sorted(found, key=lambda item: (item[0][0], str(item[0][1])))]
+
     def document(self, reference: Reference, digest: Digest) -> Blob:
         """A manifest or index, from the content store or the registry (then kept)."""
         with self._lock_of(digest):

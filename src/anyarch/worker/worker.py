@@ -155,8 +155,8 @@ class Worker:
         self.exec_slots = asyncio.Semaphore(self.limits.exec)
         self.nested_waits: dict[str, frozenset[str]] = {}
         """For each nested build, the vertices of its definition."""
-        self.exec_slots = asyncio.Semaphore(max(8, 2 * (os.cpu_count() or 1)))
         self.acceleration = Acceleration(self, accelerate)
+        self.is_offline = False
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -243,6 +243,14 @@ class Worker:
                 self._registry = Registry(hosts, self._credentials or Credentials())
             return self._registry
 
+    def lock_images(self, registry: Registry, http: HttpClient | None) -> None:
+        """Take images from `registry` only; with `http` (one that asks nobody) nothing else is fetched
+        either."""
+        self._registry = registry
+        if http is not None:
+            self._http = http
+            self.is_offline = True
+
     def allow_insecure(self, domains: set[str]) -> None:
         """Reach these registries without a valid certificate, or by plain HTTP, from now on."""
         self._insecure |= domains
@@ -282,6 +290,14 @@ class Worker:
     @property
     def repositories(self) -> GitRepositories:
         """The git repositories of the store; every ref is asked for once a build."""
+        if self.is_offline:
+            from anyarch.errors import NetworkError
+
+            raise NetworkError(
+                "--offline: no git repository is fetched",
+                kind="offline",
+                hint="check it out before, and give its directory with --build-context",
+            )
         with self._lock:
             if self._repositories is None:
                 from anyarch.source.git import GitRepositories

@@ -62,6 +62,8 @@ DONE_ELSEWHERE = {
     *("--quiet", "-q", "--ulimit", "--check"),
     "--part",  # tests/engine/test_parts.py
     "--plan",  # test_plan.py
+    "--lock",  # tests/engine/test_offline.py
+    "--offline",  # tests/engine/test_offline.py
     "--test",  # tests/engine/test_trial.py
     "--emulators",  # tests/engine/test_emulators.py
     *("--optional", "--require"),  # below
@@ -166,7 +168,7 @@ def test_every_flag_of_buildx_is_known():
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
     ours = {"accelerate", "arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
-    ours |= {"part", "test"}
+    ours |= {"part", "test", "lock", "offline"}
     ours |= {"keep-going", "optional", "parallel", "require"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

@@ -108,6 +108,12 @@ COMMAND = Command(
         Flag("keep-going", "Build the other platforms to the end when one fails; then nothing is published"),
         Flag("label", "Add a label to the image's configuration", metavar="KEY=VALUE", repeat=True),
         Flag("load", "Load the result into docker or podman: --output=type=docker"),
+        Flag(
+            "lock",
+            "Take base images as a file says that `anyarch fetch --lock` wrote",
+            metavar="FILE",
+            complete="file",
+        ),
         Flag("metadata-file", "Write what was built to a file, as JSON", metavar="PATH", complete="file"),
         Flag("network", "Network of RUN steps: default, host or none", metavar="MODE"),
         Flag("no-cache", "Run every step, whatever the cache has"),
@@ -119,6 +125,7 @@ COMMAND = Command(
             metavar="PLATFORM,...",
             repeat=True,
         ),
+        Flag("offline", "Open no socket: take base images from the store and the bundle of --lock"),
         Flag(
             "output",
             "Where the result goes: DIR, -, or type=image|registry|oci|docker|local|tar|cacheonly,dest=...",

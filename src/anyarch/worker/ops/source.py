@@ -35,10 +35,10 @@ def make_source(worker: Worker, op: SourceOp, platform: Platform | None, digest:
             check_mode(op.attrs.get("image.resolvemode", ""))
             check_record_type(op.attrs.get("image.recordtype", ""))
             images = worker.images
-            return _ImageSource(worker, images, op, rest, platform or worker.platform, digest)
+            return ImageSource(worker, images, op, rest, platform or worker.platform, digest)
         case "oci-layout":
             images = worker.layout_images(op.attrs.get("oci.session", ""), op.attrs.get("oci.store", ""))
-            return _ImageSource(worker, images, op, rest, platform or worker.platform, digest)
+            return ImageSource(worker, images, op, rest, platform or worker.platform, digest)
         case "docker-image+blob" | "oci-layout+blob":
             from anyarch.worker.ops.blob import BlobSource
 
@@ -64,7 +64,7 @@ def check_record_type(kind: str) -> None:
         raise BuildError(f"invalid record type {kind}")
 
 
-class _ImageSource:
+class ImageSource:
     """An image of a registry, or of an OCI layout. `image.layerlimit` and `oci.layerlimit` cut it off above
     that many layers, `image.checksum` is the digest that the name must lead to."""
 
@@ -82,17 +82,18 @@ class _ImageSource:
         self._reference = Reference.parse(name)
         self._platform = platform
         self._vertex = digest
-        self._is_layout = op.identifier.startswith("oci-layout:")
-        self._checksum = "" if self._is_layout else op.attrs.get("image.checksum", "")
+        self.is_layout = op.identifier.startswith("oci-layout:")
+        self._checksum = "" if self.is_layout else op.attrs.get("image.checksum", "")
         if self._checksum:
             Digest.parse(self._checksum)
-        limit = op.attrs.get("oci.layerlimit" if self._is_layout else "image.layerlimit", "")
+        limit = op.attrs.get("oci.layerlimit" if self.is_layout else "image.layerlimit", "")
         if limit and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
             raise BuildError(f"invalid layer limit {limit}")
         self._limit = int(limit) if limit else None
         self._image: Image | None = None
 
-    async def _find(self) -> Image:
+    async def find(self) -> Image:
+        """The image, looked up once. Raises as `ImageResolver.image`."""
         if self._image is None:
             image = await self._worker.in_network(self._images.image, self._reference, self._platform)
             if self._checksum and image.digest != self._checksum:
@@ -111,18 +112,18 @@ class _ImageSource:
 
     async def cache_map(self) -> CacheMap:
         """By the layers' content: images of equal layers lead to equal keys, whatever they are called."""
-        image = await self._find()
+        image = await self.find()
         key = "\0".join(("image/1", *image.diff_ids[: self._limit]))
         return CacheMap(hashlib.sha256(key.encode()).hexdigest(), is_source=True)
 
     async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
-        image = await self._find()
+        image = await self.find()
         wanted = image.manifest.layers[: self._limit]
         if not wanted:
             return [None]
         layers = self._worker.layers
         fetch_from = ""
-        if not self._is_layout:
+        if not self.is_layout:
             fetch_from = str(image.reference.with_digest(image.manifest_digest))
         ids = []
         for descriptor, diff_id in zip(wanted, image.diff_ids, strict=False):
@@ -130,7 +131,7 @@ class _ImageSource:
             self._worker.layer_vertices.setdefault(layer.id, self._vertex)
             ids.append(layer.id)
         result = SnapshotResult(tuple(ids))
-        if self._is_layout:
+        if self.is_layout:
             # Whoever has the layout may be gone when the layers are needed.
             await self._worker.in_network(self._bring, result)
         return [result]
