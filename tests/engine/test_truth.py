@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ from anyarch.solver.events import WarningEvent
 from tests.engine.test_steps import SEVEN
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from anyarch.testing.builder import Builder, BuiltImage
 
 pytestmark = pytest.mark.root
@@ -204,4 +207,84 @@ def test_file_that_a_later_step_replaced_is_not_told(corpus: Builder) -> None:
     image = corpus(
         "FROM scratch\nCOPY --chmod=755 amd64 /tool\nCOPY --chmod=755 arm64 /tool\n", platform="linux/arm64"
     )
+    assert texts(image) == []
+
+
+def test_file_that_a_later_step_removed_is_not_told(corpus: Builder) -> None:
+    image = corpus(
+        "FROM busybox\nCOPY --chmod=755 amd64 /tool\nRUN rm /tool\n",
+        platform="linux/arm64",
+        arch_check="error",
+    )
+    assert texts(image) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "platform", "said"),
+    [
+        ("float ABI", "arm-hard", "linux/arm/v5", "hard float ABI"),
+        ("byte order", "ppc64", "linux/ppc64le", "it is for ppc64, the image for linux/ppc64le"),
+        ("class", "arm64", "linux/arm/v7", "it is for arm64"),
+        ("a PE program of another machine", "pe-amd64", "windows/arm64", "it is for amd64"),
+        ("a Mach-O program of another machine", "macho-amd64", "darwin/arm64", "it is for amd64"),
+    ],
+)
+def test_wrong_machine_is_found_by_every_part_of_the_header(
+    scratch_build: Builder, name: str, program: str, platform: str, said: str
+) -> None:
+    image = scratch_build(
+        "FROM scratch\nCOPY --chmod=755 file /bin/tool.exe\n",
+        files={"file": _program(program)},
+        platform=platform,
+    )
+    assert [text for text in texts(image) if said in text], (name, texts(image))
+
+
+@pytest.mark.parametrize("program", ["pe-amd64", "macho-amd64"])
+def test_command_of_another_system_is_found(scratch_build: Builder, program: str) -> None:
+    image = scratch_build(
+        'FROM scratch\nCOPY --chmod=755 file /tool\nCMD ["/tool"]\n',
+        files={"file": _program(program)},
+        platform="linux/amd64",
+    )
+    assert any("it is no program of linux/amd64" in text for text in texts(image)), texts(image)
+
+
+def _program(name: str) -> bytes:
+    """A file whose headers say what `name` says."""
+    import struct
+
+    match name:
+        case "arm-hard":
+            # The smallest program, with the flag of hard floats and a segment that makes it dynamic.
+            raw = bytearray(tiny_executable("arm"))
+            raw[36:40] = struct.pack("<I", 0x05000400)
+            raw[28:32], raw[44:46] = struct.pack("<I", len(raw)), struct.pack("<H", 1)
+            interpreter = b"/lib/ld-linux-armhf.so.3\0"
+            start = len(raw) + 32
+            raw += struct.pack("<8I", 3, start, 0, 0, len(interpreter), len(interpreter), 4, 1) + interpreter
+            return bytes(raw)
+        case "pe-amd64":
+            coff = struct.pack("<HHIIIHH", 0x8664, 0, 0, 0, 0, 240, 0)
+            return (
+                b"MZ"
+                + bytes(58)
+                + struct.pack("<I", 64)
+                + b"PE\0\0"
+                + coff
+                + struct.pack("<H", 0x20B)
+                + bytes(238)
+            )
+        case "macho-amd64":
+            return b"\xcf\xfa\xed\xfe" + struct.pack("<I", 0x01000007) + bytes(120)
+    return tiny_executable(name)
+
+
+@pytest.mark.slow
+def test_nothing_is_found_in_a_whole_debian_system(scratch_build: Builder, cache_directory: Path) -> None:
+    from anyarch.testing.debian_images import debian_context
+
+    (archive,) = debian_context(cache_directory).glob("*.tar")
+    shutil.copy(archive, scratch_build.context)
+    image = scratch_build(f'FROM scratch\nADD {archive.name} /\nCMD ["bash"]\n')
     assert texts(image) == []

@@ -90,10 +90,11 @@ def _elf(head: bytes, read: Read) -> Binary | None:
     interpreter = b""
     needed: list[str] = []
     search: list[str] = []
-    for kind, offset, _, size in segments:
+    for kind, offset, _, size in segments:  # PT_INTERP comes before PT_DYNAMIC
         if kind == _PT_INTERP and size <= HEAD_SIZE:
             interpreter = _part(head, read, offset, size).split(b"\0", 1)[0]
-        elif kind == _PT_DYNAMIC:
+        elif kind == _PT_DYNAMIC and (interpreter or name == "arm"):
+            # Of a library nobody asks for more than its machine (and float ABI, which says it is dynamic).
             table = _part(head, read, offset, min(size, _MOST_DYNAMIC))
             needed, search = _dynamic(table, segments, read, header.bits, mark)
     return Binary(

@@ -31,7 +31,7 @@ __all__ = ["ImageFiles", "binaries_of", "inspect_image"]
 _SMALLEST = 64  # bytes; no program is smaller than its header
 _LIBRARY = re.compile(r"\.(so|so\.[\w.]*|dylib|dll|exe)$")
 _TRIPLET = re.compile(r"[\w]+-linux-(gnu|musl)\w*$")
-_VERSION = "1"
+_VERSION = "2"
 
 
 def inspect_image(
@@ -58,9 +58,10 @@ def inspect_image(
             is_complete = False  # it came from a build cache, and so far is only known
             continue
         for path, binary in binaries:
-            node = files.node(path)
-            if node is not None and node.position != position:
-                continue  # a later layer has another file there
+            if position < len(result.layers) - 1:
+                node = files.node(path)
+                if node is None or node.position != position:
+                    continue  # a later layer has removed it or has another file there
             try:
                 found += [(position, item) for item in check_binary(path, binary, platform, files)]
             except BlobNotFound:
@@ -132,10 +133,16 @@ class ImageFiles:
         self._env = env
         self._view: TreeView = worker.view(SnapshotResult(tuple(layers)))
         self._names: set[str] | None = None
+        self._nodes: dict[str, Node | None] = {}
         self._directories: list[str] | None = None
 
     def node(self, path: str) -> Node | None:
         """The file that `path` leads to; a hard link stands for its file."""
+        if path not in self._nodes:  # programs ask for the same libraries
+            self._nodes[path] = self._find(path)
+        return self._nodes[path]
+
+    def _find(self, path: str) -> Node | None:
         try:
             node = self._view.lookup(self._view.resolve(path))
         except PathNotFound:
