@@ -383,7 +383,7 @@ def test_builds_in_one_process_run_equal_steps_once(solve: GraphBuilder, tmp_pat
 
     from anyarch.engine.request import BuildRequest, Output
     from anyarch.engine.solve import BuildStats, build_async
-    from anyarch.solver.solver import InFlight
+    from anyarch.solver.inflight import InFlight
 
     (tmp_path / "context").mkdir()
     texts = [

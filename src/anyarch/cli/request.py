@@ -90,6 +90,7 @@ def build_request(
         tests=tuple(parsed.texts("test")),
         accelerate=acceleration(parsed.text("accelerate"), environment),
         no_emulation=parsed.switch("no-emulation"),
+        stage_platform=parsed.switch("stage-platform"),
         emulators=grammar.directory(parsed.text("emulators"), "--emulators"),
         keep_going=parsed.switch("keep-going"),
         require=_names(parsed, "require"),

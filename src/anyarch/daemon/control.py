@@ -141,7 +141,7 @@ class Control:
     async def solve(self, request: control_pb2.SolveRequest, call: ServerCall) -> control_pb2.SolveResponse:
         if not request.Ref:
             raise RpcError(Code.INVALID_ARGUMENT, "the build has no ref")
-        job = Job(request, self._sessions, self._settings, self._root)
+        job = Job(request, self._sessions, self._settings, self._root, in_flight=self._jobs.in_flight)
         await self._jobs.add(job)
         if not request.Internal:
             self._history.begin(job)

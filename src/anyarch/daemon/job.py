@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import EventLog
 from anyarch.daemon.records import random_id
-from anyarch.engine.workbench import Borrowed, Workbench
+from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
 from anyarch.session.blobs import SessionBlobs
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
@@ -56,9 +56,16 @@ class Job:
     """Belongs to the wire's loop; what runs on the job's own goes through `run`."""
 
     def __init__(
-        self, request: control_pb2.SolveRequest, sessions: Sessions, settings: Settings, root: Path
+        self,
+        request: control_pb2.SolveRequest,
+        sessions: Sessions,
+        settings: Settings,
+        root: Path,
+        *,
+        in_flight: InFlight | None = None,
     ) -> None:
         self.request = request
+        self._in_flight = in_flight
         self.ref = request.Ref
         self.loop = asyncio.get_running_loop()
         self.log = EventLog(self.loop)
@@ -139,6 +146,7 @@ class Job:
             hosts=self._settings.hosts,
             cdi=self._settings.cdi,
             limits=self._settings.limits,
+            in_flight=self._in_flight,
         ) as bench:
             self._tell(lambda: self._ready(bench))
             await self._bench_stop.wait()
@@ -203,6 +211,8 @@ class Jobs:
     """All builds by ref: those that run, and the logs of the last that ended."""
 
     def __init__(self) -> None:
+        self.in_flight = InFlight()
+        """What they run: equal steps once."""
         self._running: dict[str, Job] = {}
         self._ended: dict[str, EventLog] = {}
         self._begun = asyncio.Condition()

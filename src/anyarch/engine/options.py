@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from anyarch.engine.remote import is_download, is_remote
 from anyarch.engine.request import Annotation
+from anyarch.engine.settings import BuildSettings
 from anyarch.engine.validate import check_directory
 from anyarch.errors import ContextError, UsageError
 from anyarch.exporter.assemble import Annotations
@@ -168,6 +169,8 @@ def frontend_attrs(request: BuildRequest, *, gateway: str = _STEPS_SHARE_THE_NET
         attrs["no-cache"] = ""
     elif request.no_cache_filter:
         attrs["no-cache"] = ",".join(request.no_cache_filter)
+    if request.stage_platform or BuildSettings.load().stage_platform:
+        attrs["stage-platform"] = "true"
     attrs["image-resolve-mode"] = "pull" if request.pull else "default"
     if request.network not in ("", "default"):
         attrs["force-network-mode"] = request.network

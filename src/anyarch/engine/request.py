@@ -115,6 +115,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     with `accelerate` (off, tools) emulated steps run native twins of their programs where the result is the
     same (see `worker.accelerate`); `emulators` is the directory of the QEMU programs to use, empty for
     those of the machine. `root` is the store's directory (None: the usual place).
+    With `stage_platform` the platform of a FROM that names a stage counts: that stage is made again for it.
     `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
     platform before it leaves.
     `lock` is the path of a lock file, which says what images names stand for; `offline` opens no socket.
@@ -153,6 +154,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     tests: tuple[str, ...] = ()
     lock: str = ""
     offline: bool = False
+    stage_platform: bool = False
     emulators: str = ""
     keep_going: bool = False
     require: tuple[str, ...] = ()

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
-    from anyarch.solver.solver import InFlight
+    from anyarch.solver.inflight import InFlight
     from anyarch.solver.vertex import Edge, Vertex
 
 __all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
@@ -85,7 +85,7 @@ async def build_async(
 ) -> BuildResult:
     """Build on the running event loop. Raises `AnyarchError`; `Canceled` when `cancel` was set.
 
-    Builds of one loop and one store that are given the same `in_flight` run equal steps once.
+    Builds of one store that are given the same `in_flight` run equal steps once.
     """
     return await run_async(lambda emit: _build(request, emit, stats, in_flight), on_event, cancel)
 

@@ -23,6 +23,7 @@ from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.llb.definition import Definition
+from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.platform import Platform, host_platform
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from anyarch.worker.cdi import Settings as CdiSettings
     from anyarch.worker.session import Lent
 
-__all__ = ["Borrowed", "ForeignSyntax", "SolveResult", "Workbench"]
+__all__ = ["Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
 
 _CONFIG = "containerimage.config"
 _PLATFORMS = "refs.platforms"
@@ -116,8 +117,10 @@ class Workbench:
         hosts: Hosts | None = None,
         limits: Limits | None = None,
         cdi: CdiSettings | None = None,
+        in_flight: InFlight | None = None,
     ) -> AsyncIterator[Workbench]:
-        """Leaving ends what still runs. Raises `StoreError`."""
+        """Leaving ends what still runs. Builds of one store with the same `in_flight` run equal steps once.
+        Raises `StoreError`."""
         with Store.open(root) as store:
             async with (
                 Worker(
@@ -132,7 +135,7 @@ class Workbench:
                     cdi=cdi,
                     limits=limits or Limits.default(),
                 ) as worker,
-                Solver(cache := StoredCache(store.cache), emit) as solver,
+                Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
             ):
                 yield cls(store, cache, worker, solver, borrowed)
 

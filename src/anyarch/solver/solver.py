@@ -19,21 +19,21 @@ import asyncio
 import hashlib
 import os
 import time
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from anyarch.errors import BuildError, error_context
 from anyarch.solver.events import VertexEvent
+from anyarch.solver.inflight import InFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Iterator, Sequence
+    from collections.abc import Coroutine, Iterable, Sequence
 
     from anyarch.solver.events import EventSink
     from anyarch.solver.solved import Solved
     from anyarch.solver.vertex import CacheMap, CacheStore, Edge, Result, Vertex
 
-__all__ = ["InFlight", "Solver", "derived_key", "edge_key"]
+__all__ = ["Solver", "derived_key", "edge_key"]
 
 
 def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
@@ -43,30 +43,6 @@ def derived_key(kind: str, digest: str, parts: Iterable[str]) -> str:
 
 _enclosing: ContextVar[frozenset[str]] = ContextVar("enclosing", default=frozenset())
 """The canonical keys of what is running and asked for this: a nested build must not wait for itself."""
-
-
-class InFlight:
-    """What several solvers are running now, by canonical key. For one event loop."""
-
-    def __init__(self) -> None:
-        self._ends: dict[str, asyncio.Event] = {}
-
-    def of(self, canonical: str) -> asyncio.Event | None:
-        """Set when the work with that key has ended, one way or the other; None when nobody is at it."""
-        return self._ends.get(canonical)
-
-    @contextmanager
-    def running(self, canonical: str, *, is_shared: bool) -> Iterator[None]:
-        """Others may wait for this work until the context is left."""
-        if not is_shared or canonical in self._ends:
-            yield
-            return
-        end = self._ends[canonical] = asyncio.Event()
-        try:
-            yield
-        finally:
-            del self._ends[canonical]
-            end.set()
 
 
 class _State:
@@ -309,11 +285,23 @@ class Solver:
         if vertex.inputs:
             with error_context(source=vertex.source, platform=vertex.platform):
                 inputs = await self.solve(vertex.inputs)
+        if state.is_source or vertex.ignore_cache:
+            return await self._run(state, canonical, inputs)
+        while canonical not in self._running:
+            if self._in_flight.claim(canonical):
+                try:
+                    return await self._run(state, canonical, inputs)
+                finally:
+                    self._in_flight.release(canonical)
+            # Another build is at it. Should it fail or be cancelled, somebody else has a go.
+            await self._in_flight.wait(canonical)
+        return await self._run(state, canonical, inputs)
+
+    async def _run(self, state: _State, canonical: str, inputs: list[Result]) -> Sequence[Result]:
+        """Make the result, unless another vertex with the same canonical key has made it meanwhile, here or
+        in another process, or is at it."""
+        vertex = state.vertex
         if not state.is_source and not vertex.ignore_cache:
-            while (other := self._in_flight.of(canonical)) is not None and canonical not in self._running:
-                # Another build is at it. Should it fail or be cancelled, somebody else has a go.
-                await other.wait()
-            # Another vertex with the same canonical key may have run meanwhile, here or in another process.
             saved = self._load(state, canonical)
             if saved is not None:
                 return saved
@@ -331,10 +319,7 @@ class Solver:
         self._running[canonical] = state.result
         self._begin(state)
         try:
-            with (
-                self._in_flight.running(canonical, is_shared=not state.is_source),
-                error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform),
-            ):
+            with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
                 began = self._clock()
                 _enclosing.set(_enclosing.get() | {canonical})  # of this task and those it starts
                 outputs = await vertex.operation.run(inputs)

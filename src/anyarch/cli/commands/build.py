@@ -176,6 +176,7 @@ COMMAND = Command(
         Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True),
         Flag("shm-size", "Size of /dev/shm in RUN steps", metavar="BYTES"),
         Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True),
+        Flag("stage-platform", "FROM --platform=… of a stage makes that stage again for the platform"),
         Flag("tag", "Name of the image", short="t", metavar="[REGISTRY/]NAME[:TAG]", repeat=True),
         Flag("target", "Stage to build", metavar="STAGE"),
         Flag(

@@ -31,6 +31,7 @@ from anyarch.llb.ops import SourceOp
 from anyarch.llb.source import image as image_source
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
+from anyarch.solver.events import WarningEvent
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform
@@ -79,11 +80,12 @@ class Converted(msgspec.Struct, frozen=True):
 class Shared:
     """What the conversions of one build have in common."""
 
-    __slots__ = ("contexts", "paths", "works")
+    __slots__ = ("contexts", "ignored_platforms", "paths", "works")
 
     def __init__(self) -> None:
         self.works: dict[object, Work] = {}
         self.contexts: dict[NamedContext, LoadedContext] = {}
+        self.ignored_platforms: set[tuple[int, int]] = set()  # lines of FROM that were told of
         self.paths: set[str] = set()  # what all platforms together take from the main context
 
     def settle(self) -> None:
@@ -143,6 +145,8 @@ class Conversion:
         self.loader = loader
         self.shared = shared or Shared()
         self.stages: list[Stage] = []
+        self._numbered: list[Stage] = []  # those of the file, by position
+        self._again: dict[tuple[Stage, Platform], Stage] = {}
         self.by_name: dict[str, Stage] = {}
         self.target: Stage
 
@@ -185,9 +189,43 @@ class Conversion:
             is_pulled = base_name != "scratch" and stage.base is None
             stage.total = is_pulled + sum(isinstance(item, _COUNTED) for item in parsed.instructions)
             stage.no_cache = self.scope.options.ignores_cache(parsed.name)
+            if stage.base is not None and stage.platform is not None:
+                stage.base = self._base_for(stage, stage.base, stage.platform)
         self.stages.append(stage)
+        self._numbered.append(stage)
         if parsed.name:
             self.by_name[parsed.name] = stage
+
+    def _base_for(self, stage: Stage, base: Stage, platform: Platform) -> Stage:
+        """The stage that FROM names, made for the platform it asks for. BuildKit ignores that platform, and
+        so is it here unless the option `stage-platform` is set."""
+        chain = [base]
+        while chain[-1].base is not None:
+            chain.append(chain[-1].base)
+        have = chain[-1].platform or self.scope.target
+        if have == platform or any(one.named is not None for one in chain):
+            return base
+        if self.scope.options.stage_platform:
+            return self._for_platform(base, platform)
+        if stage.lines not in self.shared.ignored_platforms:
+            self.shared.ignored_platforms.add(stage.lines)
+            self.loader.gateway.warn(_ignored_platform(self, stage, chain, have))
+        return base
+
+    def _for_platform(self, stage: Stage, platform: Platform) -> Stage:
+        """The same stage on another platform, with all it is built on."""
+        known = self._again.get((stage, platform))
+        if known is None:
+            again = Stage(
+                stage.base_name, stage.lines, number=stage.number, parsed=stage.parsed, platform=platform
+            )
+            again.again = stage
+            again.label, again.total, again.no_cache = stage.label, stage.total, stage.no_cache
+            if stage.base is not None:
+                again.base = self._for_platform(stage.base, platform)
+            known = self._again[stage, platform] = again
+            self.stages.append(again)
+        return known
 
     def _stage_platform(self, parsed: ins.Stage) -> Platform | None:
         if not parsed.platform:
@@ -240,7 +278,7 @@ class Conversion:
             number = int(name)
             if not 0 <= number < len(self.dockerfile.stages):
                 raise DockerfileError(f"invalid stage index {number}")
-            return self.stages[number]
+            return self._numbered[number]
         return self._source(name, instruction.lines)
 
     def _source(self, name: str, lines: tuple[int, int]) -> Stage:
@@ -313,8 +351,11 @@ class Conversion:
             if stage.named is not None:
                 await self._use_named_stage(stage, stage.named)
             elif stage.base_name == "scratch":
-                stage.platform = target
-                work = Work(State(), Image.empty(target))
+                platform = target
+                if stage.again is not None and stage.platform is not None:
+                    platform = stage.platform
+                stage.platform = platform
+                work = Work(State(), Image.empty(platform))
                 stage.work = self._shared("scratch", work) if stage.is_implicit else work
             else:
                 platform = stage.platform or target
@@ -370,7 +411,8 @@ class Conversion:
             platform = self._implied_platform(image, platform)
         stage.platform = platform
         actual = image.platform()
-        if self.scope.checker is not None and stage.parsed is not None and actual is not None:
+        is_first = stage.again is None
+        if self.scope.checker is not None and stage.parsed is not None and actual is not None and is_first:
             self.scope.checker.base_platform(stage.parsed, stage.base_name, expected=platform, actual=actual)
         if resolved.reference != str(reference):
             reference = Reference.parse(resolved.reference)
@@ -475,7 +517,7 @@ class Conversion:
                     outline.note(stage, instruction, work, env)
 
     def _checks(self, stage: Stage, work: Work) -> StageChecks | None:
-        if self.scope.checker is None:
+        if self.scope.checker is None or (stage.again is not None and stage.again.is_dispatched):
             return None
         base = stage.base.checks if stage.base is not None else None
         os = stage.platform.os if stage.platform is not None else "linux"
@@ -580,6 +622,31 @@ class Conversion:
         epoch = self.scope.epoch
         created = None if epoch is None else format_time(epoch)
         return Converted(work.state, image.finish(created=created), work.base_config)
+
+
+def _ignored_platform(
+    conversion: Conversion, stage: Stage, chain: list[Stage], have: Platform
+) -> WarningEvent:
+    """That `FROM --platform=` of a stage does nothing, and what it would gain."""
+    wanted = stage.platform
+    steps_run = sum(
+        isinstance(instruction, ins.Run)
+        for one in (stage, *chain)
+        for instruction in (one.parsed.instructions if one.parsed is not None else ())
+    )
+    is_native = wanted == conversion.loader.gateway.build_opts.build_platform
+    gain = f"their {steps_run} RUN steps would run" if steps_run else "they would be made"
+    gain += f"{' natively and' if is_native and steps_run else ''} once for all who ask for {wanted}"
+    info = conversion.scope.info
+    return WarningEvent(
+        conversion.loader.dockerfile_vertex,
+        f"FROM --platform={wanted} {stage.base_name}: the platform is ignored, because "
+        f"{stage.base_name} is a stage of {have} (line {stage.lines[0]})",
+        (f"This stage and what it is built on are made for each platform. With --stage-platform {gain}.",),
+        filename=info.filename,
+        source=info.data,
+        lines=(stage.lines,),
+    )
 
 
 def _takes_files(instruction: ins.Instruction) -> bool:

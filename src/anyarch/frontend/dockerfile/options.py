@@ -52,6 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     named_contexts: dict[str, str] = {}
     proxy_env: ProxyEnv | None = None
     forwarded: bool = False
+    stage_platform: bool = False
 
     def ignores_cache(self, stage: str) -> bool:
         """True if the steps of that stage are to run anew."""
@@ -102,6 +103,7 @@ def parse_options(opts: dict[str, str], build_platform: Platform) -> Options:
         named_contexts=_with_prefix(opts, "context:"),
         proxy_env=_proxy_env(build_args),
         forwarded="cmdline" in opts,
+        stage_platform=parse_bool(opts.get("stage-platform", "")) is True,
     )
 
 

@@ -145,6 +145,7 @@ class Stage:
     """
 
     __slots__ = (
+        "again",
         "base",
         "base_name",
         "checks",
@@ -185,6 +186,7 @@ class Stage:
         self.is_implicit = parsed is None
         self.base: Stage | None = None
         self.named: NamedContext | None = None
+        self.again: Stage | None = None  # the stage that this one is for another platform
         self.commands: list[Command] = []
         self.deps: dict[Stage, tuple[int, int]] = {}  # with the lines that need them
         self.total = 0
