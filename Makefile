@@ -28,6 +28,7 @@ test:
 
 nightly:
 	@tools/setup.sh test
+	@tools/setup.sh nightly
 	$(PY) -m pytest -n 2 $(PYTEST_ARGS)
 
 lint:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Prepares a checkout: system packages (tools/packages.txt), the virtual environment .venv, anyarch itself.
 #
-#   tools/setup.sh base|demo|test|lint|bench
+#   tools/setup.sh base|demo|test|nightly|lint|bench
 #
 # Says what it installs and why, does nothing twice, and with nothing to do takes a few hundredths of a second.
 set -eu
@@ -132,6 +132,6 @@ environment() { # extras: nothing, or dev
 case $purpose in
     base) system_packages; environment "" ;;
     demo | bench) system_packages; environment "" ;;
-    test | lint) system_packages; environment dev ;;
-    *) fail "unknown purpose '$purpose' (base, demo, test, lint, bench)" ;;
+    test | nightly | lint) system_packages; environment dev ;;
+    *) fail "unknown purpose '$purpose' (base, demo, test, nightly, lint, bench)" ;;
 esac

@@ -33,7 +33,7 @@ def checkout() -> Iterator[Path]:
 
 
 def test_package_list_names_a_purpose_and_a_reason_for_each() -> None:
-    purposes = {"base", "demo", "test", "bench", "lint"}
+    purposes = {"base", "demo", "test", "nightly", "bench", "lint"}
     for line in (PROJECT / "tools/packages.txt").read_text().splitlines():
         if not line.startswith("#"):
             package, program, wanted, why = (field.strip() for field in line.split("|"))

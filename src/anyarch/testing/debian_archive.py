@@ -45,17 +45,24 @@ class DebianArchive:
     """A private apt in `directory`, for the architectures of each suite (`{"bookworm": ["amd64"]}`)."""
 
     def __init__(
-        self, directory: Path, suites: Mapping[str, Sequence[str]], *, mirror: str | None = None
+        self,
+        directory: Path,
+        suites: Mapping[str, Sequence[str]],
+        *,
+        mirror: str | None = None,
+        architecture: str | None = None,
     ) -> None:
+        """`architecture` is the one that dependencies are resolved for (default: this machine's)."""
         self.directory = directory.absolute()
         self.suites = suites
         self.mirror = mirror or machine_mirror()
+        self.architecture = architecture or native_architecture()
 
     def download(self, packages: Sequence[str], destination: Path) -> list[Path]:
         """Fetch the newest `NAME:ARCH` packages into `destination`, verified by the archive's signatures.
 
-        Lists are fetched anew and removed afterwards (80 MB that would be stale at the next use). Returns the
-        package files in the order of `packages`. Raises `DebianError`.
+        Lists are fetched anew and removed afterwards. Returns the package files in the order of `packages`.
+        Raises `DebianError`.
         """
         try:
             self._update()
@@ -65,9 +72,35 @@ class DebianArchive:
                     old.unlink()
             self._apt(["apt-get", "-q", "download", *packages], cwd=destination)
         finally:
-            shutil.rmtree(self.directory / "lists", ignore_errors=True)
-            shutil.rmtree(self.directory / "cache", ignore_errors=True)
+            self._forget()
         return [_file(destination, package) for package in packages]
+
+    def download_with_dependencies(self, packages: Sequence[str], destination: Path) -> list[Path]:
+        """Fetch packages and all that they depend on; the package files, sorted. Raises `DebianError`."""
+        try:
+            self._update()
+            command = ["apt-get", "-q", "-y", "--no-install-recommends", "install", "--download-only"]
+            self._apt([*command, *packages])
+            destination.mkdir(parents=True, exist_ok=True)
+            for file in (self.directory / "cache" / "archives").glob("*.deb"):
+                shutil.move(file, destination / file.name)
+        finally:
+            self._forget()
+        return sorted(destination.glob("*.deb"))
+
+    def dependencies(self, package: str) -> list[str]:
+        """The names that a package depends on. Raises `DebianError`."""
+        try:
+            self._update()
+            said = self._apt(["apt-cache", "depends", "--important", package])
+        finally:
+            self._forget()
+        return [line.split()[1] for line in said.splitlines() if line.strip().startswith("Depends:")]
+
+    def _forget(self) -> None:
+        """Remove lists and packages that would be stale at the next use (80 MB)."""
+        shutil.rmtree(self.directory / "lists", ignore_errors=True)
+        shutil.rmtree(self.directory / "cache", ignore_errors=True)
 
     def _update(self) -> None:
         """Fetch the lists. Where a mirror is being synchronised (its lists and their digests do not match),
@@ -75,7 +108,8 @@ class DebianArchive:
         while True:
             self._configure()
             try:
-                return self._apt(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+                self._apt(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+                return
             except DebianError:
                 later = {_NEXT_SUITE.get(suite, suite): names for suite, names in self.suites.items()}
                 if set(later) == set(self.suites):
@@ -90,7 +124,7 @@ class DebianArchive:
         lines = [
             *_machine_acquire(),
             'APT::Sandbox::User "root";',
-            f'APT::Architecture "{native_architecture()}";',
+            f'APT::Architecture "{self.architecture}";',
             "APT::Architectures { " + " ".join(f'"{name}";' for name in architectures) + " };",
             'Acquire::Languages "none";',
             'Acquire::Retries "3";',
@@ -114,8 +148,8 @@ class DebianArchive:
             )
         )
 
-    def _apt(self, argv: list[str], *, cwd: Path | None = None) -> None:
-        run_tool(argv, cwd=cwd, env={"APT_CONFIG": str(self.directory / "apt.conf")})
+    def _apt(self, argv: list[str], *, cwd: Path | None = None) -> str:
+        return run_tool(argv, cwd=cwd, env={"APT_CONFIG": str(self.directory / "apt.conf")})
 
 
 def native_architecture() -> str:
