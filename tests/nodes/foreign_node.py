@@ -1,8 +1,8 @@
 """A machine of another architecture: Debian arm64 under QEMU's system emulation, running the daemon natively.
 
 Everything is made of Debian packages and Python wheels: the kernel boots with a small initial file system
-that loads the drivers of QEMU's virtual devices and goes on to an ext4 disk, whose init starts `anyarchd` on a TCP
-port that QEMU forwards to loopback. The machine's `10.0.2.2` is this machine's loopback.
+that loads the drivers of QEMU's virtual devices and goes on to an ext4 disk, whose init starts `anyarchd` on
+a TCP port that QEMU forwards to loopback. The machine's `10.0.2.2` is this machine's loopback.
 """
 
 from __future__ import annotations

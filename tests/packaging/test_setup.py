@@ -62,7 +62,7 @@ def test_unknown_purpose_is_an_error_that_lists_the_known(checkout: Path) -> Non
     argv = ["sh", str(checkout / "tools/setup.sh"), "play"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "base, demo, test, lint, bench" in done.stderr
+    assert "base, demo, test, nightly, lint, bench" in done.stderr
 
 
 def test_every_script_passes_the_shell_s_own_check() -> None:
