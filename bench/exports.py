@@ -2,8 +2,8 @@
 
 python bench/exports.py [MEGABYTES]      prints a JSON object
 
-The content is a tar of this system's own files. All settings take turns on each slice of it, so that other work
-on the machine troubles them alike.
+The content is a tar of this system's own files. All settings take turns on each slice of it, so that other
+work on the machine troubles them alike.
 """
 
 from __future__ import annotations

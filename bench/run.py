@@ -169,6 +169,33 @@ def one_layer(directory: Path) -> list[Result]:
     ]
 
 
+def exports() -> list[Result]:
+    argv = [sys.executable, str(ROOT / "bench/exports.py"), "2048"]
+    found = json.loads(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+    seconds_, sizes = found["seconds"], found["sizes"]
+    peak = found["peak_bytes"] / 1e6
+
+    def line(name: str, what: str, faster: float, larger: float) -> Result:
+        ratio = seconds_["zlib6"] / seconds_[name]
+        more = sizes[name] / sizes["zlib6"] - 1
+        target = f"at least {faster:g} times faster, at most {100 * larger:g} % larger ({100 * more:+.1f} %)"
+        met = ratio >= faster and more <= larger
+        return Result(f"{what}, against zlib 6 in one thread", seconds_[name], seconds_["zlib6"], target, met)
+
+    disk = seconds_["disk"]
+    return [
+        line("default", "2 GB of layers, default gzip", 8, 0.15),
+        line("small", "2 GB of layers, `compression-level=6`", 3, 0.05),
+        Result(
+            "2 GB of layers, zstd, against writing them to the disk",
+            seconds_["zstd"],
+            disk,
+            f"as fast as the disk; memory flat (+{peak:.0f} MB)",
+            seconds_["zstd"] <= 1.1 * disk and peak < 100,
+        ),
+    ]
+
+
 # --- report ---
 
 
@@ -237,6 +264,7 @@ def main() -> int:
                     "copy": lambda: copy_many_files(anyarch, buildah, directory),
                     "layers": lambda: one_layer(directory),
                     "language": frontend,
+                    "exports": exports,
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:
