@@ -10,7 +10,8 @@ and links to other records. A record of ours has the digest of a key of our solv
 - `anyarch.layers=0,-,1` links to nothing that matters: it tells where in a chain layers without entries are,
   which an image (cache `inline`) does not have among its layers.
 
-A stock BuildKit reads all of it and finds no key that it asks for.
+A stock BuildKit reads all of it and finds no key that it asks for among these; those that it does ask for, where
+we know them, come after them (`cache.stock`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from anyarch.spec.oci import Descriptor, decode
 from anyarch.spec.timestamp import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "BASE",
@@ -35,11 +36,13 @@ __all__ = [
     "CacheConfig",
     "CacheLayer",
     "CacheRecord",
+    "ForeignRecord",
     "Found",
     "KeyedResult",
     "LayerAnnotations",
     "Part",
     "annotated",
+    "chains_of",
     "decode_config",
     "descriptors_of",
     "encode_records",
@@ -123,12 +126,23 @@ class CacheConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 class KeyedResult(msgspec.Struct, frozen=True):
     """What is to be written of one vertex: its canonical key (hex), the keys that lead to it, the canonical
     keys of its inputs, and the chain of blobs of each output (None where there is none to be written).
-    `created_at` in seconds since the epoch, 0 leaves it out."""
+    `created_at` in seconds since the epoch, 0 leaves it out; `vertex` is the digest of the vertex."""
 
     canonical: str
     keys: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[tuple[str, ...] | None, ...] = ()
+    created_at: float = 0.0
+    vertex: str = ""
+
+
+class ForeignRecord(msgspec.Struct, frozen=True):
+    """A record with a key that is not ours. `inputs` are (selector, position among the foreign records), one
+    an input; `chain` the blobs of the result, None where there is none to be written."""
+
+    digest: str
+    inputs: tuple[tuple[str, int], ...] = ()
+    chain: tuple[str, ...] | None = None
     created_at: float = 0.0
 
 
@@ -140,8 +154,14 @@ def _output_digest(key: str, number: int) -> str:
     return f"sha256:{hashlib.sha256(f'{key}@{number}'.encode()).hexdigest()}"
 
 
-def write(results: Iterable[KeyedResult], *, present: Sequence[str] | None = None) -> CacheConfig:
+def write(
+    results: Iterable[KeyedResult],
+    *,
+    present: Sequence[str] | None = None,
+    foreign: Sequence[ForeignRecord] = (),
+) -> CacheConfig:
     """The document for `results`. Layers and records are in an order that depends on nothing but them.
+    `foreign` are records with other tools' keys, which come last.
 
     `present` (for `inline`) gives the layers, lowest first; the chains must be parts of it, with "" for a
     layer without entries.
@@ -171,6 +191,13 @@ def write(results: Iterable[KeyedResult], *, present: Sequence[str] | None = Non
             if _digest(key) not in positions:
                 add(_digest(key), [(CacheInput(_ALIAS, number),)], None, 0.0)
     anchor = add(_output_digest("anyarch", 0), [], None, 0.0) if present is not None else -1
+    first = len(groups)
+    for record in foreign:
+        above: list[tuple[CacheInput, ...]] = [
+            (CacheInput(selector, first + link),) for selector, link in record.inputs
+        ]
+        whole = record.chain if record.chain is not None and "" not in record.chain else None
+        groups.append((record.digest, above, whole, record.created_at))
     records = []
     for digest, inputs, chain, created_at in groups:
         result: tuple[CacheResult, ...] = ()
@@ -223,16 +250,23 @@ def encode_records(config: CacheConfig) -> bytes:
 
 class Found(msgspec.Struct):
     """What a cache knows. `links` leads from keys to canonical keys, `results` from those to a chain of blobs
-    (with their diff IDs) for each output; a blob None is a layer without entries."""
+    (with their diff IDs) for each output; a blob None is a layer without entries. `documents` are what it was
+    read from, for whoever looks for other keys in them."""
 
     links: dict[str, str]
     results: dict[str, tuple[tuple[Descriptor | None, ...], ...]]
+    documents: list[tuple[CacheConfig, dict[str, Descriptor]]] = []
+
+    def add(self, other: Found) -> None:
+        self.links.update(other.links)
+        self.results.update(other.results)
+        self.documents.extend(other.documents)
 
 
 def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
     """Read a document; `blobs` are those of its manifest. What is not of our form, or whose blobs are not
     there, is passed over."""
-    found = Found({}, {})
+    found = Found({}, {}, [(config, blobs)])
     outputs: dict[str, dict[int, tuple[Descriptor | None, ...]]] = {}
     descriptors = [_descriptor(layer, blobs) for layer in config.layers]
     for record in config.records:
@@ -282,6 +316,14 @@ def _chain(
         if chain:
             return chain
     return None
+
+
+def chains_of(
+    config: CacheConfig, blobs: dict[str, Descriptor]
+) -> Callable[[CacheRecord], tuple[Descriptor | None, ...] | None]:
+    """A function that gives the first result of a record whose blobs are all there."""
+    descriptors = [_descriptor(layer, blobs) for layer in config.layers]
+    return lambda record: _chain(config, record, descriptors)
 
 
 def _with_empty(record: CacheRecord, chain: tuple[Descriptor, ...]) -> tuple[Descriptor | None, ...] | None:

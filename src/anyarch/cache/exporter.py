@@ -28,13 +28,15 @@ from anyarch.spec.timestamp import format_time
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from anyarch.cache.config import ForeignRecord
+    from anyarch.cache.stock import StockKey
     from anyarch.snapshot.layers import Layer
     from anyarch.solver.solved import Solved
     from anyarch.worker.worker import Worker
 
-__all__ = ["CacheOptions", "ExportedCache", "documents", "fetch_blob", "gather", "keyed"]
+__all__ = ["CacheOptions", "ExportedCache", "documents", "fetch_blob", "foreign", "gather", "keyed"]
 
 
 class CacheOptions(msgspec.Struct, frozen=True):
@@ -103,9 +105,21 @@ def keyed(
                 tuple(key.partition("#")[0] for key in item.inputs),
                 tuple(outputs),
                 created_at(last) if last and outputs else 0.0,
+                item.vertex.digest,
             )
         )
     return results
+
+
+def foreign(results: Iterable[KeyedResult], stock: Mapping[str, StockKey]) -> list[ForeignRecord]:
+    """`results` under the keys that BuildKit has for them."""
+    if not stock:
+        return []
+    from anyarch.cache.stock import foreign_records
+
+    by_vertex = {item.vertex: item for item in results}
+    outputs = {vertex: item.outputs or (None,) for vertex, item in by_vertex.items()}
+    return foreign_records(stock, outputs, lambda vertex: by_vertex[vertex].created_at)
 
 
 class _Kept:
@@ -136,8 +150,10 @@ async def gather(
     options: CacheOptions,
     *,
     slot: str = "",
+    stock: Mapping[str, StockKey] | None = None,
 ) -> ExportedCache | None:
-    """Make blobs of all layers; None when there is nothing to keep. `slot` names the kind of build."""
+    """Make blobs of all layers; None when there is nothing to keep. `slot` names the kind of build; `stock`
+    are BuildKit's keys of vertices, under which they are written too."""
     wanted = _Kept(chains, is_max=options.is_max).layers(solved)
     # Most blobs are there already, as a rule: a thread's turn for each would cost more than the looking.
     size = max(1, len(wanted) // 32)
@@ -148,7 +164,7 @@ async def gather(
     results = keyed(
         solved, chains, lambda layer: blobs[layer].digest, is_max=options.is_max, created_at=times.__getitem__
     )
-    config = write(results)
+    config = write(results, foreign=foreign(results, stock or {}))
     if not config.layers:
         return None
     part = Part(os.urandom(8).hex(), slot, round(time.time(), 3), tuple(range(len(config.records))))

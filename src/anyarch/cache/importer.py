@@ -34,8 +34,9 @@ from anyarch.spec.timestamp import parse_time
 from anyarch.worker.worker import EMPTY_LAYER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from anyarch.cache.stock import StockKey
     from anyarch.http.cancel import Cancel
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
@@ -57,6 +58,20 @@ class ImportedCache:
 
     def __len__(self) -> int:
         return len(self._found.results)
+
+    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, tuple[tuple[Descriptor | None, ...], ...]]:
+        """The results that the cache has under BuildKit's keys, by vertex."""
+        from anyarch.cache.stock import match
+
+        found: dict[str, tuple[tuple[Descriptor | None, ...], ...]] = {}
+        for config, blobs in self._found.documents:
+            for vertex, chains in match(keys, config, blobs).items():
+                found.setdefault(vertex, chains)
+        return found
+
+    def add(self, key: str, chains: tuple[tuple[Descriptor | None, ...], ...]) -> None:
+        """Know a result under one of our keys too."""
+        self._found.results.setdefault(key, chains)
 
     def canonical(self, key: str) -> str | None:
         """The canonical key that `key` leads to."""
@@ -183,9 +198,8 @@ def _read(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> F
     for image in _images(raw, media_type, read):
         inline = _inline(image, read)
         if inline is not None:
-            found.links.update(inline.links)
-            found.results.update(inline.results)
-    if not found.results:
+            found.add(inline)
+    if not found.documents:
         raise CacheError("there is no build cache in it")
     return found
 

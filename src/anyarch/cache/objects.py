@@ -81,9 +81,7 @@ def read_objects(worker: Worker, objects: Objects) -> ImportedCache:
     found = Found({}, {})
     for raw in objects.indexes():
         document = _decode(raw)
-        one = parse(document.config, document.blobs)
-        found.links.update(one.links)
-        found.results.update(one.results)
+        found.add(parse(document.config, document.blobs))
     origin = f"{BLOBS}{objects.place}"
     worker.blob_places[origin] = objects.get
     return ImportedCache(worker, found, origin, is_lasting=False)

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,17 +15,20 @@ import msgspec
 from anyarch.engine.options import compression_of, flag
 from anyarch.errors import AnyarchError, UsageError
 from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
+from anyarch.solver.vertex import Edge
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyarch.cache.exporter import CacheOptions
     from anyarch.cache.importer import ImportedCache
     from anyarch.cache.objects import Objects
+    from anyarch.cache.stock import StockKey
     from anyarch.engine.request import BuildRequest, CacheOption
     from anyarch.exporter.assemble import InlineCache
+    from anyarch.llb.definition import Definition
     from anyarch.solver.events import EventSink
     from anyarch.solver.solver import Solver
     from anyarch.worker.worker import Worker
@@ -211,20 +215,49 @@ def _read(worker: Worker, option: CacheOption) -> ImportedCache:
     return read_registry(worker, reference)
 
 
+async def stock_keys_of(
+    solver: Solver, worker: Worker, definitions: Sequence[Definition]
+) -> dict[str, StockKey]:
+    """BuildKit's keys of the vertices that have one by their definition alone."""
+    from anyarch.cache.stock import stock_keys
+
+    layers: dict[str, Sequence[str]] = {}
+    for vertex in solver.vertices:
+        ask = getattr(vertex.operation, "diff_ids", None)
+        if ask is not None:
+            with suppress(AnyarchError):  # what cannot be had is told when it is solved
+                layers[vertex.digest] = await ask()
+    return await asyncio.to_thread(stock_keys, definitions, layers.get, worker.platform)
+
+
+async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Mapping[str, StockKey]) -> None:
+    """Know what the caches have under BuildKit's keys under ours too. Inputs come first, so that no key has
+    to run anything to be known."""
+    found = [(cache, await asyncio.to_thread(cache.adopt, stock)) for cache in caches]
+    ignored = {vertex.digest for vertex in solver.vertices if vertex.ignore_cache}
+    for digest in stock:
+        if digest in ignored:
+            continue
+        for cache, chains in found:
+            if digest in chains:
+                cache.add(await solver.key(Edge(digest)), chains[digest])
+
+
 # writing ------------------------------------------------------------------------------------------
 
 
-def inline_cache(request: BuildRequest, solver: Solver) -> InlineCache | None:
+def inline_cache(request: BuildRequest, solver: Solver, stock: Mapping[str, StockKey]) -> InlineCache | None:
     """What `--cache-to type=inline` adds to an image's config, None without it."""
     if not any(option.type == "inline" for option in request.cache_to):
         return None
     from anyarch.cache.config import INLINE_KEY, encode_records, write
-    from anyarch.cache.exporter import keyed
+    from anyarch.cache.exporter import foreign, keyed
 
     def member(layers: Sequence[str], digests: Sequence[str]) -> bytes:
         of_layer = dict(zip(layers, digests, strict=True))
         results = keyed(solver.solved(), [layers], of_layer.__getitem__, is_max=False)
-        config = write(results, present=[digest for digest in digests if digest])
+        present = [digest for digest in digests if digest]
+        config = write(results, present=present, foreign=foreign(results, stock))
         return b'"%b":"%b"' % (INLINE_KEY.encode(), base64.b64encode(encode_records(config)))
 
     return member
@@ -236,6 +269,7 @@ async def export_caches(
     solver: Solver,
     chains: Sequence[Sequence[str]],
     warn: Callable[[WarningEvent], None],
+    stock: Mapping[str, StockKey],
 ) -> dict[str, object]:
     """Write what `--cache-to` names; answers metadata about it. A failure is one of the build, unless the
     cache has `ignore-error`."""
@@ -245,7 +279,9 @@ async def export_caches(
             continue
         step = _Step(worker.emit, f"exporting cache to {_TITLES[option.type]}")
         try:
-            descriptor = await _write(option, worker, solver, chains, step.step, slot=_slot(request))
+            descriptor = await _write(
+                option, worker, solver, chains, step.step, slot=_slot(request), stock=stock
+            )
         except AnyarchError as error:
             step.done(error.message)
             if not flag(option.attrs, "ignore-error", default=False):
@@ -284,10 +320,11 @@ async def _write(
     on_step: Callable[[str], None],
     *,
     slot: str,
+    stock: Mapping[str, StockKey],
 ) -> object:
     from anyarch.cache.exporter import gather
 
-    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot)
+    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot, stock=stock)
     on_step("preparing build cache for export")
     if cache is None:
         on_step("skipping cache export for empty result")

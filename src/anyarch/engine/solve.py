@@ -39,6 +39,7 @@ from anyarch.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+    from anyarch.cache.stock import StockKey
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
@@ -126,6 +127,8 @@ class Prepared:
         failures: Failures,
     ) -> None:
         self.failures = failures
+        self.stock: dict[str, StockKey] = {}
+        """BuildKit's keys of vertices, where build caches are read or written."""
         self.store = store
         self.cache = cache
         self.worker = worker
@@ -213,6 +216,12 @@ async def _build(
             return answer_of(build.frontend, build.gateway.warnings)
         check = TruthCheck(worker, solver, mode=request.arch_check, allow=request.arch_check_allow)
         edges = _load(request, build)
+        if request.cache_from or request.cache_to:
+            from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
+
+            graphs = [graph for graph in build.frontend.refs.values() if graph is not None]
+            build.stock = await stock_keys_of(solver, worker, graphs)
+            await adopt_stock(build.cache.imported, solver, build.stock)
         results = await _solve(build, edges)
         if request.tests:
             results = await _test(request, build, edges, results, emit)
@@ -227,7 +236,7 @@ async def _build(
         if request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
 
-            exporter.inline = inline_cache(request, solver)
+            exporter.inline = inline_cache(request, solver, build.stock)
         outcome = await exporter.export(
             results, multi_platform=build.frontend.multi_platform, warnings=build.gateway.warnings
         )
@@ -236,7 +245,7 @@ async def _build(
             from anyarch.engine.remote_cache import export_caches
 
             chains = [result.layers for result in results]
-            metadata = await export_caches(request, worker, solver, chains, build.gateway.warn)
+            metadata = await export_caches(request, worker, solver, chains, build.gateway.warn, build.stock)
             outcome = msgspec.structs.replace(
                 outcome, metadata={**outcome.metadata, **metadata}, warnings=build.gateway.warnings
             )
@@ -437,4 +446,4 @@ async def _keep_caches(request: BuildRequest, build: Prepared, results: list[Pla
         for option in request.cache_to
     )
     kept = msgspec.structs.replace(request, cache_to=options)
-    await export_caches(kept, build.worker, build.solver, chains, build.gateway.warn)
+    await export_caches(kept, build.worker, build.solver, chains, build.gateway.warn, build.stock)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from anyarch.cache.stock import StockKey
     from anyarch.engine.export import Receiver
     from anyarch.engine.request import BuildResult, CacheOption, Output
     from anyarch.frontend.gateway import FrontendResult
@@ -190,8 +191,14 @@ class Workbench:
         on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
     ) -> BuildResult:
         """Evaluate every ref and make the outputs. Raises `BuildError` and its kin."""
-        request = BuildRequest(context=".", outputs=tuple(outputs), cache_to=tuple(cache_to))
+        request = BuildRequest(
+            context=".",
+            outputs=tuple(outputs),
+            cache_to=tuple(cache_to),
+            platforms=tuple(sorted(result.refs or ())),
+        )
         with os_errors():
+            stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
             results = await self._solve(result)
             exporter = Exporter(
                 request,
@@ -204,7 +211,7 @@ class Workbench:
             if cache_to:
                 from anyarch.engine.remote_cache import inline_cache
 
-                exporter.inline = inline_cache(request, self.solver)
+                exporter.inline = inline_cache(request, self.solver, stock)
             outcome = await exporter.export(
                 results, multi_platform=result.refs is not None, warnings=self.warnings
             )
@@ -212,7 +219,9 @@ class Workbench:
                 from anyarch.engine.remote_cache import export_caches
 
                 chains = [item.layers for item in results]
-                metadata = await export_caches(request, self.worker, self.solver, chains, self._plain.warn)
+                metadata = await export_caches(
+                    request, self.worker, self.solver, chains, self._plain.warn, stock
+                )
                 outcome = msgspec.structs.replace(outcome, metadata={**outcome.metadata, **metadata})
         if on_digests is not None:
             on_digests({number: msgspec.to_builtins(item) for number, item in exporter.digests.items()})
@@ -224,6 +233,17 @@ class Workbench:
             from anyarch.store.collect import collect_after_build
 
             await asyncio.to_thread(collect_after_build, self.store)
+
+    async def _stock_keys(self, result: SolveResult) -> dict[str, StockKey]:
+        """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""
+        from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
+
+        graphs = [graph for _, _, graph in _named(result) if graph is not None]
+        for graph in graphs:
+            load(self.solver, self.worker, graph)
+        stock = await stock_keys_of(self.solver, self.worker, graphs)
+        await adopt_stock(self._cache.imported, self.solver, stock)
+        return stock
 
     async def _solve(self, result: SolveResult) -> list[PlatformResult]:
         named = _named(result)

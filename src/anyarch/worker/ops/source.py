@@ -110,6 +110,10 @@ class ImageSource:
             self._image = image
         return self._image
 
+    async def diff_ids(self) -> Sequence[str]:
+        """What the layers of the image are, lowest first."""
+        return (await self._find()).diff_ids[: self._limit]
+
     async def cache_map(self) -> CacheMap:
         """By the layers' content: images of equal layers lead to equal keys, whatever they are called."""
         image = await self.find()

@@ -1,0 +1,341 @@
+"""The cache keys of BuildKit's own solver, for operations whose key follows from their definition.
+
+A record of BuildKit has the digest of `KEY@OUTPUT`, where KEY is the SHA-256 of a JSON document of the
+operation (Go's encoding, fields in Go's order) or, for an image, of `buildkit.source.v0:` and the chain ID of
+its layers. It links to the records of the inputs. That was read from its sources and compared with what its
+daemon of August 2026 writes (`tests/unit/cache/test_stock.py` has values).
+
+Covered are images, RUN on a root and nothing else of other stages or the context (caches, secrets, tmpfs,
+agents may be mounted), and mkdir, mkfile, rm and symlink. What depends on the content of other inputs (COPY,
+bind mounts, owners by name) has keys with BuildKit's hash of files, which is another than ours.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from anyarch.cache.config import ForeignRecord, chains_of
+from anyarch.llb.ops import (
+    ActionMkdir,
+    ActionMkfile,
+    ActionRm,
+    ActionSymlink,
+    ExecOp,
+    FileOp,
+    MountType,
+    SourceOp,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from anyarch.cache.config import CacheConfig
+    from anyarch.llb.definition import Definition
+    from anyarch.llb.ops import CacheOpt, Chown, Mount, Op
+    from anyarch.spec.oci import Descriptor
+    from anyarch.spec.platform import Platform
+
+__all__ = ["StockKey", "chain_id", "foreign_records", "match", "stock_keys"]
+
+_ROOT = f"sha256:{hashlib.sha256(b'/').hexdigest()}"
+
+
+class StockKey(msgspec.Struct, frozen=True):
+    """The record of one vertex: `digest` with `@OUTPUT` hashed for each output, `inputs` are (vertex,
+    output, selector), in the order of the operation's inputs."""
+
+    digest: str
+    inputs: tuple[tuple[str, int, str], ...] = ()
+
+    def record(self, output: int = 0) -> str:
+        """The digest that a record for an output has."""
+        return f"sha256:{hashlib.sha256(f'{self.digest}@{output}'.encode()).hexdigest()}"
+
+
+def chain_id(diff_ids: Sequence[str]) -> str:
+    """The digest that stands for a stack of layers (OCI image-spec config.md, "Layer ChainID")."""
+    chain = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        chain = f"sha256:{hashlib.sha256(f'{chain} {diff_id}'.encode()).hexdigest()}"
+    return chain
+
+
+def stock_keys(
+    definitions: Iterable[Definition],
+    layers_of: Callable[[str], Sequence[str] | None],
+    platform: Platform,
+) -> dict[str, StockKey]:
+    """The keys of all vertices that have one by their definition alone, in topological order. `layers_of`
+    gives the diff IDs of an image source (by the vertex's digest), None when it is not known; `platform` is
+    the machine's."""
+    found: dict[str, StockKey] = {}
+    for definition in definitions:
+        for digest, op in definition.decoded.items():
+            if digest in found:
+                continue
+            key = _key(op, digest, layers_of, platform)
+            if key is not None and all(vertex in found for vertex, _, _ in key.inputs):
+                found[digest] = key
+    return found
+
+
+def match(
+    keys: Mapping[str, StockKey], config: CacheConfig, blobs: dict[str, Descriptor]
+) -> dict[str, tuple[tuple[Descriptor | None, ...], ...]]:
+    """The results (a chain of blobs for each output) that a document has for `keys`, by vertex. A record is
+    that of a vertex only when its links lead to records of the vertex's inputs."""
+    by_digest: dict[str, list[int]] = {}
+    for number, record in enumerate(config.records):
+        by_digest.setdefault(record.digest, []).append(number)
+    chain_of = chains_of(config, blobs)
+    records: dict[tuple[str, int], set[int]] = {}
+    found: dict[str, tuple[tuple[Descriptor | None, ...], ...]] = {}
+
+    def fits(number: int, key: StockKey) -> bool:
+        groups = config.records[number].inputs
+        if not key.inputs:
+            return not groups
+        return len(groups) >= len(key.inputs) and all(
+            any(
+                item.selector == selector and item.link in records.get((vertex, output), ()) for item in group
+            )
+            for group, (vertex, output, selector) in zip(groups, key.inputs, strict=False)
+        )
+
+    used: dict[str, set[int]] = {}
+    for key in keys.values():
+        for at, output, _ in key.inputs:
+            used.setdefault(at, set()).add(output)
+    for vertex, key in keys.items():
+        wanted = used.get(vertex, set()) | {0}
+        for output in wanted:
+            numbers = {number for number in by_digest.get(key.record(output), ()) if fits(number, key)}
+            records[vertex, output] = numbers
+            if output == 0 and key.inputs:
+                chains = [chain_of(config.records[number]) for number in sorted(numbers)]
+                chain = next((chain for chain in chains if chain), None)
+                if chain is not None and wanted == {0}:
+                    found[vertex] = (chain,)
+    return found
+
+
+def foreign_records(
+    keys: Mapping[str, StockKey],
+    outputs: Mapping[str, Sequence[tuple[str, ...] | None]],
+    created_at: Callable[[str], float],
+) -> list[ForeignRecord]:
+    """What is to be written under `keys`: `outputs` gives the chains of blobs of a vertex, None where there
+    is none, `created_at` the time of its result."""
+    positions: dict[tuple[str, int], int] = {}
+    made: list[ForeignRecord] = []
+    for vertex, key in keys.items():
+        chains = outputs.get(vertex)
+        if chains is None or any((at, output) not in positions for at, output, _ in key.inputs):
+            continue
+        links = tuple((selector, positions[at, output]) for at, output, selector in key.inputs)
+        for number, chain in enumerate(chains):
+            positions[vertex, number] = len(made)
+            kept = chain if key.inputs else None  # a base image is never a result
+            made.append(ForeignRecord(key.record(number), links, kept, created_at(vertex) if kept else 0.0))
+    return made
+
+
+def _key(
+    op: Op, digest: str, layers_of: Callable[[str], Sequence[str] | None], platform: Platform
+) -> StockKey | None:
+    match op.kind:
+        case SourceOp(identifier=identifier) if identifier.startswith("docker-image://"):
+            layers = layers_of(digest)
+            if not layers:
+                return None
+            return StockKey(_sha(f"buildkit.source.v0:{chain_id(layers)}".encode()))
+        case ExecOp():
+            return _exec(op, op.kind, op.platform or platform)
+        case FileOp():
+            return _file(op, op.kind)
+    return None
+
+
+def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
+    roots = [mount for mount in kind.mounts if mount.dest == "/"]
+    if len(roots) != 1 or roots[0].input != 0 or len(op.inputs) != 1 or roots[0].selector not in ("", "/"):
+        return None
+    if any(mount.input >= 0 for mount in kind.mounts if mount is not roots[0]):
+        return None
+    meta = kind.meta
+    mounts: list[Any] = [_mount(mount) for mount in kind.mounts]
+    root = roots[0]
+    if len(mounts) == 1 and not root.readonly and not root.selector and not root.result_id:
+        mounts = []  # as early versions had it, and the later ones kept
+    document = {
+        "Type": "buildkit.exec.v0",
+        "Exec": _object(
+            meta=_object(
+                args=list(meta.args),
+                env=list(meta.env),
+                cwd=meta.cwd,
+                user=meta.user,
+                extraHosts=[{"Host": host.host} for host in meta.extra_hosts],
+                hostname=meta.hostname,
+                ulimit=[_object(Name=u.name, Soft=u.soft, Hard=u.hard) for u in meta.ulimits],
+                cgroupParent=meta.cgroup_parent,
+                removeMountStubsRecursive=meta.remove_mount_stubs_recursive,
+                validExitCodes=list(meta.valid_exit_codes),
+            ),
+            mounts=mounts,
+            network=int(kind.network),
+            security=int(kind.security),
+            secretenv=[
+                _object(ID=item.id, name=item.name, optional=item.optional) for item in kind.secret_env
+            ],
+            cdiDevices=[_object(name=item.name, optional=item.optional) for item in kind.cdi_devices],
+        ),
+        "OS": platform.os,
+        "Arch": platform.architecture,
+        **_object(
+            Variant=platform.variant,
+            OSVersion=platform.os_version,
+            OSFeatures=list(platform.os_features),
+        ),
+    }
+    first = op.inputs[0]
+    return StockKey(_sha(_json(document)), ((first.digest, first.index, _ROOT),))
+
+
+def _mount(mount: Mount) -> dict[str, Any]:
+    secret, ssh, cache = mount.secret_opt, mount.ssh_opt, mount.cache_opt
+    return _object(
+        input=mount.input,
+        dest=mount.dest,
+        output=mount.output,
+        readonly=mount.readonly,
+        mountType=int(mount.mount_type),
+        TmpfsOpt=None if mount.tmpfs_opt is None else _object(size=mount.tmpfs_opt.size),
+        cacheOpt=None if cache is None else _cache(mount, cache),
+        secretOpt=None
+        if secret is None
+        else _object(
+            ID=secret.id, uid=secret.uid, gid=secret.gid, mode=secret.mode, optional=secret.optional
+        ),
+        SSHOpt=None
+        if ssh is None
+        else _object(ID=ssh.id, uid=ssh.uid, gid=ssh.gid, mode=ssh.mode, optional=ssh.optional),
+        resultID=mount.result_id,
+        contentCache=int(mount.content_cache),
+        keep=("TmpfsOpt", "cacheOpt", "secretOpt", "SSHOpt"),
+    )
+
+
+def _cache(mount: Mount, cache: CacheOpt) -> dict[str, Any]:
+    """Name and sharing count only where they are the default ones."""
+    is_default = int(cache.sharing) == 0 and mount.dest in (cache.id, cache.id.partition("/")[2])
+    if not is_default or mount.mount_type is not MountType.CACHE:
+        return {}
+    return _object(ID=cache.id)
+
+
+def _file(op: Op, kind: FileOp) -> StockKey | None:
+    actions, indexes = [], []
+    for item in kind.actions:
+        action = item.action
+        owner: dict[str, Any] | None = None
+        if not isinstance(action, ActionRm) and action.owner is not None:
+            owner = _owner(action.owner)
+            if owner is None:
+                return None
+        match action:
+            case ActionMkdir():
+                made = _object(
+                    path=action.path,
+                    mode=action.mode,
+                    makeParents=action.make_parents,
+                    owner=owner,
+                    timestamp=action.timestamp,
+                    keep=("owner",),
+                )
+            case ActionMkfile():
+                made = _object(
+                    path=action.path,
+                    mode=action.mode,
+                    data=base64.b64encode(action.data).decode(),
+                    owner=owner,
+                    timestamp=action.timestamp,
+                    keep=("owner",),
+                )
+            case ActionRm():
+                made = _object(
+                    path=action.path,
+                    allowNotFound=action.allow_not_found,
+                    allowWildcard=action.allow_wildcard,
+                )
+            case ActionSymlink():
+                made = _object(
+                    oldpath=action.oldpath,
+                    newpath=action.newpath,
+                    owner=owner,
+                    timestamp=action.timestamp,
+                    keep=("owner",),
+                )
+            case _:
+                return None
+        actions.append(base64.b64encode(_json(made)).decode())
+        indexes.append([item.input, item.secondary_input, item.output])
+    document: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": actions}
+    if not _is_usual(indexes):
+        document["indexes"] = indexes
+    inputs = tuple((item.digest, item.index, "") for item in op.inputs)
+    return StockKey(_sha(_json(document)), inputs)
+
+
+def _owner(owner: Chown) -> dict[str, Any] | None:
+    """None for owners by name: what these are the files of an input say."""
+    if not all(part is None or isinstance(part, int) for part in (owner.user, owner.group)):
+        return None
+    parts = {"user": owner.user, "group": owner.group}
+    return {name: {"User": {"ByID": part}} for name, part in parts.items() if part is not None}
+
+
+def _is_usual(indexes: list[list[int]]) -> bool:
+    """Each action on the result of the one before, the last giving the output: then they are left out."""
+    count = len(indexes)
+    for number, (first, second, output) in enumerate(indexes):
+        if first != (0 if number == 0 else count + number - 1):
+            return False
+        if second not in (1, -1) or output != (0 if number == count - 1 else -1):
+            return False
+    return count > 0
+
+
+def _object(keep: Sequence[str] = (), **fields: Any) -> dict[str, Any]:
+    """Fields without those that Go's `omitempty` leaves out; those of `keep` go only when they are None."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if (value is not None if name in keep else value not in (0, "", None, [], {}))
+    }
+
+
+_GO_ESCAPES = (
+    ("&", "\\u0026"),
+    ("<", "\\u003c"),
+    (">", "\\u003e"),
+    ("\u2028", "\\u2028"),
+    ("\u2029", "\\u2029"),
+)
+
+
+def _json(document: Any) -> bytes:
+    """As Go's encoding/json writes it."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    for plain, escaped in _GO_ESCAPES:
+        text = text.replace(plain, escaped)
+    return text.encode("utf-8", "replace")
+
+
+def _sha(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
