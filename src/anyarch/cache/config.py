@@ -10,8 +10,8 @@ and links to other records. A record of ours has the digest of a key of our solv
 - `anyarch.layers=0,-,1` links to nothing that matters: it tells where in a chain layers without entries are,
   which an image (cache `inline`) does not have among its layers.
 
-A stock BuildKit reads all of it and finds no key that it asks for among these; those that it does ask for, where
-we know them, come after them (`cache.stock`).
+A stock BuildKit reads all of it and finds no key that it asks for among these; those that it does ask for,
+where we know them, come after them (`cache.stock`).
 """
 
 from __future__ import annotations
