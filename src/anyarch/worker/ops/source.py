@@ -112,7 +112,7 @@ class ImageSource:
 
     async def diff_ids(self) -> Sequence[str]:
         """What the layers of the image are, lowest first."""
-        return (await self._find()).diff_ids[: self._limit]
+        return (await self.find()).diff_ids[: self._limit]
 
     async def cache_map(self) -> CacheMap:
         """By the layers' content: images of equal layers lead to equal keys, whatever they are called."""
