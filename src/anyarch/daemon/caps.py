@@ -7,7 +7,9 @@ from anyarch.api.proto import apicaps_pb2
 __all__ = ["frontend_caps", "llb_caps"]
 
 _FRONTEND = """
-frontend.inputs gateway.evaluate gateway.solve.evaluate gateway.solve.metadata gateway.warnings importcaches
+frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts
+gateway.exec.secretenv gateway.exec.signals
+gateway.solve.evaluate gateway.solve.metadata gateway.warnings importcaches
 proto.refarray readdir readfile reference.output resolveimage resolveimage.resolvemode return returnmap
 solve.base solve.inlinereturn source.metaresolver statfile frontend.caps
 """

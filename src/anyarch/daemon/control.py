@@ -171,7 +171,7 @@ class Control:
         outputs = _outputs(request)
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Imports]
         exports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
-        if not request.Frontend and not request.Definition.ByteSize():
+        if not request.Frontend and not request.HasField("Definition"):
             result = await job.returned
         else:
 
@@ -179,17 +179,17 @@ class Control:
                 await bench.import_caches(imports)
 
             await job.run(prepare)
-            if request.Definition.ByteSize():
-                if request.Frontend:
+            if request.Frontend:
+                if request.Definition.ByteSize():
                     raise RpcError(
                         Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
                     )
-                definition = Definition.unmarshal(request.Definition.SerializeToString())
-                result = SolveResult(ref=definition if definition.ops else None)
-            else:
                 result = await self.gateway.frontend(
                     job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs
                 )
+            else:
+                definition = Definition.unmarshal(request.Definition.SerializeToString())
+                result = SolveResult(ref=definition if definition.ops else None)
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         text = request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")

@@ -19,7 +19,7 @@ from anyarch.engine.workbench import SolveResult
 from anyarch.llb.definition import Definition
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
-from anyarch.spec.platform import Platform
+from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -88,6 +88,9 @@ class Gateway:
             "ReadFile": unary(gateway_pb2.ReadFileRequest, self.read_file),
             "ReadDir": unary(gateway_pb2.ReadDirRequest, self.read_dir),
             "StatFile": unary(gateway_pb2.StatFileRequest, self.stat_file),
+            "NewContainer": unary(gateway_pb2.NewContainerRequest, self.new_container),
+            "ReleaseContainer": unary(gateway_pb2.ReleaseContainerRequest, self.release_container),
+            "ExecProcess": self.exec_process,
             "Evaluate": unary(gateway_pb2.EvaluateRequest, self.evaluate),
             "Inputs": unary(gateway_pb2.InputsRequest, self.inputs),
             "Warn": unary(gateway_pb2.WarnRequest, self.warn),
@@ -125,17 +128,15 @@ class Gateway:
             await bench.import_caches(imports)
 
         await job.run(prepare)
-        if request.HasField("Definition") and request.Definition.ByteSize():
-            if request.Frontend:
+        if request.Frontend:
+            if request.Definition.ByteSize():
                 raise RpcError(Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified")
-            definition = Definition.unmarshal(request.Definition.SerializeToString())
-            found = SolveResult(ref=definition if definition.ops else None)
-        elif request.Frontend:
             found = await self.frontend(
                 job, request.Frontend, dict(request.FrontendOpt), request.FrontendInputs
             )
         else:
-            found = SolveResult()
+            definition = Definition.unmarshal(request.Definition.SerializeToString())
+            found = SolveResult(ref=definition if definition.ops else None)
 
         async def work(bench: Workbench) -> dict[str, EngineRef | None]:
             definitions = found.refs if found.refs is not None else {"": found.ref}
@@ -302,6 +303,67 @@ class Gateway:
         name = posixpath.basename(request.Path.rstrip("/")) or "/"
         return gateway_pb2.StatFileResponse(stat=_stat(found, name))
 
+    # containers ------------------------------------------------------------------------------------
+
+    async def new_container(
+        self, request: gateway_pb2.NewContainerRequest, call: ServerCall
+    ) -> gateway_pb2.NewContainerResponse:
+        from anyarch.daemon.process import exec_op
+        from anyarch.engine.container import Container
+
+        job = await self._job(call)
+        if request.ContainerID in job.containers:
+            raise RpcError(Code.ALREADY_EXISTS, f"Container {request.ContainerID} already exists")
+        refs: list[KnownRef] = []
+        mounts = []
+        for mount in request.Mounts:
+            changed = llb_pb2.Mount()
+            changed.CopyFrom(mount)
+            changed.input, changed.output = -1, -1
+            if mount.resultID:
+                changed.input = len(refs)
+                refs.append(job.known(mount.resultID))
+            mounts.append(changed)
+        meta = llb_pb2.Meta(
+            args=["true"], cwd="/", hostname=request.hostname, extraHosts=list(request.extraHosts)
+        )
+        op = exec_op(meta=meta, mounts=mounts, network=request.Network)
+
+        async def work(bench: Workbench) -> Container:
+            inputs = [await ref.ref.result() if ref.ref is not None else None for ref in refs]
+            return Container(
+                bench.worker,
+                op.mounts,
+                inputs,
+                platform=platform_of(request.platform) if request.HasField("platform") else None,
+                network=op.network,
+                hostname=op.meta.hostname,
+                extra_hosts=[(item.host, item.ip) for item in op.meta.extra_hosts],
+            )
+
+        job.containers[request.ContainerID] = await job.run(work)
+        return gateway_pb2.NewContainerResponse()
+
+    async def release_container(
+        self, request: gateway_pb2.ReleaseContainerRequest, call: ServerCall
+    ) -> gateway_pb2.ReleaseContainerResponse:
+        job = await self._job(call)
+        container = job.containers.pop(request.ContainerID, None)
+        if container is None:
+            raise RpcError(Code.NOT_FOUND, f"container details for {request.ContainerID} not found")
+        await job.run(lambda bench: container.release())
+        return gateway_pb2.ReleaseContainerResponse()
+
+    async def exec_process(self, call: ServerCall) -> None:
+        from anyarch.daemon.process import exec_processes
+
+        job = await self._job(call)
+        call.send_headers()
+        try:
+            await exec_processes(call, job)
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
+
     # sources ---------------------------------------------------------------------------------------
 
     async def resolve_image_config(
@@ -377,9 +439,12 @@ def _result(job: Job, found: SolveResult, refs: dict[str, EngineRef | None]) -> 
 
 
 def platform_of(message: llb_pb2.Platform) -> Platform:
+    """What is not said is this machine's."""
     import msgspec
 
-    made = Platform.make(message.OS, message.Architecture, message.Variant)
+    host = host_platform()
+    variant = message.Variant if message.Architecture else host.variant
+    made = Platform.make(message.OS or host.os, message.Architecture or host.architecture, variant)
     return msgspec.structs.replace(made, os_version=message.OSVersion, os_features=tuple(message.OSFeatures))
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from anyarch.api.proto import control_pb2
     from anyarch.daemon.settings import Settings
+    from anyarch.engine.container import Container
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import SolveResult
     from anyarch.llb.definition import Definition
@@ -70,6 +71,7 @@ class Job:
         self.loop = asyncio.get_running_loop()
         self.log = EventLog(self.loop)
         self.refs: dict[str, KnownRef] = {}
+        self.containers: dict[str, Container] = {}
         self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
         """What a client's own frontend returned."""
         self.warnings = 0
@@ -80,7 +82,7 @@ class Job:
         self._root = root
         self._calls = WireCalls(self.loop)
         self._bench: asyncio.Future[Workbench] = self.loop.create_future()
-        self._bench_loop: asyncio.AbstractEventLoop | None = None
+        self.bench_loop: asyncio.AbstractEventLoop | None = None
         self._bench_stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ended = asyncio.Event()
@@ -137,7 +139,7 @@ class Job:
 
     async def _hold(self, borrowed: Borrowed) -> None:
         """The workbench, until it is no longer needed."""
-        self._bench_loop = asyncio.get_running_loop()
+        self.bench_loop = asyncio.get_running_loop()
         self._bench_stop = asyncio.Event()
         async with Workbench.open(
             self._root,
@@ -153,11 +155,13 @@ class Job:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for container in self.containers.values():
+                await container.release()
 
     async def run(self, work: Callable[[Workbench], Coroutine[Any, Any, T]]) -> T:
         """Do `work` on the job's loop. Cancelled with the caller. Raises what it raises."""
         bench = await asyncio.shield(self._bench)
-        assert self._bench_loop is not None
+        assert self.bench_loop is not None
 
         async def tracked() -> T:
             task = asyncio.current_task()
@@ -170,15 +174,15 @@ class Job:
 
         if self._ended.is_set():
             raise RpcError(Code.CANCELLED, "context canceled")
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tracked(), self._bench_loop))
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(tracked(), self.bench_loop))
 
     async def close(self) -> None:
         """End what runs, and wait until nothing of the job is left."""
         self._calls.close()
         if self._thread is not None:
-            if not self._bench.done() and self._bench_loop is None:
+            if not self._bench.done() and self.bench_loop is None:
                 await asyncio.wait([self._bench])
-            loop, stop = self._bench_loop, self._bench_stop
+            loop, stop = self.bench_loop, self._bench_stop
             if loop is not None and stop is not None and not self._ended.is_set():
                 with suppress(RuntimeError):  # it may have just ended
                     loop.call_soon_threadsafe(stop.set)

@@ -92,6 +92,14 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     for number in (signal.SIGTERM, signal.SIGINT):
         with suppress(ValueError, RuntimeError):  # in a thread: then `stop` is the way
             loop.add_signal_handler(number, stop.set)
+    if settings.debug:
+        from anyarch.daemon.stacks import stacks
+
+        def dump() -> None:
+            log.debug(stacks([loop, *(job.bench_loop for job in jobs.running if job.bench_loop is not None)]))
+
+        with suppress(ValueError, RuntimeError):
+            loop.add_signal_handler(signal.SIGUSR1, dump)
     root = Path(settings.root) if settings.root else default_root()
     platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
     history = History(root)

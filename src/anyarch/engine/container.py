@@ -46,8 +46,6 @@ class Container:
     ) -> None:
         if not any(mount.dest == "/" for mount in mounts):
             raise BuildError("invalid container with no rootfs")
-        if network is NetMode.HOST:
-            worker.lent.require("network.host")
         self._worker = worker
         self._mounts = tuple(mounts)
         self._inputs = list(inputs)
@@ -115,6 +113,7 @@ class Container:
                 join=join,
             ),
         )
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever is left
         self._running.add(future)
         started = loop.run_in_executor(None, handle.started.wait)
         try:
@@ -125,8 +124,6 @@ class Container:
         except asyncio.CancelledError:
             cancel.cancel()
             await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()
             raise
         finally:
             handle.started.set()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from anyarch.llb.definition import Location
     from anyarch.spec.platform import Platform
 
-__all__ = ["Deferred", "Output", "SourcePlace", "Vertex", "define", "merge_metadata"]
+__all__ = ["Deferred", "Output", "SourcePlace", "Vertex", "define", "merge_metadata", "output_of"]
 
 SourcePlace = tuple[SourceInfo, tuple[tuple[int, int], ...]]
 """A source file and line ranges in it."""
@@ -177,6 +177,36 @@ def _moved(kind: Kind, places: list[int], count: int) -> Kind:
     if isinstance(kind, DiffOp):
         return DiffOp(move(kind.lower), move(kind.upper))
     return kind
+
+
+def output_of(definition: Definition) -> Output | None:
+    """The result of a definition that exists already, to go on from; None for the empty one. Raises
+    `UsageError`."""
+    head = definition.head()
+    if head is None:
+        return None
+    made: dict[str, Vertex] = {}
+    places: dict[str, list[SourcePlace]] = {
+        digest: list(definition.locations(digest)) for digest in definition.digests
+    }
+    for digest, raw in zip(definition.digests, definition.ops, strict=True):
+        op = definition.op(digest)
+        if op.kind is None:
+            continue
+        sources = []
+        for item in op.inputs:
+            source = made.get(item.digest)
+            if source is None:
+                raise UsageError(
+                    f"malformed LLB: {digest} needs {item.digest}, which does not come before it"
+                )
+            sources.append(Output(source, item.index))
+        metadata = definition.metadata.get(digest, _NO_METADATA)
+        vertex = made[digest] = Vertex.of(digest, raw, op, sources, metadata)
+        vertex.places = tuple(places[digest])
+    if head.digest not in made:
+        raise UsageError(f"malformed LLB: its result {head.digest} is not in it")
+    return Output(made[head.digest], head.index)
 
 
 def define(output: Output | None) -> Definition:

@@ -17,6 +17,7 @@ from anyarch.llb.definition import SourceInfo
 from anyarch.llb.ops import ActionCopy
 from anyarch.llb.source import http, local
 from anyarch.llb.state import Constraints, CopySource, State
+from anyarch.llb.vertex import output_of
 from anyarch.spec.pattern import PatternMatcher
 
 from .gotext import parse_bool
@@ -98,7 +99,11 @@ class Loader:
     async def _main_context(self) -> MainContext:
         url = self.options.context
         if not url:
-            return MainContext()
+            given = self.gateway.build_opts.inputs.get("context")
+            if given is None:
+                return MainContext()
+            state = State(output_of(given))
+            return MainContext(state)
         repository = parse_git_ref(url)
         if repository is not None:
             keep = parse_bool(self.options.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR", ""))
@@ -146,6 +151,10 @@ class Loader:
                 constraints=_internal(f"load build definition from {filename}"),
             )
             filename = "Dockerfile"
+        elif (
+            given := self.gateway.build_opts.inputs.get(self.options.dockerfile_local)
+        ) is not None and not self.options.force_local_dockerfile:
+            state = State(output_of(given))
         elif context.whole is not None and not self.options.force_local_dockerfile:
             state, filename = context.whole, context.dockerfile
         else:

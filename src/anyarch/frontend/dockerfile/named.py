@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from anyarch.errors import BadReference, NotSupported, PathNotFound, UsageError
 from anyarch.llb.source import http, image, local, oci_layout
 from anyarch.llb.state import Constraints, State
-from anyarch.llb.vertex import Deferred
+from anyarch.llb.vertex import Deferred, output_of
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
@@ -123,10 +125,30 @@ async def load_named(context: NamedContext, loader: Loader) -> LoadedContext:
             return await _local(context, rest, loader)
         case "oci-layout":
             return await _layout(context, rest.removeprefix("//"), loader)
-        case "input" | "target":
+        case "input":
+            return _input(context, rest, loader)
+        case "target":
             raise NotSupported(f"named context {context.key}={context.value}: {scheme} is not supported yet")
         case _:
             raise UsageError(f"unsupported context source {scheme} for {context.key}")
+
+
+def _input(context: NamedContext, name: str, loader: Loader) -> LoadedContext:
+    """A graph of the client, with the image config that came with it, if any."""
+    opts = loader.gateway.build_opts
+    definition = opts.inputs.get(name)
+    if definition is None:
+        raise UsageError(f"invalid input {name} for {context.key}")
+    state = State(output_of(definition))
+    raw = opts.opts.get(f"input-metadata:{name}")
+    if raw is None:
+        return LoadedContext(state)
+    try:
+        metadata = json.loads(raw)
+        config = base64.b64decode(metadata.get("containerimage.config") or "")
+    except (ValueError, AttributeError):
+        raise UsageError(f"failed to parse input metadata {raw}") from None
+    return _configured(state, config) if config else LoadedContext(state)
 
 
 async def _image(context: NamedContext, text: str, loader: Loader) -> LoadedContext:

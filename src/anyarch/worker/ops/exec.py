@@ -483,6 +483,7 @@ class _MountPlan:
         self._stack = stack
         self.directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
+        self._caches: dict[tuple[CacheOpt, str], str] = {}
         self._agents = 0
 
     def rootfs(
@@ -507,7 +508,12 @@ class _MountPlan:
         from anyarch.worker.cache_mounts import TreeSeed, cache_mount
 
         seed = TreeSeed(self._worker, base, path) if base is not None else None
-        return self._stack.enter_context(cache_mount(self._worker.store.root, options, seed))
+        # One step that mounts a cache twice must not wait for itself.
+        key = (options, seed.key if seed is not None else "")
+        if key not in self._caches:
+            held = cache_mount(self._worker.store.root, options, seed)
+            self._caches[key] = self._stack.enter_context(held)
+        return self._caches[key]
 
     def agent(self, paths: Sequence[str], options: SSHOpt) -> str:
         from anyarch.worker.ssh import agent_socket
