@@ -1,4 +1,5 @@
-"""Where everything is just now, for whoever looks into a daemon that does not go on: SIGUSR1 writes it to the log (`--debug`)."""
+"""Where everything is just now, for whoever looks into a daemon that does not go on: SIGUSR1 writes it to the
+log (`--debug`)."""
 
 from __future__ import annotations
 
