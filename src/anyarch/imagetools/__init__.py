@@ -11,11 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyarch.http.cancel import Cancel
     from anyarch.imagetools.tree import ImageTree
     from anyarch.registry.client import Registry
 
-__all__ = ["describe", "inspect", "raw"]
+__all__ = ["describe", "inspect", "raw", "show_tree"]
 
 
 def inspect(name: str, *, registry: Registry | None = None, cancel: Cancel | None = None) -> ImageTree:
@@ -39,6 +41,15 @@ def describe(name: str, template: str = "", *, registry: Registry | None = None)
 
     with inspect(name, registry=registry) as tree:
         return render(tree, template)
+
+
+def show_tree(name: str, size_text: Callable[[int], str], *, registry: Registry | None = None) -> str:
+    """The image with its platforms, layers and attestations; `size_text` writes a number of bytes. Raises as
+    `inspect`."""
+    from anyarch.imagetools.treeview import tree_text
+
+    with inspect(name, registry=registry) as tree:
+        return tree_text(tree, size_text)
 
 
 def raw(name: str, *, registry: Registry | None = None) -> bytes:

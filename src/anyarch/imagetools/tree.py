@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.errors import UnsupportedMedia
+from anyarch.imagetools.transfer import in_parallel
 from anyarch.spec import media
 from anyarch.spec.oci import Descriptor, Index, Manifest, decode
 from anyarch.spec.platform import Platform
@@ -71,6 +72,7 @@ class ImageTree:
         """The images by platform (`linux/arm64`), sorted; the last of several for the same platform."""
         if self._images is None:
             found: list[tuple[Descriptor, Manifest]] = []
+            self._prefetch()
             self._collect(self.descriptor, self.blob, found, 0)
             self._images = self._pair(found)
         return self._images
@@ -87,6 +89,13 @@ class ImageTree:
     def sboms(self, image: Image) -> list[Any]:
         """The SPDX predicates of an image."""
         return self._statements(image, lambda kind: kind == "https://spdx.dev/Document")
+
+    def _prefetch(self) -> None:
+        """Ask for the documents of an index side by side; the place keeps them."""
+        index = self.index
+        if index is not None:
+            kinds = media.INDEXES | media.MANIFESTS
+            in_parallel(self._source.document, [e for e in index.manifests if e.media_type in kinds])
 
     def _collect(
         self, descriptor: Descriptor, blob: Blob, found: list[tuple[Descriptor, Manifest]], depth: int

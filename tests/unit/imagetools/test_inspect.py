@@ -266,3 +266,23 @@ def test_without_a_client_the_users_settings_count(fake, monkeypatch, tmp_path):
 
 def test_columns_are_as_wide_as_their_widest_cell():
     assert tabulate([("a", "b"), ("long", ""), ("", "")]) == "a    b\nlong \n     \n"
+
+
+def test_the_tree_shows_sizes_and_what_platforms_share(fake, client):
+    add_multi(fake, attested=True)
+    text = imagetools.show_tree(f"{fake.address}/lib/app:1", lambda size: f"<{size}>", registry=client)
+    lines = text.splitlines()
+    assert lines[2] == "2 platforms, <5> of layers, <5> shared between platforms (<10> without sharing)"
+    assert [line.split()[1] for line in lines if line.startswith(("├── ", "└── "))] == [
+        "linux/amd64",
+        "linux/arm/v7",
+    ]
+    assert sum("shared by 2 platforms" in line for line in lines) == 2
+    assert sum("attestation" in line for line in lines) == 2
+    assert "https://spdx.dev/Document" in text
+
+
+def test_the_documents_of_an_index_are_asked_for_once(fake, client):
+    add_multi(fake, attested=True)
+    imagetools.describe(f"{fake.address}/lib/app:1", "json", registry=client)
+    assert fake.count("GET", "/manifests/") == 4

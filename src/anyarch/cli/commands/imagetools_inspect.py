@@ -28,8 +28,12 @@ COMMAND = Command(
     flags=(
         Flag("format", "Go template, for example {{json .Manifest}}", metavar="TEMPLATE"),
         Flag("raw", "Print the exact bytes"),
+        Flag("tree", "Show platforms, layers and attestations with their sizes, and what platforms share"),
     ),
-    examples=(("The platforms of an image", "anyarch imagetools inspect busybox"),),
+    examples=(
+        ("The platforms of an image", "anyarch imagetools inspect busybox"),
+        ("Sizes, and what platforms share", "anyarch imagetools inspect --tree busybox"),
+    ),
 )
 
 
@@ -39,6 +43,13 @@ def run(parsed: Parsed) -> int:
 
     (name,) = parsed.args
     template = parsed.text("format")
+    if parsed.switch("tree"):
+        if template or parsed.switch("raw"):
+            raise UsageError("tree cannot be used together with format or raw")
+        from anyarch.progress.trace import format_bytes
+
+        sys.stdout.write(imagetools.show_tree(name, format_bytes))
+        return 0
     if parsed.switch("raw"):
         if template:
             raise UsageError("format and raw cannot be used together")
