@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import language
+import transfers
 from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
 from anyarch.testing.debian_images import busybox_context
 from anyarch.testing.debian_registry import DebianRegistry
@@ -265,6 +266,7 @@ def main() -> int:
                     "layers": lambda: one_layer(directory),
                     "language": frontend,
                     "exports": exports,
+                    "transfers": lambda: [Result(*one) for one in transfers.measure(directory, alternate)],
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:

@@ -157,7 +157,7 @@ class DockerArchiveOrigin:
         with self.open(descriptor) as stream:
             return stream.read()
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor, *, verify: bool = True) -> BinaryIO:
         return self._file(self._paths.get(descriptor.digest, descriptor.digest))
 
     def referrers(self, digest: Digest, artifact_types: Sequence[str] = ()) -> list[Descriptor]:

@@ -71,7 +71,7 @@ class StoreOrigin:
         with self.open(descriptor) as stream:
             return stream.read()
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor, *, verify: bool = True) -> BinaryIO:
         try:
             return self._store.content.open(descriptor.digest)
         except BlobNotFound as missing:
@@ -83,7 +83,7 @@ class StoreOrigin:
 
                     return read_oci_layout(place.removeprefix(LAYOUT)).open(descriptor.digest)
                 ref = Reference.parse(place.removeprefix(CACHED))
-                return self._registry().open(ref, descriptor, cancel=self._cancel)
+                return self._registry().open(ref, descriptor, cancel=self._cancel, verify=verify)
             except AnyarchError as error:
                 failure = error
         raise failure
@@ -139,7 +139,7 @@ class StoreTarget:
         if content.has(descriptor.digest):
             return False
         with (
-            origin.open(descriptor) as stream,
+            origin.open(descriptor, verify=False) as stream,
             content.writer(expected=descriptor.digest, size=descriptor.size) as writer,
         ):
             while piece := stream.read(_PIECE):

@@ -43,8 +43,9 @@ class Origin(Protocol):
     def read(self, descriptor: Descriptor) -> bytes:
         """A small blob, verified."""
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
-        """A blob as a seekable stream at its start; whoever takes the bytes verifies them."""
+    def open(self, descriptor: Descriptor, *, verify: bool = True) -> BinaryIO:
+        """A blob as a seekable stream at its start. With `verify` what came over a network is checked when it
+        is read to its end; without, whoever takes the bytes does that."""
 
     def referrers(self, digest: Digest, artifact_types: Sequence[str] = ()) -> list[Descriptor]:
         """What refers to a manifest, of these types only when any are given."""
@@ -130,8 +131,8 @@ class RegistryOrigin:
     def read(self, descriptor: Descriptor) -> bytes:
         return self._registry.read(self.ref, descriptor, cancel=self._cancel)
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
-        return self._registry.open(self.ref, descriptor, cancel=self._cancel)
+    def open(self, descriptor: Descriptor, *, verify: bool = True) -> BinaryIO:
+        return self._registry.open(self.ref, descriptor, cancel=self._cancel, verify=verify)
 
     def referrers(self, digest: Digest, artifact_types: Sequence[str] = ()) -> list[Descriptor]:
         return self._registry.referrers(self.ref, digest, artifact_types, cancel=self._cancel)
@@ -175,7 +176,7 @@ class LayoutOrigin:
     def read(self, descriptor: Descriptor) -> bytes:
         return self._layout.read(descriptor.digest)
 
-    def open(self, descriptor: Descriptor) -> BinaryIO:
+    def open(self, descriptor: Descriptor, *, verify: bool = True) -> BinaryIO:
         return self._layout.open(descriptor.digest)
 
     def referrers(self, digest: Digest, artifact_types: Sequence[str] = ()) -> list[Descriptor]:

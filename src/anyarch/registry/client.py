@@ -167,13 +167,17 @@ class Registry:
         self.fetch(ref, descriptor, parts, cancel=cancel)
         return b"".join(parts.parts)
 
-    def open(self, ref: Reference, descriptor: Descriptor, *, cancel: Cancel | None = None) -> BinaryIO:
+    def open(
+        self, ref: Reference, descriptor: Descriptor, *, cancel: Cancel | None = None, verify: bool = True
+    ) -> BinaryIO:
         """A blob as a stream that is read on demand and can be read again; see `BlobStream`. The caller
         closes it. It holds a connection meanwhile: what it is copied to needs a client of its own."""
         from anyarch.registry.stream import BlobStream
 
         endpoints = self._hosts.endpoints(ref.domain)
-        return cast("BinaryIO", BlobStream(self._transport, endpoints, ref, descriptor, cancel))
+        return cast(
+            "BinaryIO", BlobStream(self._transport, endpoints, ref, descriptor, cancel, verify=verify)
+        )
 
     def tags(self, ref: Reference, *, cancel: Cancel | None = None) -> list[str]:
         """All tags of the repository, sorted."""

@@ -2,7 +2,7 @@
 
 It keeps its place across broken connections, asks mirrors first, and can be read again from any offset (an
 upload that starts over). Read once from the start to its end, it is verified: the last `read` raises when the
-bytes had not the digest.
+bytes had not the digest. With `verify` false that is left to whoever takes them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class BlobStream(io.RawIOBase):
         ref: Reference,
         descriptor: Descriptor,
         cancel: Cancel | None,
+        *,
+        verify: bool = True,
     ) -> None:
         super().__init__()
+        self._verify = verify
         self._transport = transport
         self._endpoints = list(endpoints)
         self._ref = ref
@@ -110,7 +113,7 @@ class BlobStream(io.RawIOBase):
                 if delay is None:
                     raise summary(self._what, "downloaded", [of_error(self._label, error)]) from None
                 pause(delay, self._cancel)
-        if self._hashed == self._position:
+        if self._verify and self._hashed == self._position:
             self._hash.update(view[:count])
             self._hashed += count
         self._position += count
@@ -126,7 +129,7 @@ class BlobStream(io.RawIOBase):
         if self._response is not None:
             self._response.discard()
             self._response = None
-        if self._hashed == self._descriptor.size:
+        if self._verify and self._hashed == self._descriptor.size:
             found = f"{self._hash.name}:{self._hash.hexdigest()}"
             if found != self._descriptor.digest:
                 raise DigestMismatch(
