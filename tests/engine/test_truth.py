@@ -280,7 +280,6 @@ def _program(name: str) -> bytes:
     return tiny_executable(name)
 
 
-@pytest.mark.slow
 def test_nothing_is_found_in_a_whole_debian_system(scratch_build: Builder, cache_directory: Path) -> None:
     from anyarch.testing.debian_images import debian_context
 

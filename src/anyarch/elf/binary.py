@@ -26,6 +26,8 @@ HEAD_SIZE = 4096
 _PT_DYNAMIC, _PT_INTERP, _PT_LOAD = 2, 3, 1
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
 _MOST_DYNAMIC, _MOST_NAMES, _MOST_SEGMENTS = 64 << 10, 1 << 20, 512
+_SEGMENT_64 = {mark: struct.Struct(mark + "IIQQQQ16x") for mark in "<>"}
+_SEGMENT_32 = {mark: struct.Struct(mark + "5I12x") for mark in "<>"}
 _EM_ARM, _EM_RISCV = 40, 243
 _ARM_SOFT, _ARM_HARD = 0x200, 0x400  # EF_ARM_ABI_FLOAT_*, of EABI 5
 _RISCV_FLOATS = ("soft", "single", "double", "quad")
@@ -80,7 +82,7 @@ def inspect(read: Read) -> Binary | None:
 
 
 def _elf(head: bytes, read: Read) -> Binary | None:
-    header = parse(head)
+    header = parse(head[:20])  # without its interpreter, which is found below
     if header is None or header.kind not in (ET_EXEC, ET_DYN):
         return None  # object files and kernel modules are data to the image
     mark = "<" if header.order == "little" else ">"
@@ -132,14 +134,14 @@ def _segments(head: bytes, read: Read, bits: int, mark: str) -> list[tuple[int, 
     if not count or count > _MOST_SEGMENTS or size < (56 if bits == 64 else 32):
         return []
     raw = _part(head, read, table, size * count)
-    found = []
-    for position in range(0, len(raw) - size + 1, size):
-        if bits == 64:
-            kind, _, offset, address, _, length = struct.unpack_from(mark + "IIQQQQ", raw, position)
-        else:
-            kind, offset, address, _, length = struct.unpack_from(mark + "5I", raw, position)
-        found.append((kind, offset, address, length))
-    return found
+    # the fields that are asked for, and what follows them up to the next header
+    layout = (_SEGMENT_64 if bits == 64 else _SEGMENT_32)[mark]
+    if size != layout.size:
+        layout = struct.Struct(f"{layout.format}{size - layout.size}x")
+    rows = layout.iter_unpack(raw[: len(raw) // size * size])
+    if bits == 64:
+        return [(kind, offset, address, length) for kind, _, offset, address, _, length in rows]
+    return [(kind, offset, address, length) for kind, offset, address, _, length in rows]
 
 
 def _dynamic(

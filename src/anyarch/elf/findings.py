@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -74,10 +75,15 @@ def check_binary(path: str, binary: Binary, platform: Platform, files: Files) ->
     return [Finding("library", path, f"it needs {are} not in the image: {', '.join(lacking)}")]
 
 
+@cache
+def _architectures_of(platform: Platform) -> frozenset[str]:
+    """Those whose programs it runs."""
+    return frozenset(item.architecture for item in compatible(platform))
+
+
 def _machine(binary: Binary, platform: Platform) -> str:
     """What `binary` is for, when that is not `platform`; empty when it fits."""
-    fitting = {item.architecture for item in compatible(platform)}
-    if not fitting & set(binary.architectures):
+    if _architectures_of(platform).isdisjoint(binary.architectures):
         return f"it is for {' and '.join(binary.architectures)}, the image for {platform}"
     is_dynamic = bool(binary.interpreter or binary.needed)
     # Programs of the soft float ABI run on newer processors too, if their own loader and libraries are there.
