@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import language
-import transfers
 import sandbox
+import transfers
 from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
 from anyarch.testing.debian_images import busybox_context, debian_context
 from anyarch.testing.debian_registry import DebianRegistry
