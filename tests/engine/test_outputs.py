@@ -358,6 +358,12 @@ def test_mode_delete_leaves_nothing_but_the_result(scratch_build: Builder) -> No
     assert (outside / "kept").exists()
 
 
+def test_directories_of_platforms_have_no_time_of_their_own(scratch_build: Builder) -> None:
+    dest = scratch_build.directory / "dest"
+    output(scratch_build, Output("local", str(dest)))
+    assert {path.stat().st_mtime for path in dest.iterdir()} == {0}
+
+
 def test_mode_copy_keeps_what_is_there(scratch_build: Builder) -> None:
     dest = scratch_build.directory / "dest"
     dest.mkdir()

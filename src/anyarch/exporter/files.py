@@ -143,8 +143,8 @@ def write_directory(
                     else:
                         unpacker.put(out, None)
                 unpacker.finish()
-            if split and epoch is not None:
-                os.utime(target, (epoch, epoch))
+            if split:
+                os.utime(target, (epoch or 0, epoch or 0))  # no build made it at any time, as in BuildKit
         if delete:
             _delete_others(str(directory), written)
     except OSError as error:
