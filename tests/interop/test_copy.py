@@ -16,7 +16,7 @@ from anyarch.testing.debian_docker import DebianDocker
 from anyarch.testing.registry import FakeRegistry
 
 from ..conftest import run_anyarch
-from .tools import podman, run
+from .tools import buildah, podman, run
 
 pytestmark = [pytest.mark.interop, pytest.mark.root]
 
@@ -189,3 +189,57 @@ def test_a_copy_that_broke_off_moves_only_what_is_missing(environment, image):
         fake.clear_log()
         copy(environment, "store://app:1", target)
         assert fake.count("PUT", "/uploads/") == 0
+
+
+def test_a_docker_engine_pulls_what_is_pushed_and_we_read_what_it_pushes(
+    environment, image, docker, registry
+):
+    name = f"{registry.address}/engine/app"
+    copy(environment, "store://app:1", f"{name}:1")
+    assert image in docker.run("pull", f"{name}:1")
+    assert docker.run("image", "inspect", "-f", "{{.Architecture}}", f"{name}:1") == "amd64\n"
+    docker.run("pull", "--platform", "linux/arm64", f"{name}:1")
+    docker.run("tag", f"{name}:1", f"{name}:theirs")
+    docker.run("push", f"{name}:theirs")
+    shown = run_anyarch(
+        "imagetools",
+        "inspect",
+        "--format",
+        "{{.Image.architecture}}",
+        f"{name}:theirs",
+        environment=environment,
+    )
+    assert shown == "arm64\n"
+    # Their manifest joins ours: a schema 2 manifest beside an OCI one.
+    run_anyarch(
+        *("merge", f"{name}:theirs", "-t", f"{name}:merged", "--push", "--progress", "quiet"),
+        environment=environment,
+    )
+    docker.run("pull", "--platform", "linux/arm64", f"{name}:merged")
+
+
+def test_buildah_and_podman_pull_a_merged_index(environment, image, registry, tmp_path):
+    name = f"{registry.address}/pulled/app"
+    for platform in ("linux/amd64", "linux/arm64"):
+        copy(environment, "-p", platform, "store://app:1", f"{name}:{platform[-5:]}")
+    run_anyarch(
+        *("merge", f"{name}:amd64", f"{name}:arm64", "-t", f"{name}:1", "--push", "--progress", "quiet"),
+        environment=environment,
+    )
+    assert skopeo_digest("--tls-verify=false", f"docker://{name}:1") == image
+    with tempfile.TemporaryDirectory(prefix="anyarch-") as short:
+        place = Path(short)
+        run(*buildah(place, "pull", "-q", "--tls-verify=false", "--arch", "arm64", f"docker://{name}:1"))
+        run(*podman(place, "pull", "-q", "--tls-verify=false", "--arch", "arm64", f"{name}:1"))
+        shown = run(*podman(place, "image", "inspect", "-f", "{{.Architecture}}", f"{name}:1"))
+        assert shown == "arm64\n"
+
+
+def test_containerd_takes_the_whole_index_and_gives_it_back(environment, image, docker, tmp_path):
+    address = f"{docker.socket}.d/containerd/containerd.sock"  # the one that dockerd started
+    environment |= {"CONTAINERD_ADDRESS": address, "CONTAINERD_NAMESPACE": "anyarch-test"}
+    copy(environment, "store://app:1", "containerd://app:9")
+    listed = run("ctr", "--namespace", "anyarch-test", "images", "ls", env=environment)
+    assert image in listed
+    assert "docker.io/library/app:9" in listed
+    assert copy(environment, "containerd://app:9", f"oci-layout://{tmp_path}/from-containerd:9") == [image]
