@@ -248,7 +248,7 @@ class Authorizer:
     def hint(self, endpoint: Endpoint) -> str:
         """What to do when access is denied."""
         host = "" if endpoint.name == "docker.io" else f" {endpoint.name}"
-        text = f"log in with `docker login{host}`"
+        text = f"log in with `anyarch login{host}`"
         if self._credentials.complaints:
             text += f" ({'; '.join(self._credentials.complaints)})"
         return text

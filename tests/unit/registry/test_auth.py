@@ -147,14 +147,14 @@ def test_a_push_without_login_is_denied(client, guarded):
     with pytest.raises(Unauthorized) as caught:
         client.push_blob(reference(guarded), descriptor_of(b"x"), lambda: io.BytesIO(b"x"))
     assert "access denied" in caught.value.message
-    assert f"docker login {guarded.address}" in caught.value.hint
+    assert f"anyarch login {guarded.address}" in caught.value.hint
 
 
 def test_a_wrong_password_is_named(connect, guarded):
     client = connect(credentials=with_login(guarded, Credential("me", "wrong")))
     with pytest.raises(Unauthorized, match="the credentials of me were refused") as caught:
         client.resolve(reference(guarded))
-    assert "docker login" in caught.value.hint
+    assert "anyarch login" in caught.value.hint
     assert "wrong" not in caught.value.message
 
 
@@ -265,7 +265,7 @@ def test_basic_authentication_that_fails_names_the_login(connect, basic, credent
     client = connect(credentials=with_login(basic, credential) if credential else None)
     with pytest.raises(Unauthorized, match="access denied") as caught:
         client.resolve(reference(basic))
-    assert f"docker login {basic.address}" in caught.value.hint
+    assert f"anyarch login {basic.address}" in caught.value.hint
     assert basic.count() <= 2
 
 

@@ -432,7 +432,7 @@ def test_access_denied_names_the_login(client, fake):
     with pytest.raises(Unauthorized) as caught:
         client.resolve(reference(fake))
     assert "access denied" in caught.value.message
-    assert f"docker login {fake.address}" in caught.value.hint
+    assert f"anyarch login {fake.address}" in caught.value.hint
 
 
 def test_the_registrys_own_words_are_passed_on(client, fake):
