@@ -34,7 +34,7 @@ from anyarch.spec.timestamp import parse_time
 from anyarch.worker.worker import EMPTY_LAYER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterator, Mapping
 
     from anyarch.cache.stock import StockKey
     from anyarch.http.cancel import Cancel
@@ -69,9 +69,18 @@ class ImportedCache:
                 found.setdefault(vertex, chains)
         return found
 
-    def add(self, key: str, chains: tuple[tuple[Descriptor | None, ...], ...]) -> None:
-        """Know a result under one of our keys too."""
-        self._found.results.setdefault(key, chains)
+    def add(self, key: str, chains: tuple[tuple[Descriptor | None, ...], ...], bases: Container[str]) -> None:
+        """Know a result under one of our keys too. `bases` are the diff IDs of layers of base images: other
+        tools do not tell which of a chain are these, and no step of the build made them."""
+
+        def marked(descriptor: Descriptor | None) -> Descriptor | None:
+            notes = (descriptor.annotations if descriptor is not None else None) or {}
+            if descriptor is None or notes.get(UNCOMPRESSED) not in bases:
+                return descriptor
+            return msgspec.structs.replace(descriptor, annotations={**notes, BASE: "true"})
+
+        own = tuple(tuple(marked(descriptor) for descriptor in chain) for chain in chains)
+        self._found.results.setdefault(key, own)
 
     def canonical(self, key: str) -> str | None:
         """The canonical key that `key` leads to."""

@@ -233,14 +233,21 @@ async def stock_keys_of(
 async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Mapping[str, StockKey]) -> None:
     """Know what the caches have under BuildKit's keys under ours too. Inputs come first, so that no key has
     to run anything to be known."""
+    if not caches:
+        return
     found = [(cache, await asyncio.to_thread(cache.adopt, stock)) for cache in caches]
+    bases: set[str] = set()
+    for vertex in solver.vertices:
+        ask = getattr(vertex.operation, "diff_ids", None)
+        if ask is not None and vertex.digest in stock:
+            bases.update(await ask())
     ignored = {vertex.digest for vertex in solver.vertices if vertex.ignore_cache}
     for digest in stock:
         if digest in ignored:
             continue
         for cache, chains in found:
             if digest in chains:
-                cache.add(await solver.key(Edge(digest)), chains[digest])
+                cache.add(await solver.key(Edge(digest)), chains[digest], bases)
 
 
 # writing ------------------------------------------------------------------------------------------
