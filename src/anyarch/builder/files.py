@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ def make_directories(path: str, *, owner: tuple[int, int] | None = None) -> None
 
 def write_atomically(path: str, data: bytes, mode: int, *, owner: tuple[int, int] | None = None) -> None:
     """A reader sees the old file or the complete new one. Raises `OSError`."""
+    import tempfile
+
     number, temporary = tempfile.mkstemp(prefix=f".tmp-{os.path.basename(path)}", dir=os.path.dirname(path))
     try:
         with open(number, "wb") as file:

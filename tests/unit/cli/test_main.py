@@ -24,8 +24,15 @@ def modules_loaded_by(*argv: str, before: str = "") -> set[str]:
         f"try: main({list(argv)!r})\n"
         "finally: print(' '.join(sorted(set(sys.modules) - bare)), file=sys.stderr)"
     )
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("BUILDX_", "DOCKER_"))}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/", timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd="/",
+        env={**env, "HOME": "/nowhere"},  # nobody's builders
+        timeout=60,
     )
     return set(done.stderr.splitlines()[-1].split())
 
