@@ -68,6 +68,9 @@ class Anyarch:
         argv.append(f"--output=type=oci,tar=false,dest={self._output}" if oci else "--output=type=cacheonly")
         return run([*argv, str(context)], self.env)
 
+    def push(self, context: Path, name: str) -> None:
+        run([*self._program, "build", "--progress=quiet", "--push", f"--tag={name}", str(context)], self.env)
+
     def forget(self) -> None:
         shutil.rmtree(self.directory / "store", ignore_errors=True)
 
@@ -117,6 +120,13 @@ class Buildah:
             push = ["manifest", "push", "--all"] if platforms else ["push"]
             elapsed += run([*store, *push, "--quiet", self._policy, name, f"oci:{self._output}"], self.env)
         return elapsed
+
+    def pull_and_mount(self, image: str) -> float:
+        """Until the image's root file system is mounted."""
+        store = self._store()
+        elapsed = run([*store, "pull", "--quiet", self._policy, image], self.env)
+        elapsed += run([*store, "from", "--pull-never", "--name=bench-mount", self._policy, image], self.env)
+        return elapsed + run([*store, "mount", "bench-mount"], self.env)
 
     def forget(self) -> None:
         if (self.directory / "store").exists():

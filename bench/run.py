@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import language
+import once
 import sandbox
 import transfers
 from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
@@ -265,6 +266,44 @@ def frontend() -> list[Result]:
     ]
 
 
+def large_context(anyarch: Anyarch, directory: Path) -> list[Result]:
+    first, second = once.context(anyarch, directory)
+    return [
+        Result(
+            "context of 50,000 files in place, first build, whole process",
+            first,
+            None,
+            "under 2 s",
+            first < 2,
+        ),
+        Result(
+            "the same unchanged, whole process", second, None, "under 0.65 s: 0.5 s of scan", second < 0.65
+        ),
+    ]
+
+
+def neutral_steps(anyarch: Anyarch, directory: Path) -> list[Result]:
+    single, six = once.neutral(anyarch, directory)
+    target = f"at most 1.15 times one platform ({six / single:.2f} times)"
+    return [
+        Result("neutral and COPY steps, 1 platform, OCI layout", single, None, "", True),
+        Result("the same for 6 platforms", six, None, target, six <= 1.15 * single),
+    ]
+
+
+def unpacked_image(anyarch: Anyarch, buildah: Buildah, directory: Path, registry: str) -> list[Result]:
+    ours, theirs = once.unpack(anyarch, buildah, directory, registry)
+    name = "image of 10 layers and 50,000 files pulled, unpacked, mounted (ours: and a step run)"
+    return [Result(name, ours, theirs, "faster", ours < theirs)]
+
+
+def cached_graph() -> list[Result]:
+    half, whole = once.graph(2500), once.graph(5000)
+    target = f"under 1 s, linear ({whole / half:.2f} times 2,500)"
+    name = "graph of 5,000 cached vertices solved (CPU)"
+    return [Result(name, whole, None, target, whole < 1 and whole <= 2.5 * half)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="measure this workload and write no report")
@@ -289,6 +328,10 @@ def main() -> int:
                     "exports": exports,
                     "transfers": lambda: [Result(*one) for one in transfers.measure(directory, alternate)],
                     "sandbox": lambda: single_steps(directory),
+                    "context": lambda: large_context(anyarch, directory),
+                    "neutral": lambda: neutral_steps(anyarch, directory),
+                    "unpack": lambda: unpacked_image(anyarch, buildah, directory, server.address),
+                    "graph": cached_graph,
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:
