@@ -1,12 +1,14 @@
 # The targets a developer uses. Each prepares what it needs first (tools/setup.sh) and can be repeated at will.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test nightly lint format bench clean
+.PHONY: help setup demo image test nightly lint format bench clean
 
 PY := .venv/bin/python
 PYTEST_ARGS ?=
+IMAGE_ARGS ?=
 
 help:
 	@echo "make demo     build, push, list and run the example images for 7 platforms"
+	@echo "make image    build the image of the daemon, for containers and Kubernetes (IMAGE_ARGS='--tag ... --push')"
 	@echo "make test     run the tests (PYTEST_ARGS='-k name' for some of them)"
 	@echo "make nightly  run the slow tests too"
 	@echo "make lint     ruff, mypy, import-linter"
@@ -21,6 +23,10 @@ setup:
 demo:
 	@tools/setup.sh demo
 	@$(PY) examples/demo.py
+
+image:
+	@tools/setup.sh demo
+	@$(PY) tools/image.py $(IMAGE_ARGS)
 
 test:
 	@tools/setup.sh test

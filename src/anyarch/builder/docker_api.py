@@ -15,7 +15,7 @@ import msgspec
 
 from anyarch.builder.peer import EngineError, Peer
 from anyarch.builder.stream import connect_docker
-from anyarch.errors import BuilderError
+from anyarch.errors import BuilderError, NodeLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,10 +33,13 @@ class DemuxStream:
     and the length). Error output is kept (`said`)."""
 
     def __init__(self, stream: ByteStream) -> None:
+        self.is_dialogue = False
+        """Whether the program is there to be talked to: then one that ends without a word is an error."""
         self._stream = stream
         self._buffer = b""
         self._left = 0
         self._is_output = True
+        self._has_answered = False
         self.said = b""
 
     async def read(self, size: int) -> bytes:
@@ -47,15 +50,23 @@ class DemuxStream:
                     self._is_output = header[0] != 2
                     self._left = int.from_bytes(header[4:], "big")
                 elif not await self._more():
-                    return b""
+                    return self._end()
             if not self._buffer and not await self._more():
-                return b""
+                return self._end()
             data = self._buffer[: min(size, self._left)]
             self._buffer = self._buffer[len(data) :]
             self._left -= len(data)
             if self._is_output:
+                self._has_answered = True
                 return data
             self.said = (self.said + data)[-4096:]
+
+    def _end(self) -> bytes:
+        """Empty. Raises `NodeLost` for a program that only complained, if it is `is_dialogue`."""
+        said = self.said.decode("utf-8", "replace").strip()
+        if self.is_dialogue and said and not self._has_answered:
+            raise NodeLost(said.splitlines()[-1])
+        return b""
 
     async def _more(self) -> bool:
         data = await self._stream.read(_READ_SIZE)

@@ -139,7 +139,7 @@ def merge(
         if _is_push(output):
             descriptor, digests = _push(request, output, parts, wanted, on_step)
         elif output.type in ("oci", "docker"):
-            descriptor = combine_layouts(
+            descriptor, index = combine_layouts(
                 output,
                 archives,
                 wanted,
@@ -147,6 +147,7 @@ def merge(
                 names=given,
                 on_step=on_step,
             )
+            digests = _digests_of(index)
         elif output.type == "tar":
             combine_files(output, archives)
             on_step("sending tarball")
@@ -167,7 +168,6 @@ def _push(
     from anyarch.registry.credentials import Credentials
     from anyarch.registry.hosts import Hosts
     from anyarch.spec.digest import Digest
-    from anyarch.spec.oci import Index, decode
 
     names = image_names(request, output)
     hosts = Hosts.load()
@@ -187,11 +187,17 @@ def _push(
         for name in names:
             registry.push_manifest(name, index, tag=None if by_digest else name.tag)
             on_step(f"pushing manifest for {name.name}:{name.tag}@{index.digest}")
-        manifests = decode(Index, index.raw).manifests
-        digests = {Platform.of_spec(item.platform): item.digest for item in manifests if item.platform}
-        return descriptor, digests
+        return descriptor, _digests_of(index)
     finally:
         registry.close()
+
+
+def _digests_of(index: Blob) -> dict[Platform, str]:
+    """The manifest of each platform."""
+    from anyarch.spec.oci import Index, decode
+
+    manifests = decode(Index, index.raw).manifests
+    return {Platform.of_spec(item.platform): item.digest for item in manifests if item.platform is not None}
 
 
 def _result(

@@ -75,9 +75,8 @@ class RemoteBuilder:
         reply = await self._ask(f"{_CONTROL}/Info", control.InfoRequest(), control.InfoResponse)
         return str(reply.buildkitVersion.version)
 
-    async def disk_usage(self, filters: list[str]) -> list[Any]:
+    async def disk_usage(self, request: control.DiskUsageRequest) -> list[Any]:
         """Its `UsageRecord`s."""
-        request = control.DiskUsageRequest(filter=filters)
         reply = await self._ask(f"{_CONTROL}/DiskUsage", request, control.DiskUsageResponse)
         return list(reply.record)
 

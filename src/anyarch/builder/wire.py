@@ -120,14 +120,16 @@ class WireClient:
         except Canceled as error:
             if cancel is not None and cancel.is_set():
                 raise
+            if self._carrier.is_over:
+                raise self._judged(error) from None
             # A daemon that is told to end gives its builds up before it goes.
             raise NodeLost(f"{self._label}: the daemon gave the build up: {error.message}") from None
         except AnyarchError as error:
             raise self._judged(error) from error
 
-    async def disk_usage(self, filters: list[str]) -> list[Any]:
+    async def disk_usage(self, request: control.DiskUsageRequest) -> list[Any]:
         """The daemon's records."""
-        found: list[Any] = await self._ask(self.builder.disk_usage(filters))
+        found: list[Any] = await self._ask(self.builder.disk_usage(request))
         return found
 
     async def prune(self, request: control.PruneRequest, on_record: Callable[[Any], None]) -> None:
@@ -144,7 +146,7 @@ class WireClient:
 
     def _judged(self, error: AnyarchError) -> AnyarchError:
         """What the end of the connection made of a call is told as that."""
-        if self._carrier.is_over and not isinstance(error, Canceled):
+        if self._carrier.is_over:
             return NodeLost(f"{self._label}: {self._carrier.reason}")
         if isinstance(error, ProtocolError):
             return NodeLost(error.message, hint=error.hint)

@@ -6,13 +6,13 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from anyarch.errors import NotSupported, UsageError
+from anyarch.errors import UsageError
 
 if TYPE_CHECKING:
     from anyarch.builder.builder import Builder
     from anyarch.cli.flags import Parsed
 
-__all__ = ["builder_for_build", "chosen_builder", "is_plain", "require_embedded", "timeout_of"]
+__all__ = ["builder_for_build", "chosen_builder", "is_plain", "timeout_of"]
 
 
 def timeout_of(parsed: Parsed) -> float:
@@ -42,18 +42,6 @@ def chosen_builder(parsed: Parsed, name: str = "", *, touch: bool = False) -> Bu
         if touch and not builder.is_embedded:
             transaction.touch(builder.name)
         return builder
-
-
-def require_embedded(parsed: Parsed, what: str) -> None:
-    """Raises `NotSupported` when another builder than the engine in this process is meant."""
-    if is_plain(parsed):
-        return
-    builder = chosen_builder(parsed)
-    if not builder.is_embedded:
-        raise NotSupported(
-            f"{what} is not supported for the builder {builder.name} yet",
-            hint="--builder default means the engine in this process",
-        )
 
 
 def builder_for_build(parsed: Parsed) -> Builder | None:

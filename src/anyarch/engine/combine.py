@@ -104,9 +104,9 @@ def combine_layouts(
     annotations: Annotations,
     names: Sequence[Reference],
     on_step: Callable[[str], None],
-) -> Descriptor:
-    """Write the output (type=oci, or type=docker into an engine) from OCI archives of the parts; the
-    descriptor of the index. Raises `OutputError` and what reading the archives raises."""
+) -> tuple[Descriptor, Blob]:
+    """Write the output (type=oci, or type=docker into an engine) from OCI archives of the parts; the index
+    and its descriptor. Raises `OutputError` and what reading the archives raises."""
     from anyarch.exporter.layout import write_layout_directory, write_layout_tar
     from anyarch.exporter.load import load
     from anyarch.source.layout import import_layout
@@ -134,7 +134,7 @@ def combine_layouts(
                 raise UsageError(f"output type={output.type},tar=false needs a directory as dest")
             write_layout_directory(content, image, names, Path(output.dest), created=newest)
         on_step("sending tarball")
-        return descriptor
+        return descriptor, index
 
 
 def _read(content: ContentStore, digest: str) -> bytes:

@@ -134,6 +134,7 @@ class ContainerDriver:
             _, stream = await self._api.open_exec(self._name, ["buildctl", "dial-stdio"])
         except EngineError as error:
             raise NodeLost(error.message) from None
+        stream.is_dialogue = True
         return stream
 
 

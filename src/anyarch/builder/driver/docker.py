@@ -76,21 +76,21 @@ class DockerDriver:
 
 class _DockerClient:
     def __init__(self, inner: WireClient, api: DockerApi) -> None:
-        self._inner = inner
+        self.wire = inner
         self._api = api
 
     async def workers(self) -> list[WorkerInfo]:
-        return await self._inner.workers()
+        return await self.wire.workers()
 
     async def version(self) -> str:
         """That of the engine where its BuildKit does not tell its own."""
         try:
-            return await self._inner.version()
+            return await self.wire.version()
         except NotSupported:
             return str((await self._api.version()).get("Version") or "")
 
     async def close(self) -> None:
-        await self._inner.close()
+        await self.wire.close()
 
     async def build(
         self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None
@@ -99,7 +99,7 @@ class _DockerClient:
         has_containerd = any(_CONTAINERD_LABEL in worker.labels for worker in workers)
         outputs, pushed = engine_outputs(request, has_containerd=has_containerd)
         asked = msgspec.structs.replace(request, outputs=outputs)
-        result = await self._inner.build(asked, on_event, cancel)
+        result = await self.wire.build(asked, on_event, cancel)
         digest = ""
         for name in pushed:
             digest = await self._push(name) or digest

@@ -38,12 +38,11 @@ COMMAND = Command(
 
 
 def run(parsed: Parsed) -> int:
-    from anyarch.cli.builders import require_embedded
+    from anyarch.cli.builders import builder_for_build
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.engine.storage import usage
     from anyarch.errors import UsageError
 
-    require_embedded(parsed, "du")
     form = parsed.text("format")
     if form and parsed.switch("verbose"):
         raise UsageError("--format and --verbose cannot be used together")
@@ -51,7 +50,15 @@ def run(parsed: Parsed) -> int:
     if form not in ("table", "pretty", "json"):
         raise UsageError(f"--format {form}: only table, pretty and json are known to this release")
     filters = parsed.texts("filter")
-    records = usage(filters)
+    builder = builder_for_build(parsed)
+    if builder is None:
+        records = usage(filters)
+    else:
+        import asyncio
+
+        from anyarch.builder.usage import usage_on
+
+        records = asyncio.run(usage_on(builder, filters))
     if form == "json":
         _print_json(records)
     elif form == "pretty":

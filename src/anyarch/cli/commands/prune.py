@@ -46,12 +46,12 @@ _WARNING_ALL = "WARNING! This will remove all build cache. Are you sure you want
 
 
 def run(parsed: Parsed) -> int:
-    from anyarch.cli.builders import require_embedded
+    from anyarch.cli.builders import builder_for_build
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.cli.units import human_size
     from anyarch.engine.storage import prune, selection
 
-    require_embedded(parsed, "prune")
+    builder = builder_for_build(parsed)
     policy = selection(
         parsed.texts("filter"),
         reserved=parsed.text("reserved-space") or parsed.text("keep-storage"),
@@ -72,7 +72,24 @@ def run(parsed: Parsed) -> int:
             print_row(record)
         removed.append(record)
 
-    prune(policy, all=take_all, on_removed=on_removed)
+    if builder is None:
+        prune(policy, all=take_all, on_removed=on_removed)
+    else:
+        import asyncio
+
+        from anyarch.builder.usage import prune_on
+
+        asyncio.run(
+            prune_on(
+                builder,
+                parsed.texts("filter"),
+                all=take_all,
+                reserved=policy.reserved,
+                max_used=policy.max_used,
+                min_free=policy.min_free,
+                on_removed=on_removed,
+            )
+        )
     print(f"{'Total:':<14}{human_size(sum(record.size for record in removed))}")
     return 0
 
