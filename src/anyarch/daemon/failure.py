@@ -35,7 +35,7 @@ def translate(error: Exception) -> RpcError:
         return error
     if not isinstance(error, AnyarchError):
         return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-    message = error.message
+    message = _message(error)
     details: list[wellknown_pb2.Any] = []
     if error.vertex:
         details.append(_detail("errdefs.Vertex+json", {"digest": error.vertex}))
@@ -44,6 +44,17 @@ def translate(error: Exception) -> RpcError:
     code = _code(error)
     status = rpcstatus_pb2.Status(code=code, message=message, details=details)
     return RpcError(code, message, details=status.SerializeToString() if details else b"")
+
+
+def _message(error: AnyarchError) -> str:
+    """BuildKit's words where they go beyond ours."""
+    if isinstance(error, PathNotFound) and error.vertex:
+        # What a step uses of an input is read when its key is made.
+        reading = f"failed to calculate checksum of ref {error.vertex}: {error.message}"
+        return f"failed to compute cache key: {reading}"
+    if error.hint and error.hint.startswith("did you mean"):
+        return f"{error.message} ({error.hint})"
+    return error.message
 
 
 def _code(error: AnyarchError) -> int:

@@ -188,14 +188,18 @@ class Gateway:
             return await run_image(job, self, attrs, inputs)
         if name != "dockerfile.v0":
             raise RpcError(Code.UNKNOWN, f"invalid frontend: {name}")
+        caches = cache_imports(attrs)
         definitions = frontend_inputs(inputs)
         platforms = await asyncio.to_thread(self._platforms)
-        try:
-            return await job.run(
-                lambda bench: bench.dockerfile(
-                    attrs, session=job.request.Session, platforms=platforms, inputs=definitions
-                )
+
+        async def work(bench: Workbench) -> SolveResult:
+            await bench.import_caches(caches)
+            return await bench.dockerfile(
+                attrs, session=job.request.Session, platforms=platforms, inputs=definitions
             )
+
+        try:
+            return await job.run(work)
         except ForeignSyntax as foreign:
             named = {"source": foreign.reference, "cmdline": foreign.cmdline}
             return await run_image(job, self, {**attrs, **named}, inputs)
@@ -410,6 +414,22 @@ class Gateway:
             )
         )
         return gateway_pb2.WarnResponse()
+
+
+def cache_imports(attrs: dict[str, str]) -> list[CacheOption]:
+    """The build caches that a Dockerfile's attributes name: `cache-imports` (JSON), or `cache-from`, a comma
+    list of images. Raises `RpcError`."""
+    text = attrs.get("cache-imports", "")
+    if text:
+        try:
+            items = json.loads(text)
+            return [
+                CacheOption(str(item["Type"]), {str(k): str(v) for k, v in (item.get("Attrs") or {}).items()})
+                for item in items
+            ]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise RpcError(Code.INVALID_ARGUMENT, f"failed to unmarshal cache-imports ({text!r})") from None
+    return [CacheOption("registry", {"ref": name}) for name in attrs.get("cache-from", "").split(",") if name]
 
 
 def frontend_inputs(messages: Mapping[str, llb_pb2.Definition]) -> dict[str, Definition]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import Node, TreeView
     from anyarch.solver.events import EventSink
     from anyarch.spec.oci import Descriptor
+    from anyarch.store.content import ContentStore
     from anyarch.store.store import Store
     from anyarch.worker.worker import Worker
 
@@ -53,8 +54,8 @@ class Receiver(Protocol):
         """Put these files where the client wants them."""
         ...
 
-    def layout(self, number: int, image: AssembledImage, names: Sequence[Reference]) -> None:
-        """Put an image into the client's content store (`tar=false`)."""
+    def layout(self, number: int, image: AssembledImage, content: ContentStore) -> None:
+        """Put an image, whose blobs `content` has, into the client's content store (`tar=false`)."""
         ...
 
 
@@ -334,7 +335,7 @@ class Exporter:
         content = self._store.content
         if self._receiver is not None:
             if not flag(output.attrs, "tar", default=True):
-                self._receiver.layout(number, image, names)
+                self._receiver.layout(number, image, content)
                 return
             metadata: dict[str, str] = {"containerimage.digest": image.root.digest}
             if names:

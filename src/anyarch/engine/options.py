@@ -314,9 +314,9 @@ def compression_of(attrs: dict[str, str]) -> Compression:
 
 def epoch_of(attrs: dict[str, str], epoch: int | None) -> int | None:
     """The time that bounds those of an output: its own, else `epoch`, that of the build. Seconds."""
-    text = attrs.get("source-date-epoch", "")
+    text = attrs.get("source-date-epoch")
     if not text:
-        return epoch
+        return epoch if text is None else None  # an empty one takes back that of the build
     if not text.isascii() or not text.isdigit():
         raise UsageError(
             f"invalid source-date-epoch {text!r} of an output", hint="give a number of seconds since 1970"

@@ -56,8 +56,8 @@ class SessionLent(Lent):
         for text in entitlements:
             if text.partition("=")[0] not in allowed:
                 raise BuildError(
-                    f"{text} is not allowed",
-                    hint="the daemon has to allow it: --allow-insecure-entitlement, or insecure-entitlements",
+                    f"granting entitlement {text} is not allowed by build daemon configuration",
+                    hint="start the daemon with --allow-insecure-entitlement, or set insecure-entitlements",
                 )
         super().__init__(entitlements=entitlements, env={})
         self._sessions = sessions

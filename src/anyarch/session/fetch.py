@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.errors import AnyarchError, ContextError, ProtocolError
+from anyarch.errors import AnyarchError, ContextError, PathNotFound, ProtocolError
 from anyarch.session.filesync import ContextReceiver
 from anyarch.session.lender import encode_values
 from anyarch.solver.events import StatusEvent
@@ -141,6 +141,8 @@ class SessionFiles:
         except RpcError as error:
             if failure:
                 raise _named(failure[0], wanted) from error
+            if error.code == Code.NOT_FOUND:
+                raise PathNotFound(f"failed to transfer {wanted.name}: {error.message}") from None
             if error.code == Code.CANCELLED and not session.channel.closed:
                 raise ContextError(f"transfer of {wanted.name} was canceled by the client") from None
             raise ContextError(f"failed to transfer {wanted.name}: {error.message}") from None

@@ -7,13 +7,14 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from anyarch.api.proto import content_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import data_message
 from anyarch.errors import NotSupported, OutputError
 from anyarch.session.sender import send_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from anyarch.api.rpc.client import ClientCall
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from anyarch.exporter.assemble import AssembledImage
     from anyarch.session.lender import Sessions, WireCalls
     from anyarch.snapshot.view import Node, TreeView
-    from anyarch.spec.reference import Reference
+    from anyarch.store.content import ContentStore
 
 __all__ = ["SessionOutputs"]
 
 _DIFF_COPY = "/moby.filesync.v1.FileSend/DiffCopy"
+_WRITE = "/containerd.services.content.v1.Content/Write"
 _CHUNK = 1 << 20
 _EXPORTER = "buildkit-attachable-exporter-id"
 
@@ -102,10 +104,52 @@ class SessionOutputs:
         finally:
             call.cancel()
 
-    def layout(self, number: int, image: AssembledImage, names: Sequence[Reference]) -> None:
-        raise NotSupported(
-            "output with tar=false to a client is not supported yet", hint="leave out tar=false"
-        )
+    # images ----------------------------------------------------------------------------------------
+
+    def layout(self, number: int, image: AssembledImage, content: ContentStore) -> None:
+        """Blobs before what names them; the client makes the index of its layout itself."""
+        documents = [item.descriptor for item in image.platforms]
+        blobs = [layer for item in image.platforms for layer in item.layers]
+        configs = [item.config.descriptor() for item in image.platforms]
+        root = [image.descriptor] if image.index is not None else []
+        try:
+            for descriptor in dict.fromkeys(
+                (item.digest, item.size) for item in (*blobs, *configs, *documents, *root)
+            ):
+                self._calls(self._write_blob(*descriptor, content))
+        except RpcError as error:
+            raise _refused(error) from None
+
+    async def _write_blob(self, digest: str, size: int, content: ContentStore) -> None:
+        """Containerd's protocol: a stream of writes, the last of which commits; each is answered."""
+        session = await self._sessions.get(self._session)
+        call = session.channel.start(_WRITE, metadata=[("buildkit-attachable-store-id", "export")])
+        plain = content_pb2.WriteContentRequest(ref=f"anyarch-{digest}", total=size, expected=digest)
+
+        def message(action: content_pb2.WriteAction, offset: int = 0, data: bytes = b"") -> bytes:
+            made = content_pb2.WriteContentRequest(action=action, offset=offset, data=data)
+            made.MergeFrom(plain)
+            return made.SerializeToString()
+
+        try:
+            await call.send(message(content_pb2.STAT))
+            status = await call.receive(content_pb2.WriteContentResponse)
+            position = status.offset if status is not None else 0
+            with content.open(digest) as file:
+                file.seek(position)
+                while data := await asyncio.to_thread(file.read, _CHUNK):
+                    await call.send(message(content_pb2.WRITE, position, data))
+                    await call.receive(content_pb2.WriteContentResponse)
+                    position += len(data)
+            await call.send(message(content_pb2.COMMIT, position))
+            call.end()
+            while await call.recv() is not None:
+                pass
+        except RpcError as error:
+            if error.code != Code.ALREADY_EXISTS:
+                raise
+        finally:
+            call.cancel()
 
 
 def _refused(error: RpcError) -> OutputError:

@@ -17,6 +17,7 @@ from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
+from anyarch.version import __version__
 from anyarch.worker.onefile import OneFile
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _upload(worker: Worker, name: str) -> Download:
 def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
     """What a request says besides its URL: headers of the op, and credentials if any were lent."""
     headers = {name: value for name in _HEADERS if (value := op.attrs.get(f"http.header.{name.lower()}", ""))}
+    # Servers that treat build tools specially know BuildKit by its name.
+    headers.setdefault("User-Agent", f"anyarch/{__version__} buildkit/v0.32")
     own = op.attrs.get("http.authheadersecret", "")
     host = urlsplit(op.identifier).hostname or ""
     names = (

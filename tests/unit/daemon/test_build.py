@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from anyarch.api.proto import (
     auth_pb2,
+    content_pb2,
     control_pb2,
     gateway_pb2,
     health_pb2,
@@ -79,6 +81,7 @@ class Client:
         self.directories = directories
         self.secrets: dict[str, bytes] = {}
         self.archives: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
         self.target: Path | None = None
         self.sent_files = 0
         self.session = os.urandom(8).hex()
@@ -89,6 +92,7 @@ class Client:
             "/moby.filesync.v1.FileSync/DiffCopy": self._sync,
             "/moby.filesync.v1.FileSend/DiffCopy": self._receive,
             "/moby.buildkit.secrets.v1.Secrets/GetSecret": unary(secrets_pb2.GetSecretRequest, self._secret),
+            "/containerd.services.content.v1.Content/Write": self._write,
             "/moby.filesync.v1.Auth/Credentials": unary(auth_pb2.CredentialsRequest, self._login),
         }
 
@@ -113,6 +117,20 @@ class Client:
         call.send = counted  # type: ignore[method-assign]
         (serve,) = directory_methods({name: str(path) for name, path in self.directories.items()}).values()
         await serve(call)
+
+    async def _write(self, call: ServerCall) -> None:
+        assert call.metadata.get("buildkit-attachable-store-id") == "export"
+        data = b""
+        async for message in call.messages(content_pb2.WriteContentRequest):
+            if message.expected in self.blobs:
+                raise RpcError(Code.ALREADY_EXISTS, f"content {message.expected}: already exists")
+            assert message.offset == len(data)
+            data += message.data
+            answer = content_pb2.WriteContentResponse(action=message.action, offset=len(data))
+            if message.action == content_pb2.COMMIT:
+                assert f"sha256:{hashlib.sha256(data).hexdigest()}" == message.expected
+                self.blobs[message.expected] = data
+            await call.send(answer)
 
     async def _receive(self, call: ServerCall) -> None:
         number = call.metadata.get("buildkit-attachable-exporter-id")
@@ -350,7 +368,7 @@ def test_a_call_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
     ("fields", "says"),
     [
         ({"Frontend": "nonsense.v0"}, "invalid frontend: nonsense.v0"),
-        ({"Entitlements": ["security.insecure"]}, "security.insecure is not allowed"),
+        ({"Entitlements": ["security.insecure"]}, "granting entitlement security.insecure is not allowed"),
         (
             {"Frontend": "dockerfile.v0", "Exporters": [control_pb2.Exporter(Type="tar", Attrs={"x": "y"})]},
             "unknown attribute 'x'",
@@ -377,5 +395,41 @@ def test_a_build_is_cancelled_with_its_call_and_leaves_nothing(tmp_path: Path) -
             building.cancel()
             await asyncio.gather(building, return_exceptions=True)
             assert await statuses(channel, "long") == []  # it ends: the log is closed
+
+    run(work())
+
+
+def test_an_image_goes_into_the_clients_content_store(tmp_path: Path) -> None:
+    async def work() -> None:
+        context = tree(tmp_path / "c", Dockerfile="FROM scratch\nCOPY one /\n", one="1")
+        client = Client(context=context, dockerfile=context)
+        exporters = [control_pb2.Exporter(Type="oci", Attrs={"tar": "false"})]
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            answer = await solve(channel, client, Frontend="dockerfile.v0", Exporters=exporters)
+            response = answer.ExporterResponse
+            manifest = json.loads(client.blobs[response["containerimage.digest"]])
+            named = [manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])]
+            assert set(named) | {response["containerimage.digest"]} == client.blobs.keys()
+            await solve(channel, client, "again", Frontend="dockerfile.v0", Exporters=exporters)
+
+    run(work())
+
+
+def test_a_graph_of_the_client_stands_in_for_an_image(tmp_path: Path) -> None:
+    async def work() -> None:
+        dockerfile = "FROM base\nCOPY --from=base /f /copied\n"
+        context = tree(tmp_path / "c", Dockerfile=dockerfile)
+        client = Client(context=context, dockerfile=context)
+        graph = State().file(ActionMkfile("/f", 0o644, b"x")).marshal().marshal()
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            await solve(
+                channel,
+                client,
+                Frontend="dockerfile.v0",
+                FrontendAttrs={"context:base": "input:given"},
+                FrontendInputs={"given": llb_pb2.Definition.FromString(graph)},
+                Exporters=[control_pb2.Exporter(Type="tar")],
+            )
+            assert names_in(client.archives["0"]) == ["copied", "f"]
 
     run(work())
