@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -143,6 +141,9 @@ def _input(context: NamedContext, name: str, loader: Loader) -> LoadedContext:
     raw = opts.opts.get(f"input-metadata:{name}")
     if raw is None:
         return LoadedContext(state)
+    import base64
+    import json
+
     try:
         metadata = json.loads(raw)
         config = base64.b64decode(metadata.get("containerimage.config") or "")
