@@ -6,6 +6,7 @@ table of program headers (notes are for people and debuggers) and lies behind al
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ PF_X, PF_W, PF_R = 1, 2, 4
 _PHDR = struct.Struct("<IIQQQQQQ")
 _PAGE = 0x10000  # the largest page size in use
 _SHT_RELA = 4
+_LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")  # lea address(%rip), %reg
 _RELATIVE = {62: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
 
@@ -160,6 +162,21 @@ class Program:
                     raw = encode(target + offset)
                     self.raw[place : place + len(raw)] = raw
 
+    def pointers_to(self, address: int) -> list[int]:
+        """File offsets of the words in the data that hold `address`: plain ones of a program with fixed
+        addresses."""
+        if self.kind != ET_EXEC:
+            raise NotSupported(f"{self.what} has no fixed addresses")
+        return [
+            place
+            for segment in self.segments
+            if segment.kind == PT_LOAD and not segment.flags & PF_X
+            for place in _find_all(
+                self.raw, struct.pack("<Q", address), segment.offset, segment.offset + segment.file_size
+            )
+            if not place % 8
+        ]
+
     def _references(self, address: int) -> list[tuple[int, Callable[[int], bytes]]]:
         """Where the code or the data of an amd64 program names `address`, and how to name another there."""
         if self.machine != 62:
@@ -192,14 +209,12 @@ class Program:
             ]
         base = self.address_of(start)
         assert base is not None
-        for opcode in (b"\x48\x8d", b"\x4c\x8d"):  # lea address(%rip), %reg
-            for place in _find_all(self.raw, opcode, start, end):
-                if self.raw[place + 2] & 0xC7 != 5:
-                    continue
-                (distance,) = struct.unpack_from("<i", self.raw, place + 3)
-                after = base + place + 7 - start
-                if after + distance == address:
-                    found.append((place + 3, _relative_to(after)))
+        for match in _LEA.finditer(self.raw, start, end - 4):
+            place = match.start()
+            (distance,) = struct.unpack_from("<i", self.raw, place + 3)
+            after = base + place + 7 - start
+            if after + distance == address:
+                found.append((place + 3, _relative_to(after)))
         return found
 
     def _in_relocations(self, address: int) -> list[tuple[int, Callable[[int], bytes]]]:

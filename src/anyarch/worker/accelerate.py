@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from anyarch.emulation.accelerate.archive import KeptFile
     from anyarch.emulation.accelerate.dispatcher import Twin
     from anyarch.emulation.accelerate.packages import Packages
     from anyarch.llb.ops import Op
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/1"
+_VERSION = "twins/3"
 _NAMESPACE = "twins"
 _MOST_LOG = 64 << 20
 _DISPATCHER, _LOG = "dispatcher", "log"
@@ -54,6 +55,15 @@ class _Set(msgspec.Struct, frozen=True):
     emulated: tuple[tuple[str, str], ...] = ()
 
 
+class _Archive(msgspec.Struct, frozen=True):
+    """Packages that were fetched: the layers of the native ones and of the target's, none with why there is
+    none."""
+
+    layers: tuple[str, ...] = ()
+    gcc: str = ""
+    missing: str = ""
+
+
 class Report(msgspec.Struct, frozen=True):
     """What became of one step: the layer with its twins, how many programs ran natively, and how many of
     those that have a twin did not, by path and reason."""
@@ -64,13 +74,15 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Acceleration:
-    """Of one build. `mode` is off or tools; safe for threads."""
+    """Of one build. `mode` is off, tools or cross; safe for threads."""
 
     def __init__(self, worker: Worker, mode: str) -> None:
         self._worker = worker
         self.mode = mode
         self.reports: dict[str, Report] = {}
         self._bases: dict[str, SourceOp | None] = {}
+        self._archives: dict[str, _Archive] = {}
+        self._archive_locks: dict[str, asyncio.Lock] = {}
         self._siblings: dict[str, tuple[str, ...] | str] = {}
         self._lock = threading.RLock()
         self._packages: dict[tuple[str, ...], Packages] = {}
@@ -103,8 +115,89 @@ class Acceleration:
         if self.mode == "off" or not await asyncio.to_thread(self._is_foreign, platform):
             return []
         sibling = await self._sibling(vertex)
-        supply = [] if isinstance(sibling, str) else list(sibling)
-        return [[_VERSION, self.mode, supply]]
+        if isinstance(sibling, str):
+            return [[_VERSION, self.mode]]
+        archive = await self._archive(vertex, sibling, platform)
+        return [[_VERSION, self.mode, list(sibling), *archive.layers]]
+
+    async def _archive(self, vertex: str, sibling: tuple[str, ...], platform: Platform) -> _Archive:
+        """Packages with compilers for a target, fetched when they are not in the store."""
+        if self.mode == "tools":
+            return _Archive()
+        await self._worker.ensure_local(SnapshotResult(sibling))
+        lock = self._archive_locks.setdefault(platform.architecture, asyncio.Lock())
+        async with lock:
+            return await asyncio.to_thread(self._find_archive, vertex, sibling, platform)
+
+    def _find_archive(self, vertex: str, sibling: tuple[str, ...], platform: Platform) -> _Archive:
+        from anyarch.emulation.accelerate.archive import codename_of
+        from anyarch.emulation.accelerate.cross import GCC_VERSIONS
+        from anyarch.emulation.accelerate.selection import TARGETS
+
+        worker = self._worker
+        tree = worker.view(SnapshotResult(sibling))
+        codename = codename_of(tree)
+        if codename not in GCC_VERSIONS or platform.architecture not in TARGETS:
+            releases = ", ".join(GCC_VERSIONS)
+            return _Archive(missing=f"cross compilers are known of Debian {releases}, not of this base")
+        key = f"archive 1 {codename} {worker.platform.architecture} {platform.architecture}"
+        known = self._archives.get(key)
+        if known is not None:
+            return known
+        raw = worker.store.cache.get_value(_NAMESPACE, key)
+        found = json_decoder(_Archive).decode(raw) if raw is not None else _Archive(missing="?")
+        try:
+            for layer in found.layers:
+                worker.layer(layer)
+        except StoreError:
+            found = _Archive(missing="?")  # collected
+        if found.missing:
+            found = self._fetch_archive(tree, codename, platform)
+            if not found.missing:
+                worker.store.cache.set_value(_NAMESPACE, key, msgspec.json.encode(found))
+        self._archives[key] = found
+        return found
+
+    def _fetch_archive(self, tree: TreeView, codename: str, platform: Platform) -> _Archive:
+        from anyarch.emulation.accelerate.archive import archive_of, fetch
+        from anyarch.emulation.accelerate.cross import GCC_VERSIONS, host_packages, target_packages
+        from anyarch.emulation.accelerate.selection import TARGETS
+
+        host = self._worker.platform.architecture
+        target = platform.architecture
+        sets = (host_packages(codename, host, target), target_packages(codename, target))
+        work = self._worker.store.work_dir()
+        try:
+            files = fetch(
+                work / "archive",
+                archive_of(tree, codename),
+                host=TARGETS[host].debian,
+                packages=[name for needed, _ in sets for name in needed],
+                optional=[name for _, optional in sets for name in optional],
+            )
+        except NotSupported as error:
+            return _Archive(missing=f"no cross compilers could be fetched: {error.message}")
+        finally:
+            self._worker.layers.dispose(work)
+        own, other = (self._keep_files(files.get(TARGETS[name].debian, [])) for name in (host, target))
+        return _Archive((own, other), GCC_VERSIONS[codename])
+
+    def _keep_files(self, files: Iterable[KeptFile]) -> str:
+        from anyarch.emulation.accelerate.archive import KeptFile
+
+        links = [KeptFile(name, 0o777, 0, link=f"usr/{name}") for name in ("bin", "lib", "lib64", "sbin")]
+        by_path = {file.path: file for file in (*files, *links)}
+        with self._worker.layers.new_tar(description="packages for native twins") as layer:
+            for file in sorted(by_path.values(), key=lambda file: file.path.split("/")):
+                time_ns = file.mtime * 1_000_000_000
+                if file.link:
+                    entry = Entry(file.path, Kind.SYMLINK, 0o777, mtime_ns=time_ns, linkname=file.link)
+                    layer.add(entry, None)
+                else:
+                    size = len(file.data)
+                    mode = file.mode & 0o7777
+                    layer.add(Entry(file.path, Kind.FILE, mode, mtime_ns=time_ns, size=size), file.data)
+            return layer.commit().id
 
     def _is_foreign(self, platform: Platform) -> bool:
         return platform.os == "linux" and self._worker.route(platform).kind != "native"
@@ -142,12 +235,22 @@ class Acceleration:
             if root.layers[: len(sibling)] == sibling:
                 raise NotSupported("its base image has no native sibling: it is of one platform only")
             await self._worker.ensure_local(SnapshotResult(sibling))
-            return await asyncio.to_thread(self._step, vertex, platform, root, sibling)
+            archive = await self._archive(vertex, sibling, platform)
+            if archive.missing:
+                self.say(vertex, archive.missing)
+            return await asyncio.to_thread(self._step, vertex, platform, root, sibling, archive)
         except (NotSupported, SandboxError) as error:
             self.say(vertex, f"the step is emulated: {error.message}")
             return None
 
-    def _step(self, vertex: str, platform: Platform, root: SnapshotResult, sibling: tuple[str, ...]) -> Step:
+    def _step(
+        self,
+        vertex: str,
+        platform: Platform,
+        root: SnapshotResult,
+        sibling: tuple[str, ...],
+        archive: _Archive,
+    ) -> Step:
         worker = self._worker
         emulator = worker.private_emulator(platform)
         target = self._packages_of(root.layers)
@@ -155,11 +258,12 @@ class Acceleration:
             raise NotSupported("/etc/ld.so.preload names libraries for all programs")
         if not target.installed:
             raise NotSupported("no packages of dpkg are in its root")
-        key = self._key(target, platform, [*sibling], emulator.digest(worker.host.memo))
+        native = self._packages_of(sibling)
+        key = self._key(target, native, platform, archive, emulator.digest(worker.host.memo))
         with self._lock:
             found = self._kept(key)
             if found is None:
-                found = self._make(target, self._packages_of(sibling), platform, emulator.path)
+                found = self._make(target, native, archive, platform, emulator.path)
                 raw = msgspec.json.encode(found)
                 worker.store.cache.set_value(_NAMESPACE, key, raw)
         for what, reason in found.emulated:
@@ -180,14 +284,22 @@ class Acceleration:
                 found = self._packages[layers] = Packages(self._worker.view(SnapshotResult(layers)))
             return found
 
-    def _key(self, target: Packages, platform: Platform, supply: list[str], emulator: str) -> str:
+    def _key(
+        self, target: Packages, native: Packages, platform: Platform, archive: _Archive, emulator: str
+    ) -> str:
         """Of a set of twins: of all that it is made from."""
         from anyarch.emulation.accelerate.twins import state_of
 
-        host = self._worker.platform.architecture
-        parts = [_VERSION, self.mode, host, platform.architecture, emulator, *supply]
+        host, architecture = self._worker.platform.architecture, platform.architecture
+        parts = [_VERSION, self.mode, host, architecture, emulator, *archive.layers]
         whole = hashlib.sha256(json.dumps(parts).encode())
-        whole.update(state_of(target, platform.architecture))
+        whole.update(repr(sorted(native.installed.items())).encode())
+        whole.update(state_of(target, native, architecture))
+        if archive.layers:
+            from anyarch.emulation.accelerate.cross import state_of_compilers
+
+            other = self._packages_of(archive.layers[1:])
+            whole.update(state_of_compilers(target, other, target=architecture, gcc=archive.gcc))
         return whole.hexdigest()
 
     def _kept(self, key: str) -> _Set | None:
@@ -201,12 +313,27 @@ class Acceleration:
             return None  # collected
         return found
 
-    def _make(self, target: Packages, native: Packages, platform: Platform, emulator: str) -> _Set:
+    def _make(
+        self, target: Packages, native: Packages, archive: _Archive, platform: Platform, emulator: str
+    ) -> _Set:
         from anyarch.emulation.accelerate.dispatcher import dispatcher
         from anyarch.emulation.accelerate.twins import choose_tools
 
         host = self._worker.platform.architecture
         chosen = choose_tools(target, native, "t", host=host, architecture=platform.architecture)
+        if archive.layers:
+            from anyarch.emulation.accelerate.cross import choose_compilers
+
+            own, other = (self._packages_of((layer,)) for layer in archive.layers)
+            architecture = platform.architecture
+            further = choose_tools(other, own, "u", host=host, architecture=architecture, root=target)
+            compilers = choose_compilers(
+                [target, other], own, "x", host=host, target=architecture, gcc=archive.gcc
+            )
+            for each in (further, compilers):
+                chosen.twins += each.twins
+                chosen.files |= each.files
+                chosen.emulated |= each.emulated
         with open(emulator, "rb") as file:
             files = {_DISPATCHER: dispatcher(file.read(), chosen.twins, host=host), _LOG: b""}
         layer = self._keep({**chosen.files, **files})

@@ -79,7 +79,7 @@ class EnvironmentRule(msgspec.Struct, frozen=True, order=True):
 
 class ArgumentRule(msgspec.Struct, frozen=True, order=True):
     """`refuse`: an argument that begins with `text` stands in the way. `swap`: the argument `text` becomes
-    `value`. `next`: after the argument `text` only one that is swapped is known."""
+    `value`, and no rule behind it counts. `next`: behind the argument `text` only `value` is known."""
 
     kind: str
     text: str
@@ -349,7 +349,9 @@ def _check_arguments(asm: Assembler) -> None:
         asm.jump(f"argument_skip_value{number}")
         asm.label(f"argument_equal{number}")
         if number == 1:
-            # NEXT: the argument behind it has to be its value
+            # SWAP: it is known, whatever rules come behind; NEXT: the argument behind it has to be its value
+            asm.constant(d, _SWAP[0])
+            asm.branch("eq", c, d, "next_argument1")
             asm.constant(d, _NEXT[0])
             asm.branch("ne", c, d, "argument_skip_value1")
             asm.load(a, limit, 8)

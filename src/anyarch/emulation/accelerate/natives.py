@@ -17,7 +17,7 @@ from anyarch.emulation.accelerate.selection import TARGETS, native_texts
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from anyarch.elf.binary import Binary
     from anyarch.emulation.accelerate.packages import Packages
@@ -43,7 +43,14 @@ class Natives:
         self._target = target
         self._libraries: dict[str, str] = {}
 
-    def program(self, path: str, name: str, *, texts: dict[bytes, bytes] | None = None) -> str:
+    def program(
+        self,
+        path: str,
+        name: str,
+        *,
+        texts: dict[bytes, bytes] | None = None,
+        change: Callable[[Program], None] | None = None,
+    ) -> str:
         """Take the program `path` in as `name`, with its libraries; answer where it is below `HIDDEN`.
 
         `texts` are put into it; without them those that name this machine's architecture become the target's.
@@ -61,6 +68,8 @@ class Natives:
                 raise NotSupported(f"/{path} looks for libraries in {directory}")
             pairs[directory.encode()] = own.ljust(len(directory), "/").encode()
         program.replace_texts(pairs)
+        if change is not None:
+            change(program)
         if found.interpreter:
             if found.interpreter != _LOADERS[self._host]:
                 raise NotSupported(f"/{path} has the loader {found.interpreter}")
@@ -68,6 +77,18 @@ class Natives:
         for soname in found.needed:
             self.library(soname)
         self.files[place] = program.finished()
+        return place
+
+    def data(self, path: str) -> str:
+        """Take a library in that is named by its path, such as a plug-in."""
+        raw = read_file(self.packages, path)
+        found = _inspected(raw)
+        if found is None or found.architectures != (self._host,):
+            raise NotSupported(f"/{path} is no library of {self._host}")
+        for soname in found.needed:
+            self.library(soname)
+        place = f"{self._group}/{path}"
+        self.files[place] = raw
         return place
 
     def library(self, soname: str) -> None:

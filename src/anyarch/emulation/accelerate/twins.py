@@ -36,9 +36,18 @@ class Chosen(msgspec.Struct):
     emulated: dict[str, str]
 
 
-def choose_tools(target: Packages, native: Packages, group: str, *, host: str, architecture: str) -> Chosen:
+def choose_tools(
+    target: Packages,
+    native: Packages,
+    group: str,
+    *,
+    host: str,
+    architecture: str,
+    root: Packages | None = None,
+) -> Chosen:
     """Twins of everyday tools: from packages that both trees have in the same version, libraries included,
-    and whose programs are as the packages brought them."""
+    and whose programs are as the packages brought them. `root` is the tree that has the foreign libraries,
+    where that is not `target`."""
     natives = Natives(native, group, host=host, target=architecture)
     chosen = Chosen([], natives.files, {})
     rules = environment_rules(architecture)
@@ -58,7 +67,7 @@ def choose_tools(target: Packages, native: Packages, group: str, *, host: str, a
             if name not in names or directory not in _DIRECTORIES:
                 continue
             try:
-                twin = _tool(target, native, natives, package, path, architecture)
+                twin = _tool(target, root or target, native, natives, package, path, architecture)
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
                 continue
@@ -67,10 +76,12 @@ def choose_tools(target: Packages, native: Packages, group: str, *, host: str, a
     return chosen
 
 
-def state_of(target: Packages, architecture: str) -> bytes:
-    """A digest of all in a tree that decides on its twins: the packages, and the programs as they are."""
-    whole = hashlib.sha256(repr(sorted(target.installed.items())).encode())
-    for package in sorted(target.installed):
+def state_of(target: Packages, native: Packages, architecture: str) -> bytes:
+    """A digest of all in a tree that decides on the twins that `native` has for it: the packages that both
+    have, and the programs as they are."""
+    common = sorted(set(target.installed) & set(native.installed))
+    whole = hashlib.sha256(repr([(name, target.version(name)) for name in common]).encode())
+    for package in common:
         names = allowed_programs(package, architecture)
         for path in target.files(package) if names else ():
             if path.rpartition("/")[2] in names:
@@ -79,7 +90,13 @@ def state_of(target: Packages, architecture: str) -> bytes:
 
 
 def _tool(
-    target: Packages, native: Packages, natives: Natives, package: str, path: str, architecture: str
+    target: Packages,
+    root: Packages,
+    native: Packages,
+    natives: Natives,
+    package: str,
+    path: str,
+    architecture: str,
 ) -> Twin | None:
     found = identity_of(target, path)
     if found is None:
@@ -89,10 +106,10 @@ def _tool(
             raise NotSupported(f"/{path} of {whose} is not the package's")
     for soname, library in natives.libraries_of(path).items():
         owner = native.owner(library)
-        if not owner or native.version(owner) != target.version(owner):
+        if not owner or native.version(owner) != root.version(owner):
             raise NotSupported(
                 f"it needs {soname} of {owner or 'no package'} {native.version(owner)}, "
-                f"and this image has {target.version(owner) or 'none'}"
+                f"and this image has {root.version(owner) or 'none'}"
             )
     name = path.rpartition("/")[2]
     return Twin(f"/{path}", natives.program(path, path), (found,), arguments=arguments_of(name, architecture))

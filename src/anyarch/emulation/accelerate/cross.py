@@ -1,0 +1,292 @@
+"""Twins of compilers: those of a distribution's cross packages, made to be what the native ones are.
+
+A cross compiler differs from the native one of the same version in where it looks for headers, libraries and
+its own parts, in the list of default directories, and in the distribution's revision, which it writes into
+every object. All of these are texts and one small table in its data, and are set to those of the compiler
+that it stands for. Configuration options that change code must be equal.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.natives import Natives, read_file
+from anyarch.emulation.accelerate.selection import TARGETS, environment_rules
+from anyarch.emulation.accelerate.twins import Chosen, identity_of
+from anyarch.errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyarch.elf.edit import Program
+    from anyarch.emulation.accelerate.dispatcher import Identity
+    from anyarch.emulation.accelerate.packages import Packages
+
+__all__ = ["GCC_VERSIONS", "choose_compilers", "host_packages", "state_of_compilers", "target_packages"]
+
+GCC_VERSIONS = {"bookworm": "12", "trixie": "14"}
+"""The compiler of each Debian release that has cross packages of it."""
+
+_LIBRARIES = (
+    *(
+        "libc6",
+        "libgcc-s1",
+        "libgmp10",
+        "libisl23",
+        "libmpc3",
+        "libmpfr6",
+        "libstdc++6",
+        "libzstd1",
+        "zlib1g",
+    ),
+)
+_OPTIONAL = ("libbinutils", "libctf0", "libctf-nobfd0", "libjansson4", "libsframe1")
+_BINUTILS = ("as", "ld.bfd", "ar", "ranlib", "strip", "objcopy", "nm", "size", "readelf", "objdump")
+_IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
+_CONFIGURED = re.compile(rb"\.\./src/configure -v --with-pkgversion=[^\0]{1,4000}(?=\0)")
+# the options that change what is compiled
+_DECIDING = re.compile(
+    r"--(?:with-(?:arch|cpu|tune|fpu|float|mode|abi|isa-spec|long-double[^=]*)[^ =]*|"
+    r"enable-(?:default-pie|default-ssp|fix-cortex[^ =]*|targets|gnu-unique-object|clocale|threads|"
+    r"linker-build-id|multiarch|secureplt|initfini-array)|disable-(?:sjlj-exceptions|multilib|libquadmath)|"
+    r"with-(?:default-libstdcxx-abi|linker-hash-style))(?:=\S+)?(?= |$)"
+)
+# fixes that a distribution has put into one revision and that change code: what asks for it is emulated
+_KNOWN_FIXES = {
+    # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
+    ("12", "arm64", "+deb12u1"): ("-fstack-protector",),
+}
+_INCLUDE_ENTRY = struct.Struct("<4B")
+
+# a query, a file of options, a plug-in, a choice by this machine's CPU, other directories
+_DRIVER_REFUSED = (
+    *("@", "-v", "--version", "-dump", "-print", "-###", "--help", "-Q", "-march=native", "-mcpu=native"),
+    *("-mtune=native", "-fplugin", "-specs", "--specs", "-B", "-wrapper", "--sysroot", "-isysroot", "-flto"),
+    *("-fuse-ld", "-save-temps", "-no-canonical-prefixes", "--target-help", "-pass-exit-codes", "-time"),
+    *("-fprofile", "--coverage", "-fdump", "-static-libasan", "-iprefix", "-ftime-report", "-fverbose-asm"),
+)
+_CC1_REFUSED = (
+    *("-v", "-fplugin", "-flto", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm", "@"),
+    *("-ftime-report", "--help", "-fpch", "--output-pch"),
+)
+_BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto")
+_LD_REFUSED = (*_BINUTILS_REFUSED, "--sysroot", "--verbose", "-Map", "--print-map", "-rpath-link")
+
+
+def host_packages(codename: str, host: str, target: str) -> tuple[list[str], list[str]]:
+    """What to fetch for this machine (`NAME:ARCH`), and what as far as it exists."""
+    gcc, triplet = GCC_VERSIONS[codename], TARGETS[target].multiarch
+    names = [f"{each}-{gcc}-{triplet}" for each in ("cpp", "gcc", "g++")]
+    own = TARGETS[host].debian
+    return (
+        [f"{name}:{own}" for name in (*names, f"binutils-{triplet}", *_LIBRARIES, "make")],
+        [f"{name}:{own}" for name in _OPTIONAL],
+    )
+
+
+def target_packages(codename: str, target: str) -> tuple[list[str], list[str]]:
+    """What to fetch for the target: the programs as a step would install them."""
+    gcc, triplet = GCC_VERSIONS[codename], TARGETS[target].multiarch
+    other = TARGETS[target].debian
+    names = [f"{each}-{gcc}" for each in ("cpp", "gcc", "g++")]
+    optional = [f"{each}-{gcc}-{triplet}" for each in ("cpp", "gcc", "g++")]
+    needed = [*names, f"binutils-{triplet}", "make"]
+    return [f"{name}:{other}" for name in needed], [f"{name}:{other}" for name in optional]
+
+
+def choose_compilers(
+    targets: Sequence[Packages], native: Packages, group: str, *, host: str, target: str, gcc: str
+) -> Chosen:
+    """Twins of the compiler and binutils. `targets` are the trees that may have them: the step's root and the
+    packages that it would install; a program has an identity in each."""
+    natives = Natives(native, group, host=host, target=target)
+    chosen = Chosen([], natives.files, {})
+    triplet = TARGETS[target].multiarch
+    rules = environment_rules(target)
+    driver_rules = (*rules, *(EnvironmentRule(f"{name}=", ("",)) for name in _DRIVER_VARIABLES))
+    table = [
+        *(
+            (f"usr/bin/{triplet}-{name}-{gcc}", _DRIVER_REFUSED, driver_rules)
+            for name in ("gcc", "g++", "cpp")
+        ),
+        *((f"usr/bin/{triplet}-{name}", _BINUTILS_REFUSED, rules) for name in _BINUTILS),
+        *(
+            (f"{directory}/gcc/{triplet}/{gcc}/{name}", _CC1_REFUSED, rules)
+            for directory in ("usr/lib", "usr/libexec")
+            for name in ("cc1", "cc1plus", "collect2")
+        ),
+    ]
+    known: set[tuple[str, Identity]] = set()
+    for path, refused, environment in table:
+        name = path.rpartition("/")[2]
+        own = path.replace("/gcc/", "/gcc-cross/") if "/gcc/" in path else path
+        for packages in targets:
+            found = identity_of(packages, path)
+            if found is None or (path, found) in known:
+                continue
+            known.add((path, found))
+            try:
+                _check_intact(packages, path, triplet, gcc)
+                if name.removeprefix(f"{triplet}-") in _BINUTILS:
+                    twin = _binutil(packages, native, natives, path, found, triplet, gcc)
+                else:
+                    twin = _compiler(packages, natives, path, own, gcc, target, found, refused)
+            except NotSupported as error:
+                chosen.emulated[f"/{path}"] = error.message
+                continue
+            chosen.twins.append(msgspec.structs.replace(twin, environment=environment))
+    return chosen
+
+
+_DRIVER_VARIABLES = (
+    "LIBRARY_PATH",
+    "COMPILER_PATH",
+    "GCC_EXEC_PREFIX",
+    "GCC_COMPARE_DEBUG",
+    "COLLECT_NO_DEMANGLE",
+)
+
+
+def state_of_compilers(root: Packages, archive: Packages, *, target: str, gcc: str) -> bytes:
+    """A digest of what a root has that its distribution's archive has not in the same form."""
+    triplet = TARGETS[target].multiarch
+    names = [f"{triplet}-{name}-{gcc}" for name in ("gcc", "g++", "cpp")]
+    paths = [f"usr/bin/{name}" for name in (*names, *(f"{triplet}-{one}" for one in _BINUTILS))]
+    paths += [
+        f"{directory}/gcc/{triplet}/{gcc}/{name}"
+        for directory in ("usr/lib", "usr/libexec")
+        for name in ("cc1", "cc1plus", "collect2")
+    ]
+    found = [(path, identity_of(root, path)) for path in paths]
+    other = [one for one in found if one[1] is not None and one[1] != identity_of(archive, one[0])]
+    return repr(other).encode()
+
+
+def _check_intact(packages: Packages, path: str, triplet: str, gcc: str) -> None:
+    names = [f"binutils-{triplet}"]
+    names += [f"{each}-{gcc}{end}" for each in ("cpp", "gcc", "g++") for end in ("", f"-{triplet}")]
+    owner = next((name for name in names if path in packages.files(name)), "")
+    if not owner or not packages.is_intact(owner, path):
+        raise NotSupported("it is not as its package brought it")
+
+
+def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
+    return tuple(ArgumentRule("refuse", text) for text in texts)
+
+
+def _binutil(
+    packages: Packages, native: Packages, natives: Natives, path: str, found: Identity, triplet: str, gcc: str
+) -> Twin:
+    package = f"binutils-{triplet}"
+    own, other = packages.version(package), native.version(package)
+    if own != other:
+        raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
+    rules: tuple[ArgumentRule, ...] = _refusals(_BINUTILS_REFUSED)
+    if path.endswith("-ld.bfd"):
+        swaps: list[ArgumentRule] = []
+        for directory in ("usr/lib", "usr/libexec"):
+            plugin = f"{directory}/gcc-cross/{triplet}/{gcc}/liblto_plugin.so"
+            try:
+                place = natives.data(plugin)
+            except NotSupported:
+                continue
+            seen = f"/{directory}/gcc/{triplet}/{gcc}/liblto_plugin.so"
+            swaps += [ArgumentRule("next", "-plugin", seen), ArgumentRule("swap", seen, f"{HIDDEN}/{place}")]
+        # the driver names the system root that it has
+        root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
+        plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
+        rules = (root, *swaps, *_refusals(_LD_REFUSED), *plain)
+    return Twin(f"/{path}", natives.program(path, path, texts={}), (found,), arguments=rules)
+
+
+def _compiler(
+    packages: Packages,
+    natives: Natives,
+    path: str,
+    own: str,
+    gcc: str,
+    target: str,
+    found: Identity,
+    refused: Sequence[str],
+) -> Twin:
+    theirs, ours = read_file(packages, path), read_file(natives.packages, own)
+    name = path.rpartition("/")[2]
+    texts: dict[bytes, bytes] = {}
+    if name != "collect2":
+        ident, cross_ident = _one(_IDENT, theirs, path), _one(_IDENT, ours, own)
+        _same_configuration(theirs, ours, path)
+        if ident != cross_ident:
+            texts[cross_ident] = ident
+            if ident.split()[1].split(b"-")[0].rstrip(b")") != cross_ident.split()[1].split(b"-")[0].rstrip(
+                b")"
+            ):
+                raise NotSupported(
+                    f"it is {ident.decode().strip()}, the native one {cross_ident.decode().strip()}"
+                )
+            for (version, architecture, mark), options in _KNOWN_FIXES.items():
+                fixed = mark.encode() in ident and mark.encode() not in cross_ident
+                if (version, architecture) == (gcc, target) and fixed:
+                    refused = (*refused, *options) if name.startswith("cc1") else refused
+    texts |= _directories(ours, target)
+    fix = _local_directory if name in ("cc1", "cc1plus") else None
+    place = natives.program(own, f"{path}", texts=texts, change=fix)
+    return Twin(f"/{path}", place, (found,), arguments=_refusals(refused))
+
+
+def _one(pattern: re.Pattern[bytes], raw: bytes, path: str) -> bytes:
+    found = set(pattern.findall(raw))
+    if len(found) != 1:
+        raise NotSupported(f"/{path} does not tell its version as expected")
+    return bytes(found.pop())
+
+
+def _same_configuration(theirs: bytes, ours: bytes, path: str) -> None:
+    options = []
+    for raw in (theirs, ours):
+        texts = set(_CONFIGURED.findall(raw))
+        options.append({one for text in texts for one in _DECIDING.findall(text.decode())})
+    if not options[0] or options[0] != options[1]:
+        different = ", ".join(sorted(options[0] ^ options[1])) or "not known"
+        raise NotSupported(f"/{path} is configured in another way: {different}")
+
+
+def _directories(raw: bytes, target: str) -> dict[bytes, bytes]:
+    """Where the native compiler looks, for each place where the cross compiler does."""
+    triplet = TARGETS[target].multiarch.encode()
+    found: dict[bytes, bytes] = {}
+    for text in set(re.findall(rb"(?<![ -~])(?:/usr/lib(?:exec)?/)?gcc-cross[!-~]*(?=\0)", raw)):
+        new = text.replace(b"gcc-cross", b"gcc")
+        new = new.replace(b"/../" + triplet + b"/include/c++/", b"/../include/c++/")
+        if re.search(rb"/include/c\+\+/[0-9]+/" + triplet + rb"$", new):
+            number = new.split(b"/c++/")[1].split(b"/")[0]
+            new = new[: new.index(b"/include/c++/")] + b"/include/" + triplet + b"/c++/" + number
+        new = new.replace(b"/../" + triplet + b"/libc++_include", b"/../libc++_include")
+        if new.endswith((b"/include-fixed", b"/../" + triplet + b"/include")):
+            new = b"/usr/local/include"
+        found[text] = new
+    return found
+
+
+def _local_directory(program: Program) -> None:
+    """The native compiler looks into /usr/local/include, first for the architecture and then for all. Two
+    entries of the cross compiler that lead nowhere in a native installation take their place."""
+    places = [program.address_of(place) for place in program.texts(b"/usr/local/include")]
+    entries = []
+    for address in places:
+        if address is None:
+            continue
+        entries += program.pointers_to(address)
+    wanted = [
+        entry for entry in sorted(entries) if program.raw[entry + 16] == 0 and program.raw[entry + 18] == 0
+    ]
+    if len(wanted) != 2:
+        raise NotSupported(f"{program.what} has another list of directories than is known")
+    for entry, multilib in zip(wanted, (2, 0), strict=True):
+        # not for C++ only, C++ knows it, no system root, with the architecture's directory or not
+        _INCLUDE_ENTRY.pack_into(program.raw, entry + 16, 0, 1, 0, multilib)
+        program.raw[entry + 8 : entry + 16] = bytes(8)  # of no component that could be moved

@@ -1,0 +1,140 @@
+"""Compilers with native twins give the same bytes as emulated ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.engine.request import Output
+from anyarch.testing.builder import Builder
+from anyarch.testing.debian_roots import COMPILER_PACKAGES, TOOL_PACKAGES, root_context
+from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anyarch.testing.builder import BuiltImage
+
+# the compilers of two architectures and their lists are 150 MB to fetch, and emulating one takes its time
+pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow]
+
+C = """
+#include <stddef.h>
+#include <stdio.h>
+#include <local.h>
+static int table[] = {3, 1, 4, 1, 5, 9, 2, 6};
+int main(int argc, char **argv) {
+    char text[64];
+    int sum = LOCAL;
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) sum += table[i] * argc;
+    snprintf(text, sizeof text, "%d %s %s", sum, __VERSION__, __FILE__);
+    return puts(text) < 0;
+}
+"""
+CXX = """
+#include <algorithm>
+#include <iostream>
+#include <string>
+#include <vector>
+template <class T> T twice(T x) { return x + x; }
+int main() {
+    std::vector<std::string> v{"b", "a", twice(std::string("c"))};
+    std::sort(v.begin(), v.end());
+    for (auto const &s : v) std::cout << s << '\\n';
+}
+"""
+MAKEFILE = """
+all: c cc lib.a lib.so
+%.o: %.c ; $(CC) -O2 -g -fPIC -Wall -MD -c $< -o $@
+cc.o: cc.cc ; $(CXX) -O2 -g -c $< -o $@
+c: c.o ; $(CC) $^ -o $@
+cc: cc.o ; $(CXX) $^ -o $@
+lib.a: c.o ; $(AR) rcD $@ $^ && ranlib -D $@
+lib.so: c.o ; $(CC) -shared -Wl,-soname,lib.so.1 $^ -o $@ -lm && strip -o stripped $@
+"""
+SOURCES = {"c.c": C, "cc.cc": CXX, "Makefile": MAKEFILE, "local.h": "#define LOCAL 1\n"}
+DOCKERFILE = """
+FROM debian
+ENV SOURCE_DATE_EPOCH=0
+COPY local.h /usr/local/include/
+COPY c.c cc.cc Makefile /src/
+WORKDIR /src
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Builder:
+    packages = (*TOOL_PACKAGES, *COMPILER_PACKAGES)
+    context = root_context(cache_directory, "compilers", ("amd64", "arm64"), packages)
+    builder = Builder(tmp_path_factory.mktemp("debian"), context=str(context))
+    layout = builder.directory / "layout"
+    builder(BASE, platform=BOTH, outputs=(Output("oci", str(layout), {"tar": "false"}),))
+    return Builder(
+        tmp_path_factory.mktemp("accelerate"),
+        build_contexts={"debian": f"oci-layout://{layout}"},
+        accelerate="cross",
+    )
+
+
+def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str]:
+    image = build(f"{DOCKERFILE}RUN {script}\n", platform=ARM, files=SOURCES, **request)
+    return image, log(image)
+
+
+def test_objects_libraries_and_programs_are_equal_byte_by_byte(shared: Builder) -> None:
+    script = "make -j2 CC=gcc CXX=g++ && ./c > c.out && ./cc > cc.out"
+    plain, _ = run(shared, script, accelerate="off")
+    fast, told = run(shared, script)
+
+    names = ("c.o", "c.d", "cc.o", "c", "cc", "lib.a", "lib.so", "stripped", "c.out", "cc.out")
+    different = [
+        name
+        for name in names
+        if fast.path(f"/src/{name}").read_bytes() != plain.path(f"/src/{name}").read_bytes()
+    ]
+    assert different == []
+    assert "cc1 was emulated" not in told
+    assert "gcc-12 was emulated" not in told
+    assert "ld.bfd was emulated" not in told
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["-march=native", "-flto", "-fstack-protector-strong", "@options", "-fplugin=none", "-v"],
+)
+def test_options_that_only_the_emulated_compiler_knows_are_left_to_it(shared: Builder, options: str) -> None:
+    _, told = run(shared, f"echo -O1 > options; gcc {options} -c c.c -o o.o; true")
+
+    assert "an argument asks for what only the emulated one knows" in notes(told), told
+
+
+def test_the_compiler_says_what_it_is_emulated(shared: Builder) -> None:
+    image, _ = run(shared, "gcc --version > v; gcc -dumpmachine > m; gcc -print-search-dirs > s; ld -v > l")
+
+    assert "12.2.0-14+deb12u1" in image.read_text("/src/v") or "Debian 12" in image.read_text("/src/v")
+    assert image.read_text("/src/m") == "aarch64-linux-gnu\n"
+
+
+def test_twins_need_no_network_once_they_are_there(
+    shared: Builder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(shared, "gcc -c c.c -o 1.o")
+    (tmp_path / "apt-get").write_text("#!/bin/sh\necho no network >&2; exit 1\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    _, told = run(shared, "gcc -c c.c -o 2.o")
+
+    assert "no network" not in told
+    assert "programs ran natively" in told
+
+
+def test_an_upgraded_compiler_is_emulated(shared: Builder) -> None:
+    """A step that replaces a program goes on with the new one."""
+    _, told = run(
+        shared,
+        "d=/usr/lib/gcc/aarch64-linux-gnu/12; cp $d/cc1 /tmp/new; printf x >> /tmp/new; mv /tmp/new $d/cc1; "
+        "gcc -c c.c -o 1.o",
+    )
+
+    assert "/cc1 was emulated 1 times because the file is not the package's any more" in notes(told)
