@@ -112,7 +112,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     those of `optional`, or all that are not in `require` where that is given, may fail and are then left
     out of the result (see `engine.policy`). `parallel` are texts like `exec=4,network=8,cpu=2` (see
     `worker.limits`). With `no_emulation` a step that would have to be emulated is an error before any work;
-    with `accelerate` (off, tools, cross) emulated steps run native twins of their programs where the result is the
+    with `accelerate` (see `engine.accelerate`) emulated steps run native twins where the result is the
     same (see `worker.accelerate`); `emulators` is the directory of the QEMU programs to use, empty for
     those of the machine. `root` is the store's directory (None: the usual place).
     With `stage_platform` the platform of a FROM that names a stage counts: that stage is made again for it.
