@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -292,7 +291,7 @@ class Acceleration:
 
         host, architecture = self._worker.platform.architecture, platform.architecture
         parts = [_VERSION, self.mode, host, architecture, emulator, *archive.layers]
-        whole = hashlib.sha256(json.dumps(parts).encode())
+        whole = hashlib.sha256(msgspec.json.encode(parts))
         whole.update(repr(sorted(native.installed.items())).encode())
         whole.update(state_of(target, native, architecture))
         if archive.layers:
