@@ -90,6 +90,34 @@ def test_registration_in_a_user_namespace_is_told_to_end_with_it(machine: Callab
     assert "WARNING: this is a user namespace" in out
 
 
+def test_root_of_a_machine_without_private_ones_registers_what_a_build_needs(
+    machine: Callable[..., str], bases: Bases
+) -> None:
+    """User namespaces are forbidden in it, as they would lack binfmt_misc before Linux 6.7."""
+    out = machine(
+        f"""
+        echo 0 > /proc/sys/user/max_user_namespaces
+        anyarch emulators ls --platform linux/riscv64
+        anyarch emulators ls --platform linux/riscv64 >&2
+        printf 'FROM busybox\\nRUN uname -m\\n' > $ANYARCH_ROOT.Dockerfile
+        ls {TABLE}
+        for i in 1 2; do
+            anyarch build --no-cache --progress plain --platform linux/riscv64 \\
+                - < $ANYARCH_ROOT.Dockerfile 2>&1
+        done
+        ls {TABLE}
+        """,
+        **bases.environment,
+    )
+
+    told, built = out.split("register\nstatus\n", 1)
+    assert "registers" in told.splitlines()[1]
+    assert "anyarch-qemu" not in told.splitlines()[-1]  # looking changes nothing
+    assert "WARN: registered with this machine" in built
+    assert built.count("riscv64\n") >= 2
+    assert built.endswith("anyarch-qemu-riscv64\nregister\nstatus\n")
+
+
 def test_handler_of_others_is_left_alone(machine: Callable[..., str], tmp_path: Path) -> None:
     qemu = find_emulators()["aarch64"].path
     line = r":theirs:M:0:\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00:"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.emulation.emulator import QEMU_ARCHITECTURES, Emulator, registration, unusable_emulator
-from anyarch.errors import EmulatorMissing, SandboxError
+from anyarch.errors import EmulatorMissing, NotSupported, SandboxError
 from anyarch.sandbox.plan import ExecRequest, Registration, RootFS
 
 if TYPE_CHECKING:
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from anyarch.sandbox.executor import Executor
     from anyarch.spec.platform import Platform
 
-__all__ = ["Route", "plan", "probe"]
+__all__ = ["Route", "plan", "probe", "registered"]
 
 _PROBE_CODE = 42
 
 
 class Route(msgspec.Struct, frozen=True):
-    """`kind` is `native`, `host` (a handler that the host has registered) or `private` (our own binfmt_misc).
+    """`kind` is `native`, `host` (a handler that the host has registered), `private` (our own binfmt_misc),
+    or `register`: the last resort of root, on which `registered` has to be called before it is taken.
 
     `emulators` is what to put into `ExecRequest.emulators`. `cache_identity` names the emulator and its
     version; it belongs into the cache key of a step that runs by this route, and is empty for native ones.
-    `interpreter` is the path of the emulator. `note` tells what was changed on the machine for it.
+    `interpreter` is the path of the emulator. `note` tells what was changed on the machine
+    for it, or why it would have to be.
     """
 
     kind: str
@@ -79,10 +81,7 @@ def plan(platform: Platform, host: Host, *, is_root: bool) -> Route:
     if handler is not None and not is_chosen and not host.directory:
         return _host_route(handler, host)
     if refusal and is_root and emulator is not None:
-        try:
-            return _register(emulator, host)
-        except SandboxError as error:
-            refusal += f", nor can it be registered with the machine: {error.message}"
+        return Route("register", (), _identity(emulator, host), interpreter=emulator.path, note=refusal)
     raise _missing(platform, arch, host, refusal)
 
 
@@ -96,6 +95,8 @@ def probe(platform: Platform, host: Host, executor: Executor, *, is_root: bool) 
     from anyarch.elf.tiny import tiny_executable
 
     route = plan(platform, host, is_root=is_root)
+    if route.kind == "register":
+        raise NotSupported(f"{route.interpreter} is not registered with the machine yet")
     with tempfile.TemporaryDirectory(prefix="anyarch-probe-") as directory:
         os.chmod(directory, 0o755)
         path = os.path.join(directory, "probe")
@@ -114,16 +115,22 @@ def probe(platform: Platform, host: Host, executor: Executor, *, is_root: bool) 
     return route
 
 
-def _register(emulator: Emulator, host: Host) -> Route:
-    """The last resort of root: what `anyarch emulators install` does, for one architecture."""
+def registered(route: Route, platform: Platform, host: Host) -> Route:
+    """The route `host` for one of kind `register`, after doing for its architecture what `anyarch emulators
+    install` does. Its `note` tells what was changed. Raises `EmulatorMissing`."""
     from anyarch.emulation import register
 
-    register.ensure_mounted(host.binfmt_misc)
-    (change,) = register.install([emulator.arch], {emulator.arch: emulator}, directory=host.binfmt_misc)
+    arch = QEMU_ARCHITECTURES[platform.architecture]
+    try:
+        register.ensure_mounted(host.binfmt_misc)
+        emulators = {arch: Emulator(arch, route.interpreter)}
+        (change,) = register.install([arch], emulators, directory=host.binfmt_misc)
+    except SandboxError as error:
+        refusal = f"{route.note}, nor can it be registered with the machine: {error.message}"
+        raise _missing(platform, arch, host, refusal) from None
     host.forget_handlers()
     note = f"{change.action} with this machine, which has no private binfmt_misc: {change.detail}"
-    identity = _identity(emulator, host)
-    return Route("host", (), identity, interpreter=emulator.path, note=note)
+    return msgspec.structs.replace(route, kind="host", note=note)
 
 
 def _host_route(handler: Handler, host: Host) -> Route:

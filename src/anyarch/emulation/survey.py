@@ -34,10 +34,10 @@ class Status(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """How programs of `platform` run here.
 
     `route` is native, host (a handler that the machine has registered), private (a binfmt_misc of the
-    build's own), or empty when there is none. `works` is what the probe found, None when it was not made.
-    `interpreter`, `version` and `flags` are the emulator's, `registered_by` the handler's name, `private` or
-    empty. `problem` says what is missing and `hint` what to do; `notes` are things that do not stand in the
-    way.
+    build's own), register (a build of root registers a handler), or empty when there is none. `works` is what
+    the probe found, None when it was not made. `interpreter`, `version` and `flags` are the emulator's,
+    `registered_by` the handler's name, `private` or empty. `problem` says what is missing and `hint` what to
+    do; `notes` are things that do not stand in the way.
     """
 
     platform: str
@@ -105,6 +105,10 @@ def _described(
 ) -> Status:
     if route.kind == "native":
         return Status(str(platform), "native", notes=notes)
+    if route.kind == "register":
+        version = Emulator(QEMU_ARCHITECTURES[platform.architecture], route.interpreter).version(host.memo)
+        notes = (*notes, f"a build of root registers it with the machine, for {route.note}")
+        return Status(str(platform), "register", None, route.interpreter, version, notes=notes)
     if route.kind == "private":
         (entry,) = route.emulators
         version = Emulator(QEMU_ARCHITECTURES[platform.architecture], entry.interpreter).version(host.memo)

@@ -41,7 +41,7 @@ def check_routes(vertices: Iterable[Vertex], worker: Worker) -> None:
             with error_context(source=vertex.source, platform=str(operation.platform), vertex=vertex.digest):
                 if operation.platform == worker.platform:
                     continue
-                note = worker.route(operation.platform).note
+                note = worker.ready_route(operation.platform).note
                 if note and note not in told:
                     told.add(note)
                     worker.emit(WarningEvent(vertex.digest, note))

@@ -161,7 +161,7 @@ def make_plan(
     )
 
     config = decode(ImageConfig, image_config).config
-    route = worker.route(platform)
+    route = worker.ready_route(platform)
     entrypoint = config.entrypoint or ()
     command = request.command or (config.cmd or ())
     if request.entrypoint is not None:

@@ -615,6 +615,20 @@ class Worker:
             raise SandboxError(refusal)
         return emulator
 
+    def ready_route(self, platform: Platform) -> Route:
+        """The route by which a step is about to run: registered with the machine where that is the way."""
+        route = self.route(platform)
+        if route.kind != "register":
+            return route
+        from anyarch.emulation.route import registered
+
+        with self._lock:
+            route = self._routes[platform]
+            if route.kind == "register":
+                assert self._host is not None
+                route = self._routes[platform] = registered(route, platform, self._host)
+        return route
+
     def emulator_identity(self, platform: Platform) -> str:
         if platform == self.platform:
             return ""

@@ -70,8 +70,17 @@ def test_handler_without_flag_f_is_noted_with_the_reason(binfmt_misc: Path) -> N
     assert "inside the step's root file system" in found.notes[0]
 
 
-def test_platform_without_a_route_says_what_is_missing_and_what_to_do() -> None:
+def test_platform_that_a_build_of_root_would_register_says_so() -> None:
     found = status(machine(emulator=QEMU, executor=RefusingExecutor("the gate is shut")))
+
+    assert (found.route, found.works) == ("register", None)
+    assert found.is_usable
+    assert "the gate is shut" in found.notes[-1]
+
+
+def test_platform_without_a_route_says_what_is_missing_and_what_to_do() -> None:
+    host = machine(emulator=QEMU, executor=RefusingExecutor("the gate is shut"))
+    (found,) = survey([ARM64], host, None, is_root=False)
 
     assert not found.is_usable
     assert "the gate is shut" in found.problem

@@ -48,7 +48,7 @@ COMMAND = Command(
     ),
 )
 
-_ROUTES = {"native": "native", "host": "host handler", "private": "private", "": "-"}
+_ROUTES = {"native": "native", "host": "host handler", "private": "private", "register": "registers", "": "-"}
 
 
 def run(parsed: Parsed) -> int:

@@ -259,14 +259,14 @@ class ExecOperation:
         root_mount = next(mount for mount in self._op.mounts if mount.dest == "/")
         root = self._input_of(root_mount, inputs)
         tree = self._worker.view_or_none(root)
-        route = self._worker.route(self.platform)
+        route = self._worker.ready_route(self.platform)
         return self._request(root_mount, root, tree, _MountPlan(self._worker, stack), inputs, route)
 
     def _run(
         self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
     ) -> Sequence[Result]:
         worker, op = self._worker, self._op
-        route = worker.route(self.platform)
+        route = worker.ready_route(self.platform)
         with ExitStack() as stack:
             mounts = _MountPlan(worker, stack)
             root_mount = next(m for m in op.mounts if m.dest == "/")
