@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from anyarch.cli.flags import Parsed
     from anyarch.engine.request import CancelToken
+    from anyarch.registry.client import Registry
     from anyarch.solver.events import EventSink
 
-__all__ = ["transferring"]
+__all__ = ["connecting", "transferring"]
 
 
 @contextmanager
@@ -33,3 +34,24 @@ def transferring(parsed: Parsed, *, quiet: bool = False) -> Iterator[tuple[Event
             yield display.sink, cancel
     finally:
         display.close()
+
+
+def connecting(emit: EventSink) -> Callable[[], Registry]:
+    """Makes registry clients that tell in the display when they wait to try again."""
+
+    def told(text: str) -> None:
+        import time
+
+        from anyarch.solver.events import VertexEvent
+        from anyarch.spec.digest import Digest
+
+        now = time.time()
+        name = f"[waiting] {text}"
+        emit(VertexEvent(Digest.of(f"{name} {now}".encode()), name, started=now, completed=now))
+
+    def connect() -> Registry:
+        from anyarch.imagetools.origin import make_registry
+
+        return make_registry(told)
+
+    return connect

@@ -14,7 +14,7 @@ from anyarch.spec.oci import Blob, Index, Manifest, decode
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.http.cancel import Cancel
     from anyarch.imagetools.layout import OciLayout
@@ -59,13 +59,14 @@ class Origin(Protocol):
     def close(self) -> None: ...
 
 
-def make_registry() -> Registry:
-    """A client with the user's settings."""
+def make_registry(on_retry: Callable[[str], None] | None = None) -> Registry:
+    """A client with the user's settings; `on_retry` gets a line of text for every attempt that is
+    repeated."""
     from anyarch.registry.client import Registry
     from anyarch.registry.credentials import Credentials
     from anyarch.registry.hosts import Hosts
 
-    return Registry(Hosts.load(), Credentials())
+    return Registry(Hosts.load(), Credentials(), on_retry=on_retry)
 
 
 def open_origin(

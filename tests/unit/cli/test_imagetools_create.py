@@ -50,3 +50,14 @@ def test_sources_come_from_files_too(cli, fake, tmp_path):
     assert answer.status == 0, answer.err
     missing = cli("imagetools", "create", "-f", "nowhere", "-t", f"{fake.address}/lib/app:1")
     assert "open nowhere: no such file" in missing.err
+
+
+def test_waiting_for_a_registry_is_told(cli, fake):
+    fake.add_image("lib/app", "one", [b"x"])
+    fake.fault("GET", "/manifests/", status=429, headers={"Retry-After": "0"})
+    answer = cli(
+        *("imagetools", "create", "--progress", "plain", "-t", f"{fake.address}/lib/app:1"),
+        f"{fake.address}/lib/app:one",
+    )
+    assert answer.status == 0, answer.err
+    assert "429 Too Many Requests; trying again in" in answer.err

@@ -46,7 +46,7 @@ COMMAND = Command(
 def run(parsed: Parsed) -> int:
     """Raises what `anyarch.imagetools.copy` raises."""
     from anyarch.cli.dispatch import stderr
-    from anyarch.cli.transfers import transferring
+    from anyarch.cli.transfers import connecting, transferring
     from anyarch.engine import grammar
     from anyarch.imagetools.copy import CopyRequest, copy
     from anyarch.progress.trace import format_bytes
@@ -62,7 +62,7 @@ def run(parsed: Parsed) -> int:
     )
     quiet = parsed.switch("quiet")
     with transferring(parsed, quiet=quiet) as (emit, cancel):
-        copied = copy(request, on_event=emit, cancel=cancel)
+        copied = copy(request, connect=connecting(emit), on_event=emit, cancel=cancel)
     for item in copied:
         print(item.digest)
         if not quiet:

@@ -84,12 +84,12 @@ def run(parsed: Parsed) -> int:
         result = _create(request, None)
         sys.stdout.write(result.blob.raw.decode() + "\n")
         return 0
-    from anyarch.cli.transfers import transferring
+    from anyarch.cli.transfers import connecting, transferring
 
     with transferring(parsed) as (emit, cancel):
         from anyarch.imagetools.create import create
 
-        result = create(request, on_event=emit, cancel=cancel)
+        result = create(request, connect=connecting(emit), on_event=emit, cancel=cancel)
     for line in result.warnings:
         print(f"WARNING: {line}", file=stderr())
     path = parsed.text("metadata-file")

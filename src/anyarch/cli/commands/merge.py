@@ -76,12 +76,12 @@ COMMAND = Command(
 
 def run(parsed: Parsed) -> int:
     """Raises what `anyarch.imagetools.merge` raises."""
-    from anyarch.cli.transfers import transferring
+    from anyarch.cli.transfers import connecting, transferring
     from anyarch.imagetools.merge import merge
 
     request = _request(parsed)
     with transferring(parsed) as (emit, cancel):
-        result = merge(request, on_event=emit, cancel=cancel)
+        result = merge(request, connect=connecting(emit), on_event=emit, cancel=cancel)
     for name, digest in result.tags.items():
         print(f"{name} {digest}")
     path = parsed.text("metadata-file")
