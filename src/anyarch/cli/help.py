@@ -54,6 +54,7 @@ ENVIRONMENT = (
     ("ANYARCH_CONFIG", "configuration file (registry mirrors, plain HTTP, certificates)"),
     ("ANYARCH_REGISTRY_MIRRORS", "mirrors in short: docker.io=localhost:5000"),
     ("ANYARCH_QEMU_DIR", "where to look first for static QEMU emulators"),
+    ("ANYARCH_FRONTEND", "image: run the frontend that # syntax= names, Docker's own too"),
     ("DOCKER_CONFIG", "directory of Docker's config.json: credentials and proxies"),
     ("DOCKER_DEFAULT_PLATFORM", "platform when --platform is not given"),
     ("BUILDKIT_PROGRESS", "default of --progress"),

@@ -34,6 +34,7 @@ __all__ = [
     "frontend_attrs",
     "image_names",
     "local_inputs",
+    "wants_frontend_images",
 ]
 
 _TRUE = frozenset({"1", "t", "true", "y", "yes", ""})
@@ -225,6 +226,15 @@ def local_inputs(request: BuildRequest) -> dict[str, str]:
     if request.dockerfile is not None and not _is_inside(request):
         inputs["dockerfile"] = os.path.abspath(os.path.dirname(request.dockerfile) or ".")
     return inputs
+
+
+def wants_frontend_images() -> bool:
+    """Whether `$ANYARCH_FRONTEND` asks for the frontend images that Dockerfiles name, even where it is ours
+    that they mean. Raises `UsageError`."""
+    text = os.environ.get("ANYARCH_FRONTEND", "")
+    if text not in ("", "builtin", "image"):
+        raise UsageError(f"invalid ANYARCH_FRONTEND {text!r}", hint="builtin, the default, or image")
+    return text == "image"
 
 
 def lent_things(request: BuildRequest) -> Lent:

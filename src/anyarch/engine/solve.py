@@ -22,6 +22,7 @@ from anyarch.engine.options import (
     lent_things,
     local_inputs,
     named_contexts,
+    wants_frontend_images,
 )
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
 from anyarch.engine.policy import Failures
@@ -166,7 +167,9 @@ async def prepared(
         ):
             if request.lock or request.offline:
                 _lock_images(request, worker)
-            opts = BuildOpts(attrs, build_platforms=(host_platform(),))
+            opts = BuildOpts(
+                attrs, build_platforms=(host_platform(),), frontend_images=wants_frontend_images()
+            )
             gateway = EngineGateway(solver, worker, opts)
             if request.cache_from:
                 from anyarch.engine.remote_cache import import_caches

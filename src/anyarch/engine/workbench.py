@@ -16,6 +16,7 @@ import msgspec
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
 from anyarch.engine.gateway import EngineGateway, EngineRef
+from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
 from anyarch.engine.solve import os_errors
 from anyarch.errors import BuildError
@@ -172,7 +173,11 @@ class Workbench:
         from anyarch.frontend.dockerfile.build import build
 
         opts = BuildOpts(
-            dict(attrs), session_id=session, build_platforms=tuple(platforms), inputs=inputs or {}
+            dict(attrs),
+            session_id=session,
+            build_platforms=tuple(platforms),
+            inputs=inputs or {},
+            frontend_images=wants_frontend_images(),
         )
         gateway = EngineGateway(self.solver, self.worker, opts)
         try:

@@ -81,13 +81,15 @@ class BuildOpts(msgspec.Struct, frozen=True):
 
     `opts` are the frontend attributes (docs/dev: `filename`, `target`, `platform`, `build-arg:*`, …).
     `build_platforms` are the worker's, the native one first. `inputs` are graphs of the client by the names
-    that `input:NAME` contexts use.
+    that `input:NAME` contexts use. With `frontend_images` every `# syntax=` is run as the image it names,
+    Docker's own too.
     """
 
     opts: dict[str, str]
     session_id: str = ""
     build_platforms: tuple[Platform, ...] = ()
     inputs: dict[str, Definition] = {}
+    frontend_images: bool = False
 
     @property
     def build_platform(self) -> Platform:

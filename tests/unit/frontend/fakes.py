@@ -76,10 +76,14 @@ class FakeGateway:
         images: Mapping[str, Mapping[str, Any] | None] | None = None,
         files: Mapping[str, Mapping[str, bytes]] | None = None,
         build_platforms: tuple[Platform, ...] = (AMD64,),
+        inputs: Mapping[str, Definition] | None = None,
+        frontend_images: bool = False,
     ) -> None:
         data = dockerfile.encode() if isinstance(dockerfile, str) else dockerfile
         self.data = data
-        self.build_opts = BuildOpts(dict(opts or {}), SESSION, build_platforms)
+        self.build_opts = BuildOpts(
+            dict(opts or {}), SESSION, build_platforms, dict(inputs or {}), frontend_images
+        )
         self.files = {"local://dockerfile": {"Dockerfile": data}, **(files or {})}
         self.images = (
             None if images is None else {str(Reference.parse(name)): run for name, run in images.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import tarfile
@@ -19,8 +20,9 @@ from anyarch.errors import (
     NotSupported,
     UsageError,
 )
-from anyarch.frontend.dockerfile.build import build
+from anyarch.frontend.dockerfile.build import ForeignSyntax, build
 from anyarch.llb.ops import SourceOp
+from anyarch.llb.source import image
 from anyarch.spec.platform import Platform
 from tests.unit.frontend.fakes import FakeGateway
 
@@ -242,7 +244,8 @@ def test_a_layout_stands_in_for_an_image() -> None:
         ({"context": "ftp://x"}, ContextError, "unsupported build context"),
         ({"context:base": "oci-layout://x@sha256:0"}, BadReference, "invalid digest"),
         ({"context:base": "oci-layout://x"}, UsageError, "has no digest"),
-        ({"context:base": "input:x"}, NotSupported, "input is not supported yet"),
+        ({"context:base": "input:x"}, UsageError, "invalid input x for base"),
+        ({"context:base": "target:x"}, UsageError, "unsupported context source target for base"),
         ({"context:base": "https://h/x.git?nope=1"}, UsageError, "unexpected query"),
         ({"context": "https://h/x.git?nope=1"}, UsageError, "unexpected query"),
         ({"context:base": "nothing"}, UsageError, "invalid context specifier"),
@@ -253,6 +256,38 @@ def test_senseless_options_are_refused(opts: dict[str, str], kind: type[AnyarchE
     error = failure(FakeGateway("FROM base\nRUN x\n", opts=opts))
     assert isinstance(error, kind)
     assert text in error.message
+
+
+def test_what_another_build_made_may_be_a_named_context() -> None:
+    made = image("docker.io/library/made:1", platform=Platform("linux", "amd64")).marshal()
+    text = "FROM base\nENV MORE=$FROM_IT\nCOPY --from=files /x /y\n"
+    config = b'{"architecture":"amd64","os":"linux","config":{"Env":["PATH=/b","FROM_IT=1"]}}'
+    opts = {
+        "context:base": "input:base",
+        "context:files": "input:files",
+        "input-metadata:base": json.dumps({"containerimage.config": base64.b64encode(config).decode()}),
+    }
+    gateway = FakeGateway(text, opts=opts, inputs={"base": made, "files": made})
+    result = run(gateway)
+    (definition,) = result.refs.values()
+    assert definition is not None
+    assert set(made.digests[:1]) <= set(definition.digests)
+    assert json.loads(next(iter(result.configs.values())))["config"]["Env"] == [
+        "PATH=/b",
+        "FROM_IT=1",
+        "MORE=1",
+    ]
+    assert gateway.resolved == []
+    opts["input-metadata:base"] = "{"
+    error = failure(FakeGateway(text, opts=opts, inputs={"base": made}))
+    assert "failed to parse input metadata" in error.message
+
+
+def test_the_frontend_that_a_file_names_may_be_wanted_as_its_image() -> None:
+    text = "# syntax=docker/dockerfile:1\nFROM scratch\nCOPY a b\n"
+    assert isinstance(failure(FakeGateway(text, frontend_images=True)), ForeignSyntax)
+    assert run(FakeGateway("FROM scratch\nCOPY a b\n", frontend_images=True)).refs
+    assert run(FakeGateway(text)).refs
 
 
 def test_one_platform_becomes_an_index_only_when_asked() -> None:

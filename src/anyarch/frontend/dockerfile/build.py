@@ -60,7 +60,7 @@ async def build(gateway: Gateway) -> FrontendResult:
     options = parse_options(build_opts.opts, build_opts.build_platform)
     loader = Loader(gateway, options)
     info = await loader.dockerfile()
-    _refuse_foreign_syntax(options, info)
+    _refuse_foreign_syntax(options, info, frontend_images=build_opts.frontend_images)
 
     def warn(warning: LintWarning) -> None:
         gateway.warn(_event(loader.dockerfile_vertex, info, warning))
@@ -115,20 +115,24 @@ async def _resolve(conversion: Conversion) -> None:
         await conversion.resolve()
 
 
-def _refuse_foreign_syntax(options: Options, info: SourceInfo) -> None:
-    """`# syntax=` of a release of Docker's own frontend means this one, whichever it is; what names other
-    bytes (another image, a digest, the upstream image) is not run."""
+def _refuse_foreign_syntax(options: Options, info: SourceInfo, *, frontend_images: bool) -> None:
+    """`# syntax=` of a release of Docker's own frontend means this one, whichever it is, unless
+    `frontend_images` are wanted; what names other bytes (another image, a digest, the upstream image) is not
+    run here."""
     if options.forwarded:
         return
+    built_in = r"dockerfile\.v0" if frontend_images else _BUILT_IN
     hint = "only docker/dockerfile is built in; leave out the syntax line if the file needs nothing else"
+    if frontend_images:
+        hint = "ANYARCH_FRONTEND=image asks for it: leave that out for the frontend that is built in"
     argument = options.build_args.get("BUILDKIT_SYNTAX")
     if argument is not None:
         reference = argument.strip().partition(" ")[0]
-        if not re.fullmatch(_BUILT_IN, reference):
+        if not re.fullmatch(built_in, reference):
             raise ForeignSyntax(reference, argument.strip(), " (BUILDKIT_SYNTAX)", hint=hint)
         return
     syntax = detect_syntax(info.data)
-    if syntax is not None and not re.fullmatch(_BUILT_IN, syntax.reference):
+    if syntax is not None and not re.fullmatch(built_in, syntax.reference):
         place = SourceRange(info.filename, syntax.line, syntax.line, data=info.data)
         error = ForeignSyntax(syntax.reference, syntax.cmdline, "", hint=hint)
         error.source = place

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import BadReference, NotSupported, PathNotFound, UsageError
+from anyarch.errors import BadReference, PathNotFound, UsageError
 from anyarch.llb.source import http, image, local, oci_layout
 from anyarch.llb.state import Constraints, State
 from anyarch.llb.vertex import Deferred, output_of
@@ -125,10 +125,9 @@ async def load_named(context: NamedContext, loader: Loader) -> LoadedContext:
             return await _layout(context, rest.removeprefix("//"), loader)
         case "input":
             return _input(context, rest, loader)
-        case "target":
-            raise NotSupported(f"named context {context.key}={context.value}: {scheme} is not supported yet")
         case _:
-            raise UsageError(f"unsupported context source {scheme} for {context.key}")
+            hint = "target:NAME is for bake files" if scheme == "target" else None
+            raise UsageError(f"unsupported context source {scheme} for {context.key}", hint=hint)
 
 
 def _input(context: NamedContext, name: str, loader: Loader) -> LoadedContext:
