@@ -59,13 +59,22 @@ def builder_for_build(parsed: Parsed) -> Builder | None:
 
 
 def is_plain(parsed: Parsed) -> bool:
-    """Whether nothing speaks of another builder than `default`: told by a look at two paths, since a cached
-    build has no time to lose."""
+    """Whether nothing speaks of another builder than `default`: told by a look at a few paths, since a cached
+    build has no time to lose. A store of builders of which none is in use says nothing."""
     if parsed.builder:
         return parsed.builder == "default" and not os.environ.get("BUILDX_CONFIG")
     env = os.environ
     docker = env.get("DOCKER_CONFIG") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".docker")
     store = env.get("BUILDX_CONFIG") or os.path.join(docker, "buildx")
-    if os.path.isdir(store) or (env.get("DOCKER_CONTEXT") and not env.get("DOCKER_HOST")):
+    if os.path.exists(os.path.join(store, "current")) or _has_files(os.path.join(store, "defaults")):
+        return False
+    if env.get("DOCKER_CONTEXT") and not env.get("DOCKER_HOST"):
         return False
     return not os.path.isdir(os.path.join(docker, "contexts"))
+
+
+def _has_files(directory: str) -> bool:
+    try:
+        return bool(os.listdir(directory))
+    except OSError:
+        return False

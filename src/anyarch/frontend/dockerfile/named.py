@@ -11,6 +11,7 @@ from anyarch.errors import BadReference, PathNotFound, UsageError
 from anyarch.llb.source import http, image, local, oci_layout
 from anyarch.llb.state import Constraints, State
 from anyarch.llb.vertex import Deferred, output_of
+from anyarch.spec.codec import json_decoder
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
@@ -144,10 +145,10 @@ def _input(context: NamedContext, name: str, loader: Loader) -> LoadedContext:
     import json
 
     try:
-        metadata = json.loads(raw)
-        config = base64.b64decode(metadata.get("containerimage.config") or "")
-    except (ValueError, AttributeError):
+        metadata = json_decoder(dict[str, bytes]).decode(raw)  # bytes are in base64, as Go has them
+    except (msgspec.DecodeError, msgspec.ValidationError):
         raise UsageError(f"failed to parse input metadata {raw}") from None
+    config = metadata.get("containerimage.config")
     return _configured(state, config) if config else LoadedContext(state)
 
 
