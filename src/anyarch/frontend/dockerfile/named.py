@@ -141,8 +141,6 @@ def _input(context: NamedContext, name: str, loader: Loader) -> LoadedContext:
     raw = opts.opts.get(f"input-metadata:{name}")
     if raw is None:
         return LoadedContext(state)
-    import base64
-    import json
 
     try:
         metadata = json_decoder(dict[str, bytes]).decode(raw)  # bytes are in base64, as Go has them
