@@ -53,6 +53,20 @@ def test_du_verbose_shows_what_passes_a_filter_and_no_sums(cli, root):
     assert "Total:" not in out
 
 
+def test_du_prints_by_a_template(cli, root):
+    out = cli("du", "--format", "{{.Type}} {{.Description}} {{json .Shared}}").out
+    assert sorted(out.splitlines()) == ["regular RUN first false", "regular RUN second false"]
+    out = cli("du", "--format", r"table {{.Type}}\t{{.Description}}").out
+    assert sorted(out.splitlines()) == [
+        "TYPE      DESCRIPTION",
+        "regular   RUN first",
+        "regular   RUN second",
+    ]
+    status, _, err = cli("du", "--format", "{{.ID")
+    assert status == 1
+    assert "unclosed action" in err
+
+
 def test_prune_asks_and_takes_no_answer_for_no(cli, root):
     status, out, _ = cli("prune")
     assert status == 0
@@ -81,7 +95,7 @@ def test_prune_prints_what_went_and_the_sum(cli, root):
         ("prune", "-f", "--filter", "until=soon"),
         ("prune", "-f", "--filter", "until=1h", "--filter", "unused-for=2h"),
         ("du", "--verbose", "--format", "json"),
-        ("du", "--format", "{{.ID}}"),
+        ("du", "--format", "{{.ID"),
     ],
 )
 def test_what_makes_no_sense_is_refused(cli, root, argv):
