@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from anyarch.testing.debian_images import PLATFORMS, busybox_context
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from anyarch.testing.debian_registry import DebianRegistry
+
+# A busy machine is no failure: hypothesis' own limits are wall time.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 PROJECT = Path(__file__).resolve().parents[1]
 
