@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import gateway_pb2, wellknown_pb2
-from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.gateway import platform_of
 
 if TYPE_CHECKING:
@@ -38,7 +37,13 @@ async def resolve(
         case "git":
             from anyarch.engine.sourceinfo import resolve_git
 
-            found = await resolve_git(bench, source.SerializeToString(), request.LogName)
+            found = await resolve_git(
+                bench,
+                source.SerializeToString(),
+                request.LogName,
+                with_objects=request.Git.ReturnObject,
+            )
+            reply.Git.CommitObject, reply.Git.TagObject = found.commit_object, found.tag_object
             reply.Git.Ref, reply.Git.Checksum = found.ref, found.checksum
             reply.Git.CommitChecksum = found.commit
             return reply
@@ -50,4 +55,4 @@ async def resolve(
             if file.modified is not None:
                 reply.HTTP.LastModified.CopyFrom(wellknown_pb2.Timestamp(seconds=file.modified))
             return reply
-    raise RpcError(Code.INVALID_ARGUMENT, f"no source resolver for {scheme}")
+    return reply  # nothing more is known of a local directory before it is transferred

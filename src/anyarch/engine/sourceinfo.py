@@ -27,6 +27,8 @@ class GitInfo(msgspec.Struct, frozen=True):
     ref: str
     checksum: str
     commit: str
+    commit_object: bytes = b""
+    tag_object: bytes = b""
 
 
 class HttpInfo(msgspec.Struct, frozen=True):
@@ -43,8 +45,9 @@ def _source(raw: bytes) -> SourceOp:
     return kind
 
 
-async def resolve_git(bench: Workbench, raw: bytes, log_name: str) -> GitInfo:
-    """Raises what asking the repository raises."""
+async def resolve_git(bench: Workbench, raw: bytes, log_name: str, *, with_objects: bool = False) -> GitInfo:
+    """`with_objects` fetches the commit, and the tag if there is one. Raises what asking the repository
+    raises."""
     from anyarch.worker.git import git_source, lender
 
     op = _source(raw)
@@ -55,8 +58,11 @@ async def resolve_git(bench: Workbench, raw: bytes, log_name: str) -> GitInfo:
     def ask() -> GitInfo:
         with lender(worker, op, Digest.of(name.encode())) as lent:
             found = worker.repositories.resolve(source, lent)
+            objects = (b"", b"")
+            if with_objects:
+                objects = worker.repositories.objects(source, found, lent)
         commit = found.commit if found.commit != found.object else ""
-        return GitInfo(found.ref, found.object, commit)
+        return GitInfo(found.ref, found.object, commit, *objects)
 
     async with bench.gateway.step(name):
         return await asyncio.to_thread(ask)

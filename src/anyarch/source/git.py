@@ -237,6 +237,17 @@ class GitRepositories:
         ):
             return _committed(bare, _peel(bare, resolved.object))
 
+    def objects(self, source: GitSource, resolved: Resolved, lender: Lender) -> tuple[bytes, bytes]:
+        """The commit as git keeps it, and the annotated tag that led to it (b"" without one)."""
+        with (
+            self._scratch() as top,
+            self._fetched(_Job(top, source.remote, lender), source, resolved) as bare,
+        ):
+            tag = b""
+            if bare.run("cat-file", "-t", resolved.object).strip() == b"tag":
+                tag = bare.run("cat-file", "tag", resolved.object)
+            return bare.run("cat-file", "commit", _peel(bare, resolved.object)), tag
+
     def verify(self, source: GitSource, resolved: Resolved, lender: Lender) -> None:
         """Raises `SignatureInvalid` unless tag or commit are signed as `source` demands."""
         if not source.signed_by:
@@ -245,14 +256,7 @@ class GitRepositories:
 
         from .signature import verify_object
 
-        with (
-            self._scratch() as top,
-            self._fetched(_Job(top, source.remote, lender), source, resolved) as bare,
-        ):
-            tag = b""
-            if bare.run("cat-file", "-t", resolved.object).strip() == b"tag":
-                tag = bare.run("cat-file", "tag", resolved.object)
-            commit = bare.run("cat-file", "commit", _peel(bare, resolved.object))
+        commit, tag = self.objects(source, resolved, lender)
         what = f"{redacted(source.remote)}#{resolved.ref}"
 
         def check(raw: bytes) -> None:
