@@ -63,7 +63,7 @@ def build_request(
         platforms=_platforms(parsed, environment),
         target=parsed.text("target") or "",
         build_args=_build_args(parsed, environment),
-        labels=grammar.key_values(parsed.texts("label")),
+        labels=_labels(parsed, environment),
         tags=tuple(dict.fromkeys(parsed.texts("tag"))),
         outputs=grammar.with_shorthands(outputs, push=parsed.switch("push"), load=parsed.switch("load")),
         cache_from=grammar.cache_options(parsed.texts("cache-from")),
@@ -117,6 +117,16 @@ def _resources(parsed: Parsed) -> list[str]:
     """`--resource`, after the flags of docker build that it has replaced."""
     old = [f"{name}={value}" for name in _RESOURCE_FLAGS if (value := parsed.text(name))]
     return [*old, *parsed.texts("resource")]
+
+
+def _labels(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str]:
+    """`--label`, and before them what BUILDX_GIT_LABELS asks for."""
+    given = grammar.key_values(parsed.texts("label"))
+    if not environment.get("BUILDX_GIT_LABELS"):
+        return given
+    from anyarch.cli.vcs import git_labels
+
+    return git_labels(parsed.args[0], parsed.text("file"), environment) | given
 
 
 def method_of(parsed: Parsed) -> Method:

@@ -252,12 +252,14 @@ def run(parsed: Parsed) -> int:
     """One build. Exit status 0, 1 or 130 (stopped)."""
     from anyarch.cli.builders import builder_for_build
     from anyarch.cli.dispatch import stderr
+    from anyarch.cli.environment import check_environment
     from anyarch.cli.errors import report
     from anyarch.cli.request import build_request, display_mode, method_of
     from anyarch.cli.results import remove_iidfile
     from anyarch.engine.validate import prepare
 
     mode, prints_id = display_mode(parsed, stderr(), os.environ)
+    check_environment(os.environ, stderr())
     builder = builder_for_build(parsed)
     request = build_request(parsed, os.environ, _stdin)
     has_output = bool(request.outputs)
