@@ -264,3 +264,22 @@ def _native_program() -> bytes:
     from anyarch.elf.tiny import tiny_executable
 
     return tiny_executable("amd64", 33)
+
+
+@pytest.mark.parametrize("platform", ["linux/amd64", ARM64])
+def test_setuid_programs_give_a_user_of_a_step_what_they_should(build: Builder, platform: str) -> None:
+    import struct
+
+    from anyarch.elf.tiny import executable
+
+    # exit_group(geteuid())
+    amd64 = executable("amd64", bytes.fromhex("b86b0000000f0589c7b8e70000000f05"))
+    arm64 = executable("arm64", struct.pack("<4I", 0xD28015E8, 0xD4000001, 0xD2800BC8, 0xD4000001))
+    build.write({"amd64": amd64, "arm64": arm64})
+    image = build(
+        "FROM busybox\nARG TARGETARCH\nCOPY --chmod=4755 $TARGETARCH /suid\n"
+        "COPY --chmod=755 $TARGETARCH /plain\n"
+        "RUN mkdir -m 777 /out\nUSER 33\nRUN /suid; echo $? > /out/x; /plain; echo $? >> /out/x\n",
+        platform=platform,
+    )
+    assert image.read_text("/out/x").split() == ["0", "33"]
