@@ -7,6 +7,7 @@ new.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -32,6 +33,7 @@ __all__ = ["HostFile", "HostTree", "KnownContent"]
 
 _KEPT_FILE = 64 << 10  # bytes: of larger files reading again costs less than the memory
 _KEPT = 48 << 20
+_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -76,20 +78,41 @@ class HostTree(MergedTree):
             return KnownContent(known)
         return cast(BinaryIO, HostFile(self._raw_root, entry))
 
-    def _open_to_digest(self, entry: Entry) -> HostFile | KnownContent:
-        """A small file is read once for its digest and its copy."""
-        file = HostFile(self._raw_root, entry)
-        if entry.size > _KEPT_FILE or self._kept + entry.size > _KEPT:
-            return file
-        data = file.read()
-        self._contents[entry.path] = data
-        self._kept += len(data)
-        return KnownContent(data)
+    def _digest_small(self, entries: list[Entry], digests: dict[str, bytes]) -> list[Entry]:
+        """Digest small files, which are read once for that and for their copy; answers the other ones."""
+        others = []
+        sha256, contents, root = hashlib.sha256, self._contents, self._raw_root + b"/"
+        for entry in entries:
+            size = entry.size
+            if size > _KEPT_FILE or self._kept + size > _KEPT:
+                others.append(entry)
+                continue
+            path = entry.path
+            try:
+                fd = os.open(root + path.encode("utf-8", "surrogateescape"), _TO_READ)
+            except OSError:
+                others.append(entry)  # `HostFile` says what is wrong
+                continue
+            try:
+                now = os.fstat(fd)
+                data = os.read(fd, size) if size else b""
+            finally:
+                os.close(fd)
+            if (now.st_size, now.st_mtime_ns, len(data)) != (size, entry.mtime_ns, size):
+                others.append(entry)
+                continue
+            contents[path] = data
+            self._kept += size
+            digests[path] = sha256(data).digest()
+        return others
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
         from anyarch.snapshot.filehash import hash_files
 
-        computed = hash_files(entries, self._open_to_digest)
+        computed: dict[str, bytes] = {}
+        others = self._digest_small(entries, computed)
+        if others:
+            computed.update(hash_files(others, lambda entry: HostFile(self._raw_root, entry)))
         self._tree.learn(computed)
         if self._cache is not None:
             limit = self._scanned_ns - RACY_NS

@@ -47,6 +47,14 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return hash_files(entries, open_content)  # type: ignore[arg-type]
 
     monkeypatch.setattr("anyarch.snapshot.filehash.hash_files", count)
+    small = HostTree._digest_small
+
+    def count_small(tree: HostTree, entries: list[Entry], digests: dict[str, bytes]) -> list[Entry]:
+        others = small(tree, entries, digests)
+        paths.extend(digests)
+        return others
+
+    monkeypatch.setattr(HostTree, "_digest_small", count_small)
     return paths
 
 
