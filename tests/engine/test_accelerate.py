@@ -179,6 +179,28 @@ def test_the_cache_tells_accelerated_results_from_others(shared: Builder) -> Non
     assert [len(image.executed) for image in (first, second, third)] == [1, 1, 0]
 
 
+def test_verify_compares_both_results_and_keeps_the_emulated_one(
+    tmp_path: Path, debian: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anyarch.emulation.accelerate import cross
+
+    monkeypatch.setattr(cross, "GCC_VERSIONS", {})  # tools are enough here
+    build = Builder(
+        tmp_path, build_contexts={"debian": f"oci-layout://{debian}"}, accelerate="verify", no_cache=True
+    )
+    _, same = run(build, "echo a > /a; mkdir /d; ln -s a /l")
+    image, different = run(
+        build,
+        "cat /proc/sys/kernel/random/uuid > /b; test -e /../dev/mqueue/log || touch /plain; echo a > /a",
+    )
+
+    assert "accelerate: verified: the files are the same" in same
+    lines = [line for line in different.splitlines() if "DIFFERENT" in line]
+    assert [line.split()[2] for line in lines] == ["/b:", "/plain:"]
+    assert "it is there only when emulated" in lines[1]
+    assert image.path("/plain").exists()
+
+
 def test_a_base_without_a_native_sibling_is_emulated_and_told(tmp_path: Path, cache_directory: Path) -> None:
     context = root_context(cache_directory, "tools", ("amd64", "arm64"), TOOL_PACKAGES)
     build = Builder(tmp_path, context=str(context))

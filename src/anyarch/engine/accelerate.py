@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MODES", "acceleration"]
 
-MODES = ("off", "tools", "cross")
+MODES = ("off", "tools", "cross", "verify")
 
 
 def acceleration(flag: str | None, env: Mapping[str, str]) -> str:

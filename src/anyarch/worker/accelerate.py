@@ -19,12 +19,12 @@ import msgspec
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import AnyarchError, BuildError, NotSupported, SandboxError, StoreError
 from anyarch.llb.ops import ExecOp, FileOp, MergeOp, SourceOp
-from anyarch.solver.events import LogEvent
+from anyarch.solver.events import LogEvent, WarningEvent
 from anyarch.spec.codec import json_decoder
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anyarch.emulation.accelerate.archive import KeptFile
@@ -73,10 +73,10 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Acceleration:
-    """Of one build. `mode` is off, tools or cross; safe for threads."""
+    """Of one build. `mode` is off, tools, cross or verify; safe for threads."""
 
     def __init__(self, worker: Worker, mode: str) -> None:
-        self._worker = worker
+        self.worker = worker
         self.mode = mode
         self.reports: dict[str, Report] = {}
         self._bases: dict[str, SourceOp | None] = {}
@@ -123,7 +123,7 @@ class Acceleration:
         """Packages with compilers for a target, fetched when they are not in the store."""
         if self.mode == "tools":
             return _Archive()
-        await self._worker.ensure_local(SnapshotResult(sibling))
+        await self.worker.ensure_local(SnapshotResult(sibling))
         lock = self._archive_locks.setdefault(platform.architecture, asyncio.Lock())
         async with lock:
             return await asyncio.to_thread(self._find_archive, vertex, sibling, platform)
@@ -133,7 +133,7 @@ class Acceleration:
         from anyarch.emulation.accelerate.cross import GCC_VERSIONS
         from anyarch.emulation.accelerate.selection import TARGETS
 
-        worker = self._worker
+        worker = self.worker
         tree = worker.view(SnapshotResult(sibling))
         codename = codename_of(tree)
         if codename not in GCC_VERSIONS or platform.architecture not in TARGETS:
@@ -162,10 +162,10 @@ class Acceleration:
         from anyarch.emulation.accelerate.cross import GCC_VERSIONS, host_packages, target_packages
         from anyarch.emulation.accelerate.selection import TARGETS
 
-        host = self._worker.platform.architecture
+        host = self.worker.platform.architecture
         target = platform.architecture
         sets = (host_packages(codename, host, target), target_packages(codename, target))
-        work = self._worker.store.work_dir()
+        work = self.worker.store.work_dir()
         try:
             files = fetch(
                 work / "archive",
@@ -177,7 +177,7 @@ class Acceleration:
         except NotSupported as error:
             return _Archive(missing=f"no cross compilers could be fetched: {error.message}")
         finally:
-            self._worker.layers.dispose(work)
+            self.worker.layers.dispose(work)
         own, other = (self._keep_files(files.get(TARGETS[name].debian, [])) for name in (host, target))
         return _Archive((own, other), GCC_VERSIONS[codename])
 
@@ -186,7 +186,7 @@ class Acceleration:
 
         links = [KeptFile(name, 0o777, 0, link=f"usr/{name}") for name in ("bin", "lib", "lib64", "sbin")]
         by_path = {file.path: file for file in (*files, *links)}
-        with self._worker.layers.new_tar(description="packages for native twins") as layer:
+        with self.worker.layers.new_tar(description="packages for native twins") as layer:
             for file in sorted(by_path.values(), key=lambda file: file.path.split("/")):
                 time_ns = file.mtime * 1_000_000_000
                 if file.link:
@@ -199,7 +199,7 @@ class Acceleration:
             return layer.commit().id
 
     def _is_foreign(self, platform: Platform) -> bool:
-        return platform.os == "linux" and self._worker.route(platform).kind != "native"
+        return platform.os == "linux" and self.worker.route(platform).kind != "native"
 
     async def _sibling(self, vertex: str) -> tuple[str, ...] | str:
         """The layers of the native sibling of the base, or why there is none. None of them is fetched."""
@@ -210,7 +210,7 @@ class Acceleration:
             return "it does not begin with an image"
         found = self._siblings.get(base.identifier)
         if found is None:
-            source = make_source(self._worker, base, self._worker.platform, vertex)
+            source = make_source(self.worker, base, self.worker.platform, vertex)
             try:
                 (result,) = await source.run(())
                 found = result.layers if isinstance(result, SnapshotResult) else ()
@@ -233,7 +233,7 @@ class Acceleration:
                 raise NotSupported("it does not begin with an image")
             if root.layers[: len(sibling)] == sibling:
                 raise NotSupported("its base image has no native sibling: it is of one platform only")
-            await self._worker.ensure_local(SnapshotResult(sibling))
+            await self.worker.ensure_local(SnapshotResult(sibling))
             archive = await self._archive(vertex, sibling, platform)
             if archive.missing:
                 self.say(vertex, archive.missing)
@@ -250,7 +250,7 @@ class Acceleration:
         sibling: tuple[str, ...],
         archive: _Archive,
     ) -> Step:
-        worker = self._worker
+        worker = self.worker
         emulator = worker.private_emulator(platform)
         target = self._packages_of(root.layers)
         if _exists(target.tree, "etc/ld.so.preload"):
@@ -280,7 +280,7 @@ class Acceleration:
         with self._lock:
             found = self._packages.get(layers)
             if found is None:
-                found = self._packages[layers] = Packages(self._worker.view(SnapshotResult(layers)))
+                found = self._packages[layers] = Packages(self.worker.view(SnapshotResult(layers)))
             return found
 
     def _key(
@@ -289,7 +289,7 @@ class Acceleration:
         """Of a set of twins: of all that it is made from."""
         from anyarch.emulation.accelerate.twins import state_of
 
-        host, architecture = self._worker.platform.architecture, platform.architecture
+        host, architecture = self.worker.platform.architecture, platform.architecture
         parts = [_VERSION, self.mode, host, architecture, emulator, *archive.layers]
         whole = hashlib.sha256(msgspec.json.encode(parts))
         whole.update(repr(sorted(native.installed.items())).encode())
@@ -302,12 +302,12 @@ class Acceleration:
         return whole.hexdigest()
 
     def _kept(self, key: str) -> _Set | None:
-        raw = self._worker.store.cache.get_value(_NAMESPACE, key)
+        raw = self.worker.store.cache.get_value(_NAMESPACE, key)
         if raw is None:
             return None
         found = json_decoder(_Set).decode(raw)
         try:
-            self._worker.layer(found.layer)
+            self.worker.layer(found.layer)
         except StoreError:
             return None  # collected
         return found
@@ -318,7 +318,7 @@ class Acceleration:
         from anyarch.emulation.accelerate.dispatcher import dispatcher
         from anyarch.emulation.accelerate.twins import choose_tools
 
-        host = self._worker.platform.architecture
+        host = self.worker.platform.architecture
         chosen = choose_tools(target, native, "t", host=host, architecture=platform.architecture)
         if archive.layers:
             from anyarch.emulation.accelerate.cross import choose_compilers
@@ -343,7 +343,7 @@ class Acceleration:
         directories = {
             "/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)
         }
-        with self._worker.layers.new_tar(description="native twins") as layer:
+        with self.worker.layers.new_tar(description="native twins") as layer:
             for path in sorted({*files, *directories}, key=lambda path: path.split("/")):
                 if path in files:
                     mode = 0o644 if path == _LOG else 0o755
@@ -354,13 +354,13 @@ class Acceleration:
 
     def say(self, vertex: str, text: str) -> None:
         """A line in the step's log."""
-        self._worker.emit(LogEvent(vertex, 2, f"accelerate: {text}\n".encode(), time.time()))
+        self.worker.emit(LogEvent(vertex, 2, f"accelerate: {text}\n".encode(), time.time()))
 
     def host_files(self, layer: str) -> list[str]:
         """Programs and libraries of this machine's architecture among the files of a layer."""
         from anyarch.elf.header import machine_name
 
-        worker = self._worker
+        worker = self.worker
         host = worker.platform.architecture
         index = worker.layers.index(worker.layer(layer))
         found = []
@@ -420,6 +420,24 @@ class Step:
             told = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
             self._acceleration.say(self._vertex, f"{path} was emulated {told}")
 
+    def say(self, text: str) -> None:
+        """A line in the step's log."""
+        self._acceleration.say(self._vertex, text)
+
+    def compare(self, plain: Sequence[Result], fast: Sequence[Result]) -> None:
+        """Tell every difference between the step's outputs without and with twins."""
+        from anyarch.worker.verify import differences
+
+        worker = self._acceleration.worker
+        found = differences(worker, plain, fast)
+        for one in found:
+            self.say(f"DIFFERENT: /{one.path}: {one.what} ({one.cause})")
+        if found:
+            text = f"{len(found)} paths differ between the emulated and the accelerated step: see its log"
+            worker.emit(WarningEvent(self._vertex, text))
+        else:
+            self.say("verified: the files are the same with and without native twins")
+
     def check(self, outputs: Iterable[Result]) -> None:
         """Nothing native may have come into the step's results. Raises `BuildError` when a twin has."""
         for output in outputs:
@@ -430,7 +448,7 @@ class Step:
         paths = self._acceleration.host_files(layer)
         if not paths:
             return
-        worker = self._acceleration._worker
+        worker = self._acceleration.worker
         own = {digest for _, digest in self._set.twins}
         index = worker.layers.index(worker.layer(layer))
         entries = [entry for path in paths if (entry := index.get(path)) is not None]

@@ -186,4 +186,4 @@ def test_acceleration_comes_from_the_configuration_file_too(cli, engine, tmp_pat
     path.write_text('[build]\naccelerate = "warp"\n')
     answer = cli("build", ".")
     assert answer.status != 0
-    assert "[build] accelerate: 'warp' is not one of off, tools, cross" in answer.err
+    assert "[build] accelerate: 'warp' is not one of off, tools, cross, verify" in answer.err

@@ -41,7 +41,7 @@ COMMAND = Command(
     flags=(
         Flag(
             "accelerate",
-            "Run emulated steps with native twins of their programs: off, tools or cross (default: off)",
+            "Native twins for emulated steps: off, tools, cross, verify (default: off)",
             metavar="MODE",
         ),
         Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),

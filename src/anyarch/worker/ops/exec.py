@@ -241,7 +241,7 @@ class ExecOperation:
         cancel = self._worker.new_cancel()
         async with self._worker.exec_slots:
             task = asyncio.get_running_loop().run_in_executor(
-                self._worker.exec_threads, self._run, inputs, cancel, accelerated
+                self._worker.exec_threads, self._work, inputs, cancel, accelerated
             )
             try:
                 return await asyncio.shield(task)
@@ -261,6 +261,24 @@ class ExecOperation:
         tree = self._worker.view_or_none(root)
         route = self._worker.ready_route(self.platform)
         return self._request(root_mount, root, tree, _MountPlan(self._worker, stack), inputs, route)
+
+    def _work(
+        self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
+    ) -> Sequence[Result]:
+        if accelerated is None or self._worker.acceleration.mode != "verify":
+            return self._run(inputs, cancel, accelerated)
+        result = self._run(inputs, cancel, None)
+        if any(mount.mount_type is MountType.CACHE for mount in self._op.mounts):
+            accelerated.say("not verified: the step's cache mounts are no longer what they were")
+            return result
+        accelerated.say("once more, with native twins")
+        try:
+            again = self._run(inputs, cancel, accelerated)
+        except ExecFailed as error:
+            accelerated.say(f"DIFFERENT: with native twins the step fails: {error.message}")
+            return result
+        accelerated.compare(result, again)
+        return result
 
     def _run(
         self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
