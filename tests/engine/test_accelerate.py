@@ -170,6 +170,17 @@ def test_ordinary_users_of_the_image_run_twins_too(shared: Builder) -> None:
     assert "3 programs ran natively" in notes(log(image))
 
 
+def test_the_result_records_the_twins_of_each_step(shared: Builder) -> None:
+    image, _ = run(shared, "export LD_LIBRARY_PATH=/x; cat /etc/passwd > /recorded")
+
+    record = image.result.metadata["anyarch.acceleration"]
+    (step,) = record["steps"].values()
+    assert record["mode"] == "tools"
+    assert step["twins"].startswith("sha256:")
+    assert step["native"] == 1
+    assert list(step["emulated"]) == ["/bin/cat"]
+
+
 def test_the_cache_tells_accelerated_results_from_others(shared: Builder) -> None:
     dockerfile = "FROM debian\nRUN echo cached > /cached"
     first = shared(dockerfile, platform=ARM, accelerate="off")

@@ -358,6 +358,8 @@ async def _told(outcome: BuildResult, build: Prepared, edges: dict[str, Edge | N
     failed = {name: error.message for name, error in build.failures.errors.items()}
     platforms += tuple(PlatformSummary(platform=name, error=text) for name, text in failed.items())
     metadata = {**outcome.metadata, "anyarch.platforms.failed": failed} if failed else outcome.metadata
+    if worker.acceleration.reports:
+        metadata = {**metadata, "anyarch.acceleration": worker.acceleration.record()}
     return msgspec.structs.replace(
         outcome, platforms=platforms, emulated_s=seconds, movable_stages=movable, metadata=metadata
     )

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/3"
+_VERSION = "twins/4"
 _NAMESPACE = "twins"
 _MOST_LOG = 64 << 20
 _DISPATCHER, _LOG = "dispatcher", "log"
@@ -85,6 +85,12 @@ class Acceleration:
         self._siblings: dict[str, tuple[str, ...] | str] = {}
         self._lock = threading.RLock()
         self._packages: dict[tuple[str, ...], Packages] = {}
+
+    def record(self) -> dict[str, object]:
+        """What a build's record tells of it: the mode, and of each step that ran the set of its twins, how
+        many programs ran natively, and which did not and why."""
+        steps = {vertex: msgspec.to_builtins(report) for vertex, report in sorted(self.reports.items())}
+        return {"mode": self.mode, "steps": steps}
 
     # the graph ------------------------------------------------------------------------------------
 

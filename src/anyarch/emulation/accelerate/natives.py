@@ -49,11 +49,13 @@ class Natives:
         name: str,
         *,
         texts: dict[bytes, bytes] | None = None,
+        like: bytes = b"",
         change: Callable[[Program], None] | None = None,
     ) -> str:
         """Take the program `path` in as `name`, with its libraries; answer where it is below `HIDDEN`.
 
-        `texts` are put into it; without them those that name this machine's architecture become the target's.
+        `texts` are put into it; without them those that name this machine's architecture become the target's,
+        each of which has to stand in the foreign program, whose bytes are `like`.
         """
         place = f"{self._group}/{name}"
         raw = read_file(self.packages, path)
@@ -61,7 +63,7 @@ class Natives:
         if found is None or found.architectures != (self._host,) or found.format != "elf":
             raise NotSupported(f"/{path} is no program of {self._host}")
         program = Program(raw, f"/{path}")
-        pairs = self._named_texts(program) if texts is None else dict(texts)
+        pairs = self._named_texts(program, like) if texts is None else dict(texts)
         own = f"{HIDDEN}/{self._group}l"
         for directory in found.search:
             if len(directory) < len(own):
@@ -159,7 +161,7 @@ class Natives:
         program.replace_texts(pairs)
         return program.finished()
 
-    def _named_texts(self, program: Program) -> dict[bytes, bytes]:
+    def _named_texts(self, program: Program, like: bytes) -> dict[bytes, bytes]:
         """What in it names the architecture, and what has to stand there."""
         pairs: dict[bytes, bytes] = {}
         names = native_texts(self._host, self._target)
@@ -173,6 +175,8 @@ class Natives:
                 ):
                     continue
                 if program.texts(text):
+                    if new + b"\0" not in like:
+                        raise NotSupported(f"{program.what} tells the architecture in another way")
                     pairs[text] = new
         return pairs
 

@@ -10,7 +10,7 @@ import msgspec
 from anyarch.archive.entry import Kind
 from anyarch.elf.header import parse
 from anyarch.emulation.accelerate.dispatcher import PAGE, Twin, identity
-from anyarch.emulation.accelerate.natives import Natives
+from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.selection import (
     allowed_programs,
     arguments_of,
@@ -112,7 +112,12 @@ def _tool(
                 f"and this image has {root.version(owner) or 'none'}"
             )
     name = path.rpartition("/")[2]
-    return Twin(f"/{path}", natives.program(path, path), (found,), arguments=arguments_of(name, architecture))
+    return Twin(
+        f"/{path}",
+        natives.program(path, path, like=read_file(target, path)),
+        (found,),
+        arguments=arguments_of(name, architecture),
+    )
 
 
 def identity_of(packages: Packages, path: str) -> Identity | None:
