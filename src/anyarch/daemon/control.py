@@ -16,7 +16,7 @@ from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
-from anyarch.daemon.records import version_message, worker_record
+from anyarch.daemon.records import device_messages, version_message, worker_record
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
@@ -82,7 +82,9 @@ class Control:
 
     async def worker(self) -> worker_pb2.WorkerRecord:
         platforms = await asyncio.to_thread(self._platforms.list)
-        return worker_record(self._settings, self._identity, platforms)
+        record = worker_record(self._settings, self._identity, platforms)
+        record.CDIDevices.extend(await asyncio.to_thread(device_messages, self._settings))
+        return record
 
     async def list_workers(
         self, request: control_pb2.ListWorkersRequest, call: ServerCall

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from anyarch.api.proto import llb_pb2, worker_pb2
 from anyarch.version import __version__
+from anyarch.worker.cdi import Devices
+from anyarch.worker.cdi import Settings as CdiSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from anyarch.daemon.settings import Settings
     from anyarch.spec.platform import Platform
 
-__all__ = ["VERSION", "platform_message", "version_message", "worker_id", "worker_record"]
+__all__ = ["VERSION", "device_messages", "platform_message", "version_message", "worker_id", "worker_record"]
 
 BUILDKIT_LINE = "v0.32.0"
 """The release whose behaviour is met; clients switch features by it."""
@@ -68,6 +70,17 @@ def platform_message(platform: Platform) -> llb_pb2.Platform:
         OSVersion=platform.os_version,
         OSFeatures=list(platform.os_features),
     )
+
+
+def device_messages(settings: Settings) -> list[worker_pb2.CDIDevice]:
+    """The devices of the machine just now. Blocks."""
+    devices = Devices(settings.cdi or CdiSettings.load())
+    return [
+        worker_pb2.CDIDevice(
+            Name=device.name, AutoAllow=devices.is_auto_allowed(device.name), Annotations=device.annotations
+        )
+        for device in devices
+    ]
 
 
 def worker_record(

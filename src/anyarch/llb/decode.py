@@ -132,6 +132,13 @@ def _decode_exec(raw: bytes) -> ExecOp:
     for item in devices:
         device = collect(item, {1: "name", 2: "optional"})
         cdi_devices.append(CDIDevice(text(device.get("name", b"")), bool(device.get("optional"))))
+    for field, known, what in (
+        ("network", NetMode, "network mode"),
+        ("security", SecurityMode, "security mode"),
+    ):
+        value = found.get(field, 0)
+        if value not in {int(item) for item in known}:
+            raise UsageError(f"invalid {what} {value}")
     return ExecOp(
         _decode_meta(found.get("meta", b"")),
         tuple([_decode_mount(mount) for mount in mounts]),

@@ -17,7 +17,7 @@ from anyarch.errors import BuildError, UsageError
 from anyarch.spec.codec import convert
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from anyarch.llb.ops import CDIDevice
 
@@ -259,6 +259,10 @@ class Devices:
     @property
     def names(self) -> list[str]:
         return sorted(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        """All devices, by name."""
+        return iter([self._devices[name] for name in self.names])
 
     def find(self, wanted: Sequence[CDIDevice]) -> list[str]:
         """The names of what is asked for: `vendor/class` is the first of that kind, `vendor/class=*` all of

@@ -129,3 +129,24 @@ def test_the_version_is_four_words_as_drivers_read_it() -> None:
     words = done.stdout.split()
     assert len(words) == 4
     assert words[2].startswith("v0.32.")
+
+
+def test_the_devices_of_the_machine_are_listed(tmp_path: Path) -> None:
+    specs = tmp_path / "cdi"
+    specs.mkdir()
+    (specs / "one.json").write_text(
+        '{"cdiVersion": "0.6.0", "kind": "vendor.example/thing", "devices":'
+        ' [{"name": "a", "containerEdits": {"env": ["X=1"]}}]}'
+    )
+    with (
+        daemon(tmp_path, "--cdi-spec-dir", str(specs)),
+        grpc.insecure_channel(f"unix:{tmp_path / 'd.sock'}") as channel,
+    ):
+        workers = ask(
+            channel,
+            "/moby.buildkit.v1.Control/ListWorkers",
+            control_pb2.ListWorkersRequest(),
+            control_pb2.ListWorkersResponse,
+        )
+        assert isinstance(workers, control_pb2.ListWorkersResponse)
+        assert [device.Name for device in workers.record[0].CDIDevices] == ["vendor.example/thing=a"]
