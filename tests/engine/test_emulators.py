@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from anyarch.errors import EmulatorMissing, ExecFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from anyarch.testing.builder import Builder
     from tests.conftest import Bases
@@ -283,3 +283,26 @@ def test_setuid_programs_give_a_user_of_a_step_what_they_should(build: Builder, 
         platform=platform,
     )
     assert image.read_text("/out/x").split() == ["0", "33"]
+
+
+def test_native_program_in_an_emulated_step_cannot_change_the_emulator(
+    build: Builder, tmp_path: Path
+) -> None:
+    """What an emulated process executes is the machine's file, and /proc leads to it."""
+    chosen = tmp_path / "qemu"
+    chosen.mkdir()
+    qemu = find_emulators()["aarch64"].path
+    shutil.copy(qemu, chosen / "qemu-aarch64")
+    with open("/bin/busybox", "rb") as file:
+        build.write({"native": file.read()})
+    script = "exec 5</proc/2/exe; (echo x >> /proc/2/exe); (: > /proc/self/fd/5); /n/busybox head -c 4 <&5"
+    image = build(
+        "FROM busybox\nCOPY --chmod=755 native /n/busybox\n"
+        f"RUN sh -c 'sleep 1' & /n/busybox sh -c '{script}' > /out 2>&1; true\n",
+        platform=ARM64,
+        emulators=str(chosen),
+        arch_check="off",
+    )
+    assert "ELF" in image.read_text("/out")  # it was the emulator that was opened
+    assert image.read_text("/out").count("can't create") == 2
+    assert (chosen / "qemu-aarch64").read_bytes() == Path(qemu).read_bytes()

@@ -85,7 +85,10 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
         receive_frame(sock)
         with gate("binfmt_misc"):
             file_system = kernel.detached_mount(b"binfmt_misc")
+        with gate("propagation"):
+            kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         for name, magic, mask, interpreter, flags in registrations:
+            _make_unwritable(interpreter)
             with gate("register", name + b" " + interpreter):
                 # opened here, because the kernel takes no path of more than 127 characters
                 program = os.open(interpreter, os.O_PATH | os.O_CLOEXEC)
@@ -106,6 +109,20 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
     except BaseException as error:
         send_frame(sock, ("internal", repr(error).encode("utf-8", "replace"), 0, b""))
     os._exit(0)
+
+
+def _make_unwritable(path: bytes) -> None:
+    """Cover the emulator with itself, read-only, in this mount namespace: it is opened for good there, and a
+    step can get at what is open by /proc/N/exe. Most kernels let nobody write to it meanwhile; not all."""
+    try:
+        clone = kernel.open_tree(kernel.AT_FDCWD, path, kernel.OPEN_TREE_CLONE)
+        try:
+            kernel.mount_setattr(clone, kernel.MOUNT_ATTR_RDONLY)
+            kernel.move_mount(clone, kernel.AT_FDCWD, path)
+        finally:
+            os.close(clone)
+    except OSError:
+        return  # it is opened as it is, then
 
 
 def _escape(raw: bytes) -> bytes:
