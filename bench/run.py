@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import builders
 import language
 import once
 import sandbox
@@ -304,6 +305,22 @@ def cached_graph() -> list[Result]:
     return [Result(name, whole, None, target, whole < 1 and whole <= 2.5 * half)]
 
 
+def several_nodes(directory: Path) -> list[Result]:
+    found = builders.measure(directory / "builders")
+    ratio = found["one"] / found["two"]
+    return [
+        Result("ls with five nodes, one of them dead", found["ls"], None, "under 1.5 s", found["ls"] < 1.5),
+        Result("6 platforms, steps that sleep, one node", found["one"], None, "", True),
+        Result(
+            "the same on two equal nodes",
+            found["two"],
+            None,
+            f"at least 1.8 times as fast ({ratio:.2f} times)",
+            ratio >= 1.8,
+        ),
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="measure this workload and write no report")
@@ -332,6 +349,7 @@ def main() -> int:
                     "neutral": lambda: neutral_steps(anyarch, directory),
                     "unpack": lambda: unpacked_image(anyarch, buildah, directory, server.address),
                     "graph": cached_graph,
+                    "builders": lambda: several_nodes(directory),
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:
