@@ -3,6 +3,7 @@ Traps are numbered as in the notes on the language."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -278,6 +279,35 @@ def test_a_platform_may_have_a_named_context_of_its_own(scratch_build: Builder, 
         build_contexts={"ctx": str(tmp_path / "all"), "ctx::linux/arm64": str(tmp_path / "arm")},
     )
     assert [image.read_text("/f", platform) for platform in TWO] == ["all", "arm"]
+
+
+def test_a_named_context_may_be_another_image(build: Builder) -> None:
+    text = """FROM base AS one
+RUN true
+FROM scratch
+COPY --from=one /etc/passwd /a
+COPY --from=other /bin/sh /b
+"""
+    contexts = {"base": "docker-image://busybox", "other": "docker-image://docker.io/library/alpine:latest"}
+    image = build(text, build_contexts=contexts)
+    assert "root" in image.read_text("/a")
+    assert image.path("/b").exists()
+    contexts = {"base": "docker-image://scratch"}
+    empty = build("FROM base\nCOPY x /x\n", files={"x": "1"}, build_contexts=contexts)
+    assert empty.listing() == ["x"]
+
+
+def test_a_single_platform_becomes_an_index_by_argument(scratch_build: Builder) -> None:
+    def media_type(value: str, platform: tuple[str, ...] = ("linux/arm64",)) -> str:
+        arguments = {"BUILDKIT_MULTI_PLATFORM": value}
+        image = scratch_build("FROM scratch\nWORKDIR /x\n", platform=platform, build_args=arguments)
+        assert image.result.digest is not None
+        return str(json.loads(image.blob(image.result.digest))["mediaType"])
+
+    assert media_type("1").endswith("index.v1+json")
+    assert media_type("0").endswith("manifest.v1+json")
+    with pytest.raises(UsageError, match="returning multiple target platforms is not allowed"):
+        media_type("0", TWO)
 
 
 # metadata -----------------------------------------------------------------------------------------

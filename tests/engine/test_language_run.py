@@ -329,3 +329,15 @@ def test_a_step_that_fails_says_what_and_where(build: Builder) -> None:
     assert caught.value.source is not None
     assert caught.value.source.start == 3
     assert b"doing" in caught.value.tail
+
+
+def test_private_caches_of_steps_at_the_same_time_are_apart(build: Builder) -> None:
+    """Both steps wait for one another in a shared cache, so that they do run at the same time."""
+    mounts = "--mount=type=cache,target=/meet --mount=type=cache,id=p,target=/c,sharing=private"
+    wait = "i=0; until [ -e /meet/amd64 ] && [ -e /meet/386 ]; do sleep 0.1; i=$((i+1)); [ $i -lt 600 ]; done"
+    step = f"RUN {mounts} set -e; touch /meet/$TARGETARCH /c/$TARGETARCH; {wait}; ls /c > /seen"
+    both = ("linux/amd64", "linux/386")
+    image = build(f"FROM busybox\nARG TARGETARCH\n{step}\n", platform=both)
+    assert [image.read_text("/seen", platform) for platform in both] == ["amd64\n", "386\n"]
+    again = build(f"FROM busybox\nRUN {mounts} ls /c > /seen\n")
+    assert again.read_text("/seen") in ("amd64\n", "386\n")
