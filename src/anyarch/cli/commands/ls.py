@@ -43,7 +43,7 @@ _HEADERS = {
     "Buildkit": "BUILDKIT",
     "Platforms": "PLATFORMS",
 }
-_CONNECT_S = 1.0
+_CONNECT_S = 0.75
 """A machine that does not even take a connection within this time is dead as far as a list goes."""
 
 _TABLE = "{{.Name}}\t{{.DriverEndpoint}}\t{{.Status}}\t{{.Buildkit}}\t{{.Platforms}}"
