@@ -127,6 +127,8 @@ environment() { # extras: nothing, or dev
         quietly .venv/bin/python -m pip install --disable-pip-version-check -q -e .
         stamp_of runtime >.venv/stamp-runtime
     fi
+    # BuildKit's clients and tests look for this name. Only here: an installed package shadows no daemon of that name.
+    ln -sf anyarchd .venv/bin/buildkitd
 }
 
 case $purpose in

@@ -94,6 +94,8 @@ def test_installed_in_an_empty_environment_it_runs(
             stdin=subprocess.DEVNULL,
         ).stdout
 
+    assert "anyarchd anyarch v" in output_of(str(environment / "bin/anyarchd"), "--version")
+    assert not (environment / "bin/buildkitd").exists()  # a stock one must not be shadowed unasked
     assert output_of(str(environment / "bin/anyarch"), "--version") == f"anyarch {__version__}\n"
     assert (
         output_of(str(environment / "bin/python"), "-m", "anyarch", "--version") == f"anyarch {__version__}\n"
