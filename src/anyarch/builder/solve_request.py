@@ -52,7 +52,7 @@ def remote_build(request: BuildRequest, stack: ExitStack) -> RemoteBuild:
     lent = lent_things(request)
     lent.check()
     build = RemoteBuild(lent)
-    build.attrs = frontend_attrs(request)
+    build.attrs = frontend_attrs(request, gateway="")  # of another machine
     build.directories = local_inputs(request)
     _standard_input(build, request, stack)
     _named_contexts(build, request)

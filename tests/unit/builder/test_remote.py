@@ -410,3 +410,8 @@ def test_local_cache_is_written_whole_and_named(tmp_path: Path) -> None:
     assert daemon.requests[0].Cache.Imports[0].Attrs["digest"] == digest
     _, daemon, _ = build(tmp_path, cache_from=(CacheOption("local", {"src": str(tmp_path / "none")}),))
     assert not daemon.requests[0].Cache.Imports
+
+
+def test_gateway_of_another_machine_is_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(AnyarchError, match="host-gateway"):
+        build(tmp_path, add_hosts=(("gateway", "host-gateway"),))
