@@ -19,7 +19,7 @@ from anyarch.engine.gateway import EngineGateway, EngineRef
 from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
 from anyarch.engine.solve import os_errors
-from anyarch.errors import BuildError
+from anyarch.errors import BuildError, NotSupported
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
@@ -148,6 +148,7 @@ class Workbench:
 
     async def import_caches(self, options: Sequence[CacheOption]) -> None:
         """Ask these caches too, from now on. One that cannot be read is a warning."""
+        _refuse_local(options)
         if options:
             from anyarch.engine.remote_cache import import_caches
 
@@ -196,6 +197,7 @@ class Workbench:
         on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
     ) -> BuildResult:
         """Evaluate every ref and make the outputs. Raises `BuildError` and its kin."""
+        _refuse_local(cache_to)
         request = BuildRequest(
             context=".",
             outputs=tuple(outputs),
@@ -269,6 +271,14 @@ class Workbench:
             layers = value.layers if value is not None else ()
             found.append(PlatformResult(platform, layers, _config(config, platform)))
         return found
+
+
+def _refuse_local(options: Sequence[CacheOption]) -> None:
+    """A client's paths are not this machine's: its directories must neither be read nor written here."""
+    if any(option.type == "local" for option in options):
+        raise NotSupported(
+            "build caches of type=local are not supported through the API yet", hint="use type=registry"
+        )
 
 
 def _of_frontend(found: FrontendResult) -> SolveResult:
