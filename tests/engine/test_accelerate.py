@@ -78,7 +78,7 @@ dpkg-deb --version > /out/dpkg; cp -a /bin/ls /out/d/ls; ln /out/d/ls /out/d/har
         path: plain.path(path).read_bytes() for path in FILES
     }
     assert fast.read_text("/out/make") == "aarch64-unknown-linux-gnu aarch64\n"
-    assert "programs ran natively" in told
+    assert "runs of native programs: " in told
 
 
 FILES = [f"/out/{name}" for name in ("lines", "a.tar.gz", "sum", "found", "count", "make", "dpkg", "d/ls")]
@@ -147,7 +147,7 @@ def test_names_do_not_matter_but_files_do(shared: Builder) -> None:
         "cp /bin/true /tmp/other; /tmp/other",
     )
 
-    assert "7 programs ran natively" in notes(told)  # sh, ln, cp, cp, and three times true
+    assert "accelerate: runs of native programs: 7; " in notes(told)  # sh, ln, cp, cp, and three times true
 
 
 def test_a_chroot_inside_a_step_is_emulated(shared: Builder) -> None:
@@ -158,7 +158,7 @@ def test_a_chroot_inside_a_step_is_emulated(shared: Builder) -> None:
     )
 
     assert image.read_text("/r/out/m") == "aarch64\n"
-    assert "accelerate: 6 programs ran natively" in notes(told)  # sh, mkdir, cp, cp, mkdir, chroot
+    assert "accelerate: runs of native programs: 6; " in notes(told)  # sh, mkdir, cp, cp, mkdir, chroot
 
 
 def test_ordinary_users_of_the_image_run_twins_too(shared: Builder) -> None:
@@ -167,7 +167,7 @@ def test_ordinary_users_of_the_image_run_twins_too(shared: Builder) -> None:
     )
 
     assert image.read_text("/out/id") == "65534\n"
-    assert "3 programs ran natively" in notes(log(image))
+    assert "accelerate: runs of native programs: 3; " in notes(log(image))
 
 
 def test_the_result_records_the_twins_of_each_step(shared: Builder) -> None:

@@ -420,7 +420,8 @@ class Step:
                 emulated[self._set.twins[number][0]] = reasons
         self._acceleration.reports[self._vertex] = Report(self._set.layer, native, emulated)
         self._acceleration.say(
-            self._vertex, f"{native} programs ran natively, of {len(self._set.twins)} that could"
+            self._vertex,
+            f"runs of native programs: {native}; programs with a native twin: {len(self._set.twins)}",
         )
         for path, reasons in emulated.items():
             told = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
