@@ -12,6 +12,7 @@ import pytest
 
 from anyarch.elf.header import machine_name
 from anyarch.engine.request import Output
+from anyarch.engine.storage import prune, selection, usage
 from anyarch.solver.events import LogEvent
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_roots import TOOL_PACKAGES, root_context
@@ -188,6 +189,35 @@ def test_the_cache_tells_accelerated_results_from_others(shared: Builder) -> Non
     third = shared(dockerfile, platform=ARM)
 
     assert [len(image.executed) for image in (first, second, third)] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("filters", [("description==native twins",), ()], ids=["twins", "everything"])
+def test_collected_twins_are_made_again(tmp_path: Path, debian: Path, filters: tuple[str, ...]) -> None:
+    """By a filter their layer goes and what the store knows of them stays; without one both go."""
+    build = Builder(tmp_path, build_contexts={"debian": f"oci-layout://{debian}"}, accelerate="tools")
+    root = str(build.store)
+    first, told = run(build, "cat /etc/passwd > /first")
+    twins = twins_of(first)
+    (kept,) = usage(("description==native twins",), root=root)
+    removed: list[str] = []
+    prune(selection(filters), all=True, on_removed=lambda record: removed.append(record.id), root=root)
+    left = [record.id for record in usage(root=root)]
+    again, told_again = run(build, "cat /etc/passwd > /again")
+
+    assert kept.id == twins
+    assert twins in removed
+    assert twins not in left
+    assert bool(left) == bool(filters)
+    assert twins_of(again) == twins
+    assert notes(told_again) == notes(told)
+    assert [record.id for record in usage(("description==native twins",), root=root)] == [twins]
+
+
+def twins_of(image: BuiltImage) -> str:
+    """The layer with the twins of the image's only step."""
+    (step,) = image.result.metadata["anyarch.acceleration"]["steps"].values()
+    twins: str = step["twins"]
+    return twins
 
 
 def test_verify_compares_both_results_and_keeps_the_emulated_one(
