@@ -10,16 +10,22 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import msgspec
 
 from anyarch.testing.debian_archive import DebianArchive, run_tool
 from anyarch.testing.debian_images import ARCHITECTURES, cached
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["COMPILER_PACKAGES", "TOOL_PACKAGES", "root_context"]
+    from anyarch.emulation.accelerate.archive import Archive
+
+__all__ = ["COMPILER_PACKAGES", "TOOL_PACKAGES", "kept_packages", "root_context"]
 
 TOOL_PACKAGES = (
     *("base-files", "coreutils", "dash", "dpkg", "findutils", "gcc-12-base", "grep", "gzip", "libacl1"),
@@ -73,6 +79,29 @@ def root_context(cache: Path, name: str, architectures: Sequence[str], packages:
             (directory / f"rootfs-{each.target}.tar").write_bytes(_root(chosen))
 
     return cached(cache, f"root-{name}", make)
+
+
+@contextmanager
+def kept_packages(cache: Path) -> Iterator[None]:
+    """Within it, what acceleration fetches of a distribution's archive for the twins of compilers is kept in
+    `cache`, beside the roots whose versions it has to match, and fetched the first time only."""
+    from anyarch.emulation.accelerate import archive as module
+
+    really = module.fetch
+
+    def fetch(
+        directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
+    ) -> dict[str, list[module.KeptFile]]:
+        def make(kept: Path) -> None:
+            files = really(directory, archive, host=host, packages=packages, optional=optional)
+            (kept / "files").write_bytes(msgspec.msgpack.encode(files))
+
+        asked = msgspec.json.encode([archive.repositories, host, packages, optional])
+        kept = cached(cache, f"twins-{hashlib.sha256(asked).hexdigest()[:12]}", make)
+        return msgspec.msgpack.decode((kept / "files").read_bytes(), type=dict[str, list[module.KeptFile]])
+
+    with patch.object(module, "fetch", fetch):
+        yield
 
 
 def _root(packages: Sequence[Path]) -> bytes:
