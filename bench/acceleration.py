@@ -5,7 +5,7 @@
 Each package is built from its Debian source in a root with Debian's compiler; measured is the time of the RUN
 step alone, in alternating order. The results of emulated and accelerated steps are compared file by file.
 Needs root, QEMU, and the network for packages that are not in `.cache` yet. Run by itself: one round of
-emulation takes minutes.
+emulation takes minutes. `bench/run.py --only acceleration` is one round for arm64.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_archive import machine_mirror
-from anyarch.testing.debian_roots import COMPILER_PACKAGES, TOOL_PACKAGES, root_context
+from anyarch.testing.debian_roots import COMPILER_PACKAGES, TOOL_PACKAGES, kept_packages, root_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from anyarch.testing.builder import BuiltImage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +45,22 @@ class Package(NamedTuple):
 
     source: str
     script: str
+
+
+class Found(NamedTuple):
+    """Seconds of one package's step, and the files that differ between emulated and accelerated."""
+
+    what: str
+    native: float
+    emulated: float
+    accelerated: float
+    different: list[str]
+
+    @property
+    def told(self) -> str:
+        if self.different:
+            return f"{len(self.different)} files differ: {', '.join(self.different[:5])}"
+        return "all files equal"
 
 
 PACKAGES = {
@@ -81,51 +99,64 @@ def compare(one: BuiltImage, other: BuiltImage) -> list[str]:
     ]
 
 
+def measure(
+    platform: str = "linux/arm64", packages: Iterable[str] = PACKAGES, rounds: int = 1
+) -> Iterator[Found]:
+    """Each package three ways, in turn."""
+    debian = ARCHITECTURES[platform]
+    name = "compilers" if debian == "arm64" else f"compilers-{debian}"
+    context = root_context(CACHE, name, ("amd64", debian), (*TOOL_PACKAGES, *COMPILER_PACKAGES))
+    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory, kept_packages(CACHE):
+        base = Builder(Path(directory) / "base", context=str(context))
+        layout = Path(directory) / "layout"
+        output = Output("oci", str(layout), {"tar": "false"})
+        base(BASE, platform=("linux/amd64", platform), outputs=(output,))
+        build = Builder(Path(directory) / "build", build_contexts={"debian": f"oci-layout://{layout}"})
+        for package in packages:
+            yield _measure(build, platform, package, rounds)
+
+
+def _measure(build: Builder, platform: str, name: str, rounds: int) -> Found:
+    package = PACKAGES[name]
+    archive = source_of(package)
+    dockerfile = (
+        f"FROM debian AS work\nENV SOURCE_DATE_EPOCH=0\nADD {archive.name} /src/\nARG ROUND\n"
+        f"RUN cd /src/*/ && ({package.script}) >/dev/null\n"
+        "FROM scratch\nCOPY --from=work /src /src\n"
+    )
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    images: dict[str, BuiltImage] = {}
+    for number in range(rounds + 1):  # the first time makes the twins: not counted
+        for way in WAYS if number else ("accelerated",):
+            images[way] = build(
+                dockerfile,
+                platform="linux/amd64" if way == "native" else platform,
+                files={archive.name: archive.read_bytes()},
+                accelerate="cross" if way == "accelerated" else "off",
+                build_args={"ROUND": str(number)},
+            )
+            if number:
+                times[way].append(step_seconds(images[way]))
+    native, emulated, accelerated = (statistics.median(times[way]) for way in WAYS)
+    different = compare(images["emulated"], images["accelerated"])
+    return Found(f"{name} for {platform}", native, emulated, accelerated, different)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--platform", choices=sorted(ARCHITECTURES), default="linux/arm64")
     parser.add_argument("--package", choices=sorted(PACKAGES), action="append")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
-    debian = ARCHITECTURES[options.platform]
-    name = "compilers" if debian == "arm64" else f"compilers-{debian}"
-    context = root_context(CACHE, name, ("amd64", debian), (*TOOL_PACKAGES, *COMPILER_PACKAGES))
     failed = False
-    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
-        base = Builder(Path(directory) / "base", context=str(context))
-        layout = Path(directory) / "layout"
-        output = Output("oci", str(layout), {"tar": "false"})
-        base(BASE, platform=("linux/amd64", options.platform), outputs=(output,))
-        build = Builder(Path(directory) / "build", build_contexts={"debian": f"oci-layout://{layout}"})
-        for package_name in options.package or sorted(PACKAGES):
-            package = PACKAGES[package_name]
-            archive = source_of(package)
-            dockerfile = (
-                f"FROM debian\nENV SOURCE_DATE_EPOCH=0\nADD {archive.name} /src/\nARG ROUND\n"
-                f"RUN cd /src/*/ && ({package.script}) >/dev/null\n"
-            )
-            times: dict[str, list[float]] = {way: [] for way in WAYS}
-            images: dict[str, BuiltImage] = {}
-            for number in range(options.rounds + 1):  # the first time makes the twins: not counted
-                for way in WAYS if number else ("accelerated",):
-                    images[way] = build(
-                        dockerfile,
-                        platform="linux/amd64" if way == "native" else options.platform,
-                        files={archive.name: archive.read_bytes()},
-                        accelerate="cross" if way == "accelerated" else "off",
-                        build_args={"ROUND": str(number)},
-                    )
-                    if number:
-                        times[way].append(step_seconds(images[way]))
-            native, emulated, fast = (statistics.median(times[way]) for way in WAYS)
-            different = compare(images["emulated"], images["accelerated"])
-            failed = failed or bool(different)
-            told = f"{len(different)} files differ: {different[:5]}" if different else "all files equal"
-            print(
-                f"{package_name} {options.platform}: native {native:.1f} s, emulated {emulated:.1f} s "
-                f"({emulated / native:.1f}x), accelerated {fast:.1f} s ({fast / native:.2f}x); {told}",
-                flush=True,
-            )
+    for one in measure(options.platform, options.package or PACKAGES, options.rounds):
+        failed = failed or bool(one.different)
+        print(
+            f"{one.what}: native {one.native:.1f} s, emulated {one.emulated:.1f} s "
+            f"({one.emulated / one.native:.1f}x), accelerated {one.accelerated:.1f} s "
+            f"({one.accelerated / one.native:.2f}x); {one.told}",
+            flush=True,
+        )
     return 1 if failed else 0
 
 
