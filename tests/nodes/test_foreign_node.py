@@ -57,6 +57,7 @@ def test_each_platform_is_built_where_it_is_native(tmp_path: Path, bases: Bases)
     arguments = [
         "--addr",
         f"tcp://0.0.0.0:{DAEMON_PORT}",
+        "--allow-unauthenticated-tcp",
         "--root",
         "/var/lib/anyarch",
         "--config",

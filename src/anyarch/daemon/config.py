@@ -51,6 +51,7 @@ _KNOWN: dict[str, frozenset[str]] = {
     "grpc": frozenset(
         [
             "address",
+            "allowUnauthenticatedTCP",
             "debugAddress",
             "uid",
             "gid",

@@ -23,6 +23,7 @@ class Flag(msgspec.Struct, frozen=True):
 FLAGS = (
     Flag("addr", "listening address: unix://PATH, tcp://HOST:PORT or fd://", "list"),
     Flag("allow-insecure-entitlement", "allow builds to ask for network.host or security.insecure", "list"),
+    Flag("allow-unauthenticated-tcp", "serve TCP to clients that show no certificate", "bool"),
     Flag("cdi-disabled", "offer no devices", "bool"),
     Flag("cdi-spec-dir", "directory of CDI specifications", "list"),
     Flag("config", "configuration file (TOML)"),

@@ -38,7 +38,8 @@ class Listener:
 
 
 def listen(settings: Settings) -> list[Listener]:
-    """All the sockets, bound and listening. Raises `UsageError`; then none is left open."""
+    """All the sockets, bound and listening; on TCP only such as demand a client's certificate, unless the
+    settings say otherwise. Raises `UsageError`; then none is left open."""
     listeners: list[Listener] = []
     try:
         for address in settings.addresses:
@@ -113,6 +114,7 @@ def _tcp(address: str, rest: str, settings: Settings) -> Listener:
     host = host.strip("[]")
     if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise UsageError(f"addr {address} has no port", hint="write tcp://HOST:PORT")
+    _demand_certificates(address, settings)
     family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET
     sock = socket.socket(family)
     try:
@@ -125,6 +127,20 @@ def _tcp(address: str, rest: str, settings: Settings) -> Listener:
         sock.close()
         raise
     return Listener(sock, address, secure=settings.tls is not None)
+
+
+def _demand_certificates(address: str, settings: Settings) -> None:
+    """Who may build may do much on this machine, and TCP has no owner and no mode as a unix socket has: a
+    loopback port is open to every user of the machine, and to build steps with the host's network. So no
+    address is an exception."""
+    if settings.unauthenticated_tcp or (settings.tls is not None and settings.tls.ca):
+        return
+    lacking = "TLS" if settings.tls is None else "tlscacert, so that clients show no certificate"
+    raise UsageError(
+        f"addr {address} without {lacking}: whoever reaches it could build here",
+        hint="give --tlscert, --tlskey and --tlscacert, or listen on unix://; where only trusted clients "
+        "reach the address, say --allow-unauthenticated-tcp",
+    )
 
 
 def _handed_over(address: str, rest: str, settings: Settings) -> list[Listener]:
@@ -144,6 +160,8 @@ def _handed_over(address: str, rest: str, settings: Settings) -> list[Listener]:
         sock.setblocking(False)
         os.set_inheritable(sock.fileno(), False)
         secure = settings.tls is not None and sock.family != socket.AF_UNIX
+        if sock.family != socket.AF_UNIX:
+            _demand_certificates(address, settings)
         found.append(Listener(sock, address, secure=secure))
     if not found:
         raise UsageError(f"{address}: no socket of that name was handed over")

@@ -70,6 +70,8 @@ def _stop(number: int, frame: object) -> None:
 async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Event | None = None) -> None:
     """Answer clients until a signal (or `stop`) ends it; then no new calls are taken, and those that run are
     cancelled. Raises `AnyarchError` for what cannot be started."""
+    import ssl
+
     from anyarch.api.rpc.server import Server
     from anyarch.api.rpc.socket import on_accept
     from anyarch.daemon.content import content_methods
@@ -118,6 +120,8 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             else:
                 if secure is None:
                     log.warn(f"TLS is not enabled for {listener.address}: mutual TLS is highly recommended")
+                elif secure.verify_mode != ssl.CERT_REQUIRED:
+                    log.warn(f"clients of {listener.address} need no certificate: anybody can build")
                 servers.append(await loop.create_server(accept, sock=listener.sock, ssl=secure))
             log.info(f"running server on {listener.address}")
         await stop.wait()

@@ -37,6 +37,8 @@ class Settings(msgspec.Struct, frozen=True):
     debug: bool = False
     log_json: bool = False
     tls: Tls | None = None
+    unauthenticated_tcp: bool = False
+    """Serve TCP to clients that show no certificate."""
     uid: int = -1
     gid: int = -1
     entitlements: tuple[str, ...] = ()
@@ -79,6 +81,9 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         debug=bool(flags.get("debug") or flags.get("trace") or config.flag("debug")),
         log_json=log_format == "json",
         tls=tls,
+        unauthenticated_tcp=bool(
+            flags.get("allow-unauthenticated-tcp", config.flag("grpc", "allowUnauthenticatedTCP"))
+        ),
         uid=_number(config.number("grpc", "uid")),
         gid=group if group >= 0 else _number(config.number("grpc", "gid")),
         entitlements=tuple(entitlements),

@@ -46,7 +46,7 @@ class NodeDaemon:
         self._is_unreachable = False
         program = "import sys; from anyarch.daemon.main import main; sys.exit(main())"
         argv = [sys.executable, "-c", program, "--root", str(directory / "root")]
-        argv += ["--addr", f"tcp://0.0.0.0:{PORT}", *flags]
+        argv += ["--addr", f"tcp://0.0.0.0:{PORT}", "--allow-unauthenticated-tcp", *flags]
         argv += ["--oci-worker-platform", platforms] if platforms else []
         directory.mkdir(parents=True, exist_ok=True)
         with open(self._log, "wb") as log:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from anyarch.daemon.flags import parse_flags, usage
 from anyarch.daemon.settings import settings_of
 from anyarch.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_flags_of_buildkitd_are_taken_in_all_their_forms() -> None:
@@ -34,6 +39,15 @@ def test_the_flags_of_buildkitd_are_taken_in_all_their_forms() -> None:
     assert settings.entitlements == ("network.host", "security.insecure")
     assert settings.debug
     assert not settings.gc
+
+
+@pytest.mark.parametrize("text", ["[grpc]\nallowUnauthenticatedTCP = true\n", ""])
+def test_tcp_without_certificates_is_allowed_by_flag_or_file_only(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    config = f"--config={tmp_path}/c.toml"
+    assert settings_of(parse_flags([config])).unauthenticated_tcp == bool(text)
+    assert settings_of(parse_flags([config, "--allow-unauthenticated-tcp"])).unauthenticated_tcp
+    assert not settings_of(parse_flags([config, "--allow-unauthenticated-tcp=false"])).unauthenticated_tcp
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from anyarch.api.proto import control_pb2
@@ -152,6 +153,41 @@ def test_sockets_of_systemd_are_taken_over(tmp_path: Path) -> None:
                 process.terminate()
             assert process.wait(20) == 0
     assert os.path.exists(tmp_path / "s")  # it is not ours to remove
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0.0.0.0", ""])
+@pytest.mark.parametrize("tls", [None, Tls("server.pem", "server.key")])
+def test_tcp_without_certificates_of_clients_is_refused_unless_allowed(host: str, tls: Tls | None) -> None:
+    settings = Settings(addresses=(f"tcp://{host}:0",), tls=tls)
+    with pytest.raises(UsageError) as caught:
+        listen(settings)
+    assert f"addr tcp://{host}:0 without " in str(caught.value)
+    assert "--allow-unauthenticated-tcp" in str(caught.value.hint)
+    if host != "[::1]":  # not every machine has that address
+        for listener in listen(msgspec.structs.replace(settings, unauthenticated_tcp=True)):
+            assert listener.secure == (tls is not None)
+            listener.close()
+
+
+def test_a_tcp_socket_of_systemd_needs_certificates_of_clients_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as handed:
+        code = (
+            "import os, sys\n"
+            f"os.dup2({handed.fileno()}, 3)\n"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
+            "from anyarch.daemon.main import main\n"
+            f"sys.exit(main(['--root', {str(tmp_path / 'root')!r}, '--addr', 'fd://']))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            pass_fds=[handed.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "addr fd:// without TLS" in done.stderr
 
 
 @pytest.mark.parametrize(
