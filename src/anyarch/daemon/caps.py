@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from anyarch.api.proto import apicaps_pb2
+from typing import TYPE_CHECKING
 
-__all__ = ["frontend_caps", "llb_caps"]
+from anyarch.api.proto import apicaps_pb2
+from anyarch.errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["frontend_caps", "llb_caps", "refuse_attestations"]
+
+_ATTEST = ("attest:", "build-arg:BUILDKIT_ATTEST_")
 
 _FRONTEND = """
 frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts
@@ -20,7 +28,7 @@ exec.meta.network exec.meta.proxyenv exec.meta.security exec.meta.security.devic
 exec.meta.setsdefaultpath exec.meta.ulimit exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache
 exec.mount.cache.content exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh
 exec.mount.tmpfs exec.mount.tmpfs.size exec.secretenv exec.validexitcode exporter.image.annotations
-exporter.image.attestations exporter.multiple exporter.sourcedateepoch file.base
+exporter.multiple exporter.sourcedateepoch file.base
 file.copy.alwaysreplaceexistingdestpaths file.copy.includeexcludepatterns file.copy.requiredpaths
 file.rm.nofollowsymlink file.rm.wildcard file.symlink.create gc.freespacefilter history.filter mergeop
 meta.description meta.exportcache meta.ignorecache platform soruce.http.uidgid source.git
@@ -41,6 +49,16 @@ def frontend_caps() -> list[apicaps_pb2.APICap]:
 
 def llb_caps() -> list[apicaps_pb2.APICap]:
     return _caps(_LLB)
+
+
+def refuse_attestations(attrs: Mapping[str, str]) -> None:
+    """For clients that ask for attestations without looking at the capabilities. Raises `NotSupported`."""
+    for name in sorted(attrs):
+        if name.startswith(_ATTEST):
+            raise NotSupported(
+                f"{name}={attrs[name]}: attestations are not supported by this daemon",
+                hint="leave --attest, --provenance and --sbom out",
+            )
 
 
 def _caps(text: str) -> list[apicaps_pb2.APICap]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.caps import refuse_attestations
 from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate
 from anyarch.daemon.gateway import Gateway
@@ -170,6 +171,7 @@ class Control:
 
     async def _build(self, job: Job) -> dict[str, str]:
         request = job.request
+        refuse_attestations(request.FrontendAttrs)
         outputs = _outputs(request)
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Imports]
         exports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.daemon.caps import frontend_caps, llb_caps
+from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
 from anyarch.daemon.failure import error_of_status
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
@@ -182,6 +182,7 @@ class Gateway:
         from anyarch.daemon.frontend import run_image
         from anyarch.engine.workbench import ForeignSyntax
 
+        refuse_attestations(attrs)
         if name == "gateway.v0" and attrs.get("source", "").startswith("dockerfile.v0"):
             name = "dockerfile.v0"
         if name == "gateway.v0":

@@ -28,6 +28,7 @@ from anyarch.api.rpc.socket import connect_unix
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import Tunnel, message_data
 from anyarch.archive.apply import Unpacker
+from anyarch.daemon.caps import llb_caps
 from anyarch.daemon.listen import listen
 from anyarch.daemon.main import serve
 from anyarch.daemon.settings import Settings
@@ -379,6 +380,11 @@ def test_a_call_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
         ),
         ({"Entitlements": ["security.insecure"]}, "granting entitlement security.insecure is not allowed"),
         (
+            {"Frontend": "dockerfile.v0", "FrontendAttrs": {"attest:provenance": "mode=max"}},
+            "attest:provenance=mode=max: attestations are not supported",
+        ),
+        ({"FrontendAttrs": {"attest:sbom": ""}}, "attest:sbom=: attestations are not supported"),
+        (
             {"Frontend": "dockerfile.v0", "Exporters": [control_pb2.Exporter(Type="tar", Attrs={"x": "y"})]},
             "unknown attribute 'x'",
         ),
@@ -393,6 +399,12 @@ def test_what_cannot_be_done_is_refused(tmp_path: Path, fields: dict[str, Any], 
             assert says in caught.value.message
 
     run(work())
+
+
+def test_attestations_are_not_announced() -> None:
+    names = {cap.ID for cap in llb_caps()}
+    assert "exporter.image.attestations" not in names
+    assert {"history.filter", "exporter.multiple"} <= names
 
 
 def test_a_build_is_cancelled_with_its_call_and_leaves_nothing(tmp_path: Path) -> None:
