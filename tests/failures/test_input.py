@@ -48,7 +48,7 @@ PYTHON = Path(os.path.realpath(os.__file__)).parents[2]
             "none/x.tar: its directory does not exist",
             "mkdir -p none",
         ),
-        (["--output", "type=oci,dest=x,compression=lzma"], "lzma", "gzip, zstd"),
+        (["--output", "type=oci,dest=x,compression=lzma"], "lzma", "gzip, estargz, zstd"),
         (["--output", "type=oci,dest=x,compression-level=99"], "compression-level 99", "0 to 9"),
         (["--output", "type=oci,dest=x,compresion=gzip"], "'compresion'", "compression"),
         (["--output", "type=oci,dest=x,tar=perhaps"], "'perhaps'", "true or false"),

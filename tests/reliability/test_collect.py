@@ -193,8 +193,16 @@ class Holder:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
+    def may_go(self) -> None:
+        """Lets go of it as soon as it has one."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
     def let_go(self) -> None:
-        self.process.communicate("\n")
+        """Waits until it has had one and let go."""
+        self.may_go()
+        self.process.communicate(timeout=120)
         assert self.process.returncode == 0
 
 
@@ -222,8 +230,11 @@ def test_a_locked_cache_mount_is_waited_for(tmp_path: Path) -> None:
     directory = first.directory()
     others = [Holder(tmp_path, "LOCKED", name) for name in "bc"]
     first.let_go()
+    for other in others:  # whichever gets it first
+        other.may_go()
     for other in others:
-        other.let_go()
+        other.process.communicate(timeout=120)
+        assert other.process.returncode == 0
     lines = (tmp_path / "cache-mounts" / os.path.basename(directory) / "log").read_text().splitlines()
     assert len(lines) == 6
     for begin, end in zip(lines[::2], lines[1::2], strict=True):
