@@ -1,7 +1,8 @@
 """The configuration file: buildkitd's TOML, as far as it means something here.
 
-Keys that BuildKit knows and this daemon has no use for are accepted where leaving them out changes nothing a
-build can see; what is unknown is an error, as a misspelt limit would otherwise be no limit.
+Keys that BuildKit knows and this daemon does not act on are errors where a build or an administrator would
+see the difference, and else told in the log; what is unknown is an error, as a misspelt limit would otherwise
+be no limit.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ _WORKER = frozenset(
         "runtime",
     ]
 )
+_DNS = "steps use the name servers of this machine"
 _KNOWN: dict[str, frozenset[str]] = {
     "log": frozenset({"format", "level"}),
     "dns": frozenset({"nameservers", "options", "searchDomains"}),
@@ -77,11 +79,37 @@ _TOP = frozenset(
         "proxyNetwork",
         "provenanceEnvDir",
         "worker",
-        "workers",
         "registry",
     ]
 )
-_REFUSED = {"proxyNetwork": "enforced proxies are not supported"}
+_REFUSED = {
+    ("proxyNetwork",): "enforced proxies are not supported",
+    ("dns", "nameservers"): _DNS,
+    ("dns", "options"): _DNS,
+    ("dns", "searchDomains"): _DNS,
+    ("grpc", "max_recv_message_size"): "the limits of messages are fixed",
+    ("grpc", "max_send_message_size"): "the limits of messages are fixed",
+    ("grpc", "securityDescriptor"): "is for Windows",
+    ("system", "maxRegistryConcurrency"): "transfers have a limit of their own",
+    ("cache", "gha"): "is not supported here; clients name it with --cache-to and --cache-from",
+    ("frontend", "gateway.v0", "allowedRepositories"): "limits to frontends are not supported",
+    ("worker", "oci", "noProcessSandbox"): "steps always have processes of their own",
+    ("worker", "oci", "binary"): "steps run without an OCI runtime",
+    ("worker", "oci", "apparmor-profile"): "profiles for steps are not supported",
+    ("worker", "oci", "selinux"): "labels for steps are not supported",
+    ("worker", "oci", "defaultCgroupParent"): "is not supported",
+    ("worker", "oci", "proxySnapshotterPath"): "there are no other snapshotters",
+    ("worker", "oci", "stargzSnapshotter"): "there are no other snapshotters",
+}
+"""Keys that may only be empty, zero or false."""
+_IDLE = (
+    ("log", "level"),
+    ("grpc", "debugAddress"),
+    ("otel", "socketPath"),
+    ("provenanceEnvDir",),
+    ("system", "platformsCacheMaxAge"),
+)
+_CNI = ("worker", "oci", "cniConfigPath")
 
 
 class Config:
@@ -127,6 +155,11 @@ class Config:
             raise UsageError(f"{self.path}: {'.'.join(keys)} has to be a table of strings")
         return found
 
+    def notes(self) -> tuple[str, ...]:
+        """One line for each key that is set and has no effect."""
+        found = [".".join(keys) for keys in _IDLE if self.get(*keys)]
+        return tuple(f"{self.path}: {name} has no effect here" for name in found)
+
     def _typed(self, keys: tuple[str, ...], kind: type, default: Any, what: str) -> Any:
         found = self.get(*keys)
         if found is None:
@@ -160,16 +193,16 @@ def read_config(path: str, *, must_exist: bool) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"failed to parse config {path}: {error}") from None
     _check(document, path)
-    return Config(document, path)
+    config = Config(document, path)
+    _refuse(config)
+    return config
 
 
 def _check(document: dict[str, Any], path: str) -> None:
     for key, value in document.items():
         if key not in _TOP and key not in _KNOWN:
             raise UsageError(f"{path}: unknown key {key!r}")
-        if key in _REFUSED and value:
-            raise UsageError(f"{path}: {key}: {_REFUSED[key]}")
-        if key in _KNOWN or key in ("worker", "workers", "registry"):
+        if key in _KNOWN or key in ("worker", "registry"):
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: {key} has to be a table")
             if key in _KNOWN:
@@ -180,6 +213,21 @@ def _check(document: dict[str, Any], path: str) -> None:
         _known_keys(table, _WORKER, f"{path}: [worker.{kind}]")
         if kind == "containerd" and table.get("enabled") is True:
             raise UsageError(f"{path}: there is no containerd worker", hint="say enabled = false")
+
+
+def _refuse(config: Config) -> None:
+    for keys, why in _REFUSED.items():
+        if config.get(*keys):
+            raise UsageError(f"{config.path}: {'.'.join(keys)}: {why}", hint="remove the key")
+    for name in ("dockerfile.v0", "gateway.v0"):
+        if config.flag("frontend", name, "enabled") is False:
+            raise UsageError(f"{config.path}: frontend.{name}.enabled: a frontend cannot be turned off")
+    snapshotter = config.text("worker", "oci", "snapshotter")
+    if snapshotter not in ("", "auto", "overlayfs", "native"):
+        raise UsageError(f"{config.path}: worker.oci.snapshotter: there is no {snapshotter}", hint="say auto")
+    # Without the file the mode auto is the host's network for buildkitd too.
+    if os.path.exists(config.text(*_CNI)):
+        raise UsageError(f"{config.path}: {'.'.join(_CNI)}: steps use no CNI networks", hint="remove the key")
 
 
 def _known_keys(table: dict[str, Any], known: frozenset[str], where: str) -> None:

@@ -204,7 +204,7 @@ class Control:
                 result, outputs, cache_to=exports, epoch=epoch, on_digests=job.results.update
             )
             if self._settings.gc:
-                await bench.collect()
+                await bench.collect(self._settings.gc_rules)
             return done
 
         outcome = await job.run(export)

@@ -104,7 +104,10 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             loop.add_signal_handler(signal.SIGUSR1, dump)
     root = Path(settings.root) if settings.root else default_root()
     platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
-    history = History(root)
+    kept = settings.history
+    history = History(root, entries=kept.entries, age_s=kept.age_s)
+    for note in settings.notes:
+        log.warn(note)
     control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log, history)
     methods = {**control.methods(), **control.gateway.methods(), **health_methods(), **trace_methods()}
     methods.update(content_methods(root, history))

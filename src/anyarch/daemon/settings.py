@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.daemon.config import default_path, read_config
+from anyarch.daemon.retention import HistoryLimits, gc_table, history_limits
 from anyarch.errors import UsageError
 from anyarch.registry.hosts import Hosts
 from anyarch.worker.cdi import Settings as CdiSettings
@@ -45,6 +46,11 @@ class Settings(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     platforms: tuple[str, ...] = ()
     gc: bool = True
+    gc_rules: dict[str, Any] | None = None
+    """As the table `[gc]` of the store has them; None: those of the user who runs the daemon."""
+    history: HistoryLimits = HistoryLimits()
+    notes: tuple[str, ...] = ()
+    """What is set and has no effect, to be told."""
     hosts: Hosts | None = None
     """Settings of registries; None: those of the user who runs the daemon."""
     cdi: CdiSettings | None = None
@@ -74,11 +80,13 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         raise UsageError(
             f"network mode {network} of the worker is not supported", hint="steps use auto or host"
         )
+    if text("oci-worker-snapshotter") not in ("", "auto", "overlayfs", "native"):
+        raise UsageError(f"there is no snapshotter {text('oci-worker-snapshotter')}", hint="say auto")
     group = _gid(text("group"))
     return Settings(
         root=text("root") or config.text("root") or None,
         addresses=tuple(_list(flags, "addr")) or config.texts("grpc", "address") or (default_address(),),
-        debug=bool(flags.get("debug") or flags.get("trace") or config.flag("debug")),
+        debug=bool(flags.get("debug") or flags.get("trace") or config.flag("debug") or config.flag("trace")),
         log_json=log_format == "json",
         tls=tls,
         unauthenticated_tcp=bool(
@@ -90,6 +98,9 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         labels={**config.labels("worker", "oci", "labels"), **_labels(flags)},
         platforms=tuple(_list(flags, "oci-worker-platform")) or config.texts("worker", "oci", "platforms"),
         gc=gc is not False,
+        gc_rules=gc_table(config, text("oci-worker-gc-keepstorage")),
+        history=history_limits(config),
+        notes=config.notes(),
         hosts=_hosts(config),
         cdi=_cdi(flags, config),
         limits=_limits(flags, config),

@@ -34,7 +34,7 @@ from anyarch.worker.limits import Limits
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -234,12 +234,13 @@ class Workbench:
             on_digests({number: msgspec.to_builtins(item) for number, item in exporter.digests.items()})
         return outcome
 
-    async def collect(self) -> None:
-        """What the store may drop after a build that grew it."""
+    async def collect(self, table: Mapping[str, object] | None = None) -> None:
+        """What the store may drop after a build that grew it, by the rules of `table` or, without one,
+        those that are configured."""
         if self.store.grown:
             from anyarch.store.collect import collect_after_build
 
-            await asyncio.to_thread(collect_after_build, self.store)
+            await asyncio.to_thread(collect_after_build, self.store, table)
 
     async def _stock_keys(self, result: SolveResult) -> dict[str, StockKey]:
         """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""

@@ -20,7 +20,7 @@ from anyarch.store.tree import move_tree, remove_tree
 from anyarch.store.usage import records_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from anyarch.store.policy import Policy
     from anyarch.store.store import Store
@@ -200,8 +200,9 @@ def _forget_hints(store: Store, *, everything: bool) -> None:
 # after builds -------------------------------------------------------------------------------------
 
 
-def collect_after_build(store: Store) -> list[Record]:
-    """Apply the configured rules, when this process made the store grow, and the last time is a minute ago.
+def collect_after_build(store: Store, table: Mapping[str, object] | None = None) -> list[Record]:
+    """Apply the rules of `table` (as `[gc]`; None: those of the configuration file), when this process made
+    the store grow, and the last time is a minute ago.
 
     Costs a cached build nothing, and one that grew the store a look at sizes. Never waits for another
     collection.
@@ -217,7 +218,8 @@ def collect_after_build(store: Store) -> list[Record]:
             pass  # the first time
         os.close(os.open(stamp, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
         os.utime(stamp)
-    settings = Settings.load(Disk.of(store.root))
+    disk = Disk.of(store.root)
+    settings = Settings.load(disk) if table is None else Settings.of(table, disk)
     if not settings.enabled:
         return []
     return collect(store, settings.policies, wait=False)

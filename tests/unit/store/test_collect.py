@@ -325,6 +325,17 @@ def test_a_cache_mount_goes_unless_a_step_has_it(store: Store, root: Path) -> No
 # after builds -------------------------------------------------------------------------------------
 
 
+def test_rules_that_are_given_stand_in_for_the_configured_ones(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[gc]\nenabled = false\n")
+    with Store.open(root) as store:
+        old = layer(store, "old", size=10_000)
+    with Store.open(root) as store:
+        used_at(store, 1e9, old)
+        layer(store, "new", size=100)
+        (removed,) = collect_after_build(store, {"policy": [{"keepDuration": 3600}]})
+        assert removed.description == "old"
+
+
 def test_after_a_build_the_configured_limit_holds(root: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         '[gc]\nreservedSpace = 0\nmaxUsedSpace = "30kB"\nminFreeSpace = 0\n'
