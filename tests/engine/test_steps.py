@@ -151,6 +151,44 @@ def test_cache_and_bind_mounts(build: Builder) -> None:
     assert again.read_text("/n") == "2\n"
 
 
+def meet(mine: str, other: str) -> str:
+    """A step that ends well only when the other one runs at the same time."""
+    return (
+        f"RUN --mount=type=cache,id=meeting,target=/m touch /m/{mine}; n=0;"
+        f" until test -e /m/{other}; do n=$((n + 1)); test $n -lt 150 || exit 9; sleep 0.2; done;"
+        f" echo {mine} > /{mine}"
+    )
+
+
+def test_stages_that_one_stage_copies_from_run_side_by_side(build: Builder) -> None:
+    image = build(
+        f"""
+        FROM busybox AS one
+        {meet("one", "two")}
+        FROM busybox AS two
+        {meet("two", "one")}
+        FROM scratch
+        COPY --from=one /one /
+        COPY --from=two /two /
+        """
+    )
+    assert image.read_text("/one") + image.read_text("/two") == "one\ntwo\n"
+    assert len(image.executed) == 4
+
+
+def test_a_stage_runs_side_by_side_with_the_steps_before_the_copy_from_it(build: Builder) -> None:
+    image = build(
+        f"""
+        FROM busybox AS other
+        {meet("other", "own")}
+        FROM busybox
+        {meet("own", "other")}
+        COPY --from=other /other /
+        """
+    )
+    assert image.read_text("/own") + image.read_text("/other") == "own\nother\n"
+
+
 def test_a_failing_step_says_what_where_and_why(build: Builder) -> None:
     text = "FROM busybox\nRUN echo before\nRUN echo to-stderr >&2; exit 3\n"
     with pytest.raises(ExecFailed) as caught:

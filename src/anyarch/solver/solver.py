@@ -8,6 +8,9 @@ evaluated.
 of them. Known → the saved result; the definition key is linked to it for the next time.
 3. run.
 
+While a key waits for an operation that is run, the other inputs of which nothing is saved are made too:
+stages that one stage copies from run side by side.
+
 Every key is resolved to a *canonical* key, the one under which the result is saved; what lies downstream
 builds its own keys on the canonical one. So two definitions that turn out to have equal content share
 everything after them.
@@ -19,7 +22,7 @@ import asyncio
 import hashlib
 import os
 import time
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from anyarch.errors import BuildError, error_context
@@ -28,6 +31,7 @@ from anyarch.solver.inflight import InFlight
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
+    from contextvars import Context
 
     from anyarch.solver.events import EventSink
     from anyarch.solver.solved import Solved
@@ -52,11 +56,16 @@ class _State:
         "cached",
         "canonical",
         "completed",
+        "context",
+        "dependents",
         "error",
         "is_source",
+        "is_stalled",
         "key",
         "keys",
         "known_by",
+        "must_run",
+        "reads",
         "result",
         "saved",
         "started",
@@ -70,6 +79,11 @@ class _State:
         self.keys: tuple[str, ...] = ()  # what is linked to the canonical key when the result is saved
         self.known_by: tuple[str, ...] = ()  # keys by definition and by content
         self.is_source = False
+        self.dependents: list[_State] = []  # those that have it as an input
+        self.context: Context | None = None  # of whoever asked for the key, once the inputs' keys are awaited
+        self.reads: set[str] = set()  # the inputs whose content the key is waiting for
+        self.must_run = False  # nothing is saved for the result
+        self.is_stalled = False  # the key waits, or did, for an operation that must be run
         self.saved: Sequence[Result] | None = None
         self.started: float | None = None
         self.completed: float | None = None
@@ -100,6 +114,7 @@ class Solver:
         self._clock = clock
         self._states: dict[str, _State] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_left = False
         self._running: dict[str, asyncio.Future[Sequence[Result]]] = {}  # by canonical key
         self.executed: list[Vertex] = []
 
@@ -107,6 +122,7 @@ class Solver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_left = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -133,8 +149,10 @@ class Solver:
     def add(self, vertex: Vertex) -> None:
         """Make a vertex known; one with a known digest is the same vertex and adds nothing."""
         if vertex.digest not in self._states:
-            self._states[vertex.digest] = _State(vertex)
-            self._report(self._states[vertex.digest])
+            state = self._states[vertex.digest] = _State(vertex)
+            for digest in {edge.vertex for edge in vertex.inputs}:
+                self._states[digest].dependents.append(state)
+            self._report(state)
 
     async def solve(self, edges: Sequence[Edge]) -> list[Result]:
         """The results of `edges`. The first failure is raised; what other callers wait for goes on until the
@@ -181,6 +199,7 @@ class Solver:
     def _key(self, state: _State) -> asyncio.Future[str]:
         if state.key is None:
             state.key = self._start(self._find_key(state))
+            state.key.add_done_callback(lambda _: self._key_is_known(state))
         return state.key
 
     async def _find_key(self, state: _State) -> str:
@@ -194,6 +213,8 @@ class Solver:
                 raise
         # What fails without a line of its own (the download of an ADD) was for the line of this vertex.
         with error_context(source=vertex.source, platform=vertex.platform):
+            state.context = copy_context()
+            self._check_stalled([state])
             input_keys = await self._input_keys(vertex)
         fast = derived_key("definition", cache_map.definition or cache_map.digest, input_keys)
         state.known_by = (fast,)
@@ -230,7 +251,10 @@ class Solver:
             if content is None:
                 return input_keys[position]
             edge = vertex.inputs[position]
-            outputs = await self._result(self._states[edge.vertex])
+            state.reads.add(edge.vertex)
+            future = self._result(self._states[edge.vertex])
+            self._check_stalled([state])
+            outputs = await future
             try:
                 with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
                     return "content:" + await content(outputs[edge.index])
@@ -267,6 +291,51 @@ class Solver:
         canonical = await self._content_key(state, cache_map, keys, state.known_by[0])
         return self._load(state, canonical)
 
+    # ahead of the keys ----------------------------------------------------------------------------
+
+    def _check_stalled(self, states: Iterable[_State]) -> None:
+        """Find out which of `states` have a key that waits for an operation now, and with them those that
+        wait for their keys."""
+        stack = list(states)
+        while stack:
+            state = stack.pop()
+            if not state.is_stalled and self._waits(state):
+                state.is_stalled = True
+                self._start_ahead(state)
+                stack += state.dependents
+
+    def _key_is_known(self, state: _State) -> None:
+        for dependent in state.dependents:
+            if dependent.is_stalled:
+                self._start_ahead(dependent)
+
+    def _waits(self, state: _State) -> bool:
+        """Whether the key of `state` waits for an operation that must be run."""
+        if state.context is None or not _is_pending(state.key):
+            return False
+        inputs = [self._states[edge.vertex] for edge in state.vertex.inputs]
+        return any(
+            (one.is_stalled and _is_pending(one.key))
+            or (one.must_run and one.vertex.digest in state.reads and _is_pending(one.result))
+            for one in inputs
+        )
+
+    def _start_ahead(self, state: _State) -> None:
+        """Start the inputs that will be wanted as soon as what the key of `state` waits for is done.
+
+        That holds for those without a saved result: a result for `state` would have been saved after theirs.
+        Sources are left alone, as they never have one. It is a guess still (the inputs' results may have been
+        pruned), so a failure is nobody's until the result is asked for.
+        """
+        if self._is_left or not self._waits(state):
+            return
+        for edge in state.vertex.inputs:
+            one = self._states[edge.vertex]
+            if one.result is not None or one.is_source or one.key is None or not _has_value(one.key):
+                continue
+            if not self._cache.has(one.key.result()):
+                one.result = self._start(self._find_result(one), context=state.context)
+
     # results --------------------------------------------------------------------------------------
 
     def _result(self, state: _State) -> asyncio.Future[Sequence[Result]]:
@@ -281,6 +350,9 @@ class Solver:
             saved = self._load(state, canonical) or await self._load_by_content(state)
             if saved is not None:
                 return saved
+        if not state.is_source:
+            state.must_run = True
+            self._check_stalled(state.dependents)
         inputs: list[Result] = []
         if vertex.inputs:
             with error_context(source=vertex.source, platform=vertex.platform):
@@ -341,7 +413,9 @@ class Solver:
 
     # tasks ----------------------------------------------------------------------------------------
 
-    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Future[Any]:
+    def _start(
+        self, work: Coroutine[Any, Any, Any], *, context: Context | None = None
+    ) -> asyncio.Future[Any]:
         """Run `work` as a task of this solver; its outcome is in the future, so nobody's failure cancels
         others."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -366,7 +440,8 @@ class Solver:
             if not future.done():
                 future.cancel()
 
-        task = asyncio.create_task(body())
+        # A context of its own in any case: what a task sets in it is not for others.
+        task = asyncio.create_task(body(), context=context.copy() if context is not None else None)
         self._tasks.add(task)
         task.add_done_callback(done)
         return future
@@ -410,6 +485,10 @@ class Solver:
                 error=state.error,
             )
         )
+
+
+def _is_pending(future: asyncio.Future[Any] | None) -> bool:
+    return future is not None and not future.done()
 
 
 def _has_value(future: asyncio.Future[Any]) -> bool:

@@ -194,6 +194,7 @@ def test_builds_one_after_the_other(
         except asyncio.CancelledError:
             assert steps % 2
         assert len(build.started) == len(set(build.started))
+        assert set(build.started) <= needed
         assert nothing_runs()
         build.check_events()
 
