@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.vertex import ContentKey
     from anyarch.spec.platform import Platform
-    from anyarch.worker.accelerate import Step
+    from anyarch.worker.accelerated_step import Step
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
 
