@@ -19,10 +19,12 @@ from anyarch.spec.platform import Platform
 
 from .check import Checker
 from .context import Loader
-from .convert import Conversion, Shared, at_once
+from .convert import Conversion
 from .lexer import detect_syntax
 from .options import parse_options
 from .parser import parse
+from .plan import Shared
+from .resolve import at_once
 from .rules import file_options
 from .scope import check_file, make_scope
 
@@ -79,9 +81,7 @@ async def build(gateway: Gateway) -> FrontendResult:
             scope = await make_scope(loader, dockerfile, info, platform, State(context))
             if not conversions:
                 check_file(scope, checker, build_opts.build_platform)
-            conversion = Conversion(dockerfile, scope, loader, shared)
-            conversion.plan()
-            conversions.append(conversion)
+            conversions.append(Conversion(dockerfile, scope, loader, shared))
     await at_once([_resolve(conversion) for conversion in conversions])
     patterns = await loader.ignore_patterns()
     conversions[0].scope.ignore = PatternMatcher(patterns) if patterns else None

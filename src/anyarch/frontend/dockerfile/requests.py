@@ -104,7 +104,6 @@ async def _convert(
     scope.outline = Outline(dockerfile, scope)
     check_file(scope, checker, loader.gateway.build_opts.build_platform)
     conversion = Conversion(dockerfile, scope, loader, all_stages=all_stages)
-    conversion.plan()
     await conversion.resolve()
     patterns = await loader.ignore_patterns()
     scope.ignore = PatternMatcher(patterns) if patterns else None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .convert import global_args
+from anyarch.errors import DockerfileError, SourceRange
+
 from .epoch import resolve_epoch
+from .expand import expand
 from .lexer import detect_syntax
 from .lint import predefined_args
 from .stage import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anyarch.llb.definition import SourceInfo
     from anyarch.llb.state import State
     from anyarch.spec.platform import Platform
@@ -33,7 +37,7 @@ async def make_scope(
     target = platform or build_platform
     build_args = dict(options.build_args)
     stage = options.target or dockerfile.stages[-1].name
-    args = global_args(dockerfile, build_args, target=target, build=build_platform, stage=stage)
+    args = _global_args(dockerfile, build_args, target=target, build=build_platform, stage=stage)
     epoch = await resolve_epoch(loader, dockerfile, target=target, build_args=build_args, global_args=args)
     return Scope(
         options=options,
@@ -47,6 +51,38 @@ async def make_scope(
         epoch=epoch,
         is_labs=_is_labs(options, dockerfile),
     )
+
+
+def _global_args(
+    dockerfile: Dockerfile,
+    build_args: Mapping[str, str],
+    *,
+    target: Platform,
+    build: Platform,
+    stage: str,
+) -> dict[str, str]:
+    """The global scope: predefined platform arguments, then the ARGs before the first FROM.
+
+    `stage` is the name of the target stage. Raises `DockerfileError`.
+    """
+    predefined = predefined_args(build, target, stage)
+    args = {name: build_args.get(name, value) for name, value in predefined.items()}
+    for arg in dockerfile.global_args:
+        for item in arg.args:
+            value = build_args.get(item.key)
+            if value is None and item.value is not None:
+                try:
+                    value = expand(item.value, args, escape=dockerfile.escape).value
+                except DockerfileError as error:
+                    error.source = error.source or _range(dockerfile, arg.lines)
+                    raise
+            if value is not None:
+                args[item.key] = value
+    return args
+
+
+def _range(dockerfile: Dockerfile, lines: tuple[int, int]) -> SourceRange:
+    return SourceRange(dockerfile.filename, *lines, data=dockerfile.data)
 
 
 def _is_labs(options: Options, dockerfile: Dockerfile) -> bool:
