@@ -71,7 +71,8 @@ class SourceRange:
 class AnyarchError(Exception):
     """Base of everything that is raised across a package border on purpose.
 
-    `node` is the node of a builder where it happened, when there are several.
+    `node` is the node of a builder where it happened, when there are several; `build_ref` the name
+    (`builder/node/ref`) of the record that is kept of the build.
     `exit_code` is the process exit status the command line answers with.
     """
 
@@ -93,6 +94,7 @@ class AnyarchError(Exception):
         self.platform = platform
         self.vertex = vertex
         self.node: str | None = None
+        self.build_ref: str | None = None
 
     def __str__(self) -> str:
         return self.message

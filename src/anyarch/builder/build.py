@@ -18,7 +18,10 @@ import msgspec
 from anyarch.builder.builder import load_node
 from anyarch.builder.merge import Part, check, merge, part_request
 from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
-from anyarch.errors import AnyarchError, BuilderError, Canceled, NodeLost
+from anyarch.builder.refs import save_state, state_of
+from anyarch.builder.vcs import repository_of
+from anyarch.errors import AnyarchError, BuilderError, Canceled, ContextError, NodeLost
+from anyarch.session.offer.offer import base36_id
 from anyarch.solver.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import Platform
@@ -27,12 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyarch.builder.builder import Builder, Node
-    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.builder.driver import NodeClient
+    from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, Repository
     from anyarch.solver.events import Event, EventSink
 
 __all__ = ["build_on"]
 
 _LOAD_TIMEOUT_S = 20.0
+_BUILD_REF = "buildx.build.ref"
 
 
 async def build_on(
@@ -98,6 +103,9 @@ class _Build:
         from anyarch.engine.programs import runs_programs
 
         self._must_run = await asyncio.to_thread(runs_programs, self._request)
+        self._request = msgspec.structs.replace(
+            self._request, repository=await asyncio.to_thread(self._repository)
+        )
         await self._keep_standard_input()
         self._builder.open(context_path=self._request.context)
         while True:
@@ -117,6 +125,14 @@ class _Build:
             self._tell(assigned, nodes)
             await self._together(groups, nodes)
             return await self._merged()
+
+    def _repository(self) -> Repository | None:
+        """What is told of the context's git repository; a build is not for that alone given up."""
+        try:
+            return repository_of(self._request.context, self._builder.surroundings.env)
+        except ContextError as error:
+            self._warn(f"current commit information was not captured by the build: {error.message}")
+            return None
 
     async def _keep_standard_input(self) -> None:
         """An archive on standard input can be read once, and several nodes may want it."""
@@ -235,13 +251,32 @@ class _Build:
             if request.context_tar is not None:
                 stream = await asyncio.to_thread(open, self._context_path, "rb")
                 request = msgspec.structs.replace(request, context_tar=stream)
+            if not self._builder.is_embedded and request.call in ("", "build"):
+                return await self._recorded(node, client, request, emit)
             return await client.build(request, emit, self._cancel)
         finally:
             if stream is not None:
                 stream.close()
             await client.close()
 
+    async def _recorded(
+        self, node: Node, client: NodeClient, request: BuildRequest, emit: EventSink
+    ) -> BuildResult:
+        """Build, and keep where from under the name of the node's record."""
+        name = (self._builder.name, node.name, base36_id())
+        store = self._builder.surroundings.store
+        await asyncio.to_thread(save_state, store.directory, name, state_of(self._request), owner=store.owner)
+        try:
+            request = msgspec.structs.replace(request, ref=name[2])
+            result = await client.build(request, emit, self._cancel)
+        except AnyarchError as error:
+            error.build_ref = "/".join(name)
+            raise
+        metadata = {**result.metadata, _BUILD_REF: "/".join(name)}
+        return msgspec.structs.replace(result, metadata=metadata)
+
     async def _merged(self) -> BuildResult:
+        self._parts.sort(key=lambda part: self._wanted.index(part.platforms[0]))
         outputs = [
             output.type for output in self._request.outputs if output.type not in ("local", "cacheonly")
         ]
@@ -275,7 +310,10 @@ class _Build:
             if option.type != "inline":
                 place = option.attrs.get("ref") or option.attrs.get("dest") or option.type
                 text = f"several nodes export their cache to {place}: the last one's is kept"
-                self._emit(WarningEvent(Digest.of(text.encode()), text))
+                self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self._emit(WarningEvent(Digest.of(text.encode()), text))
 
 
 _ANY = Platform("", "")

@@ -214,7 +214,7 @@ def _result(
         platforms.append(msgspec.structs.replace(item, digest=digests.get(platform) or item.digest))
     metadata = {
         key: value
-        for part in parts
+        for part in reversed(parts)  # of what several tell, that of the first is kept
         for key, value in part.result.metadata.items()
         if not key.startswith("containerimage.")
     }

@@ -114,7 +114,7 @@ class RemoteBuilder:
             build = await asyncio.to_thread(remote_build, request, held)
             async with AsyncExitStack() as agents:
                 methods = _methods(build, agents, failures)
-                session, ref = base36_id(), base36_id()
+                session, ref = base36_id(), request.ref or base36_id()
                 key = shared_key(build.directories["context"]) if "context" in build.directories else ""
                 warnings = _WarningCounter(emit)
                 try:

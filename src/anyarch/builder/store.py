@@ -9,7 +9,7 @@ The root is `$BUILDX_CONFIG`, else `buildx` in Docker's configuration directory.
 | `current` | the builder in use, with the docker endpoint it was chosen for |
 | `defaults/HASH` | the default builder of one docker endpoint |
 | `activity/NAME` | when the builder was last used |
-| `refs/BUILDER/NODE/REF` | where a build was started from |
+| `refs/…` | where builds were started from: see `refs` |
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.builder.files import make_directories, sudo_owner, write_atomically
+from anyarch.builder.refs import remove_states
 from anyarch.errors import BuilderError, NoSuchBuilder, UsageError
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.oci import PlatformSpec
@@ -137,14 +138,15 @@ class InstanceStore:
 
     def __init__(self, directory: str, env: Mapping[str, str]) -> None:
         self.directory = directory
-        self._owner = sudo_owner(env, directory)
+        self.owner = sudo_owner(env, directory)
+        """Whom the files are given to; None where they stay ours."""
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """Hold the store's lock. Raises `BuilderError` where the directory cannot be used."""
         try:
             for name in ("instances", "defaults", "activity"):
-                make_directories(os.path.join(self.directory, name), owner=self._owner)
+                make_directories(os.path.join(self.directory, name), owner=self.owner)
             lock = os.open(
                 os.path.join(self.directory, ".lock"), os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600
             )
@@ -152,7 +154,7 @@ class InstanceStore:
             raise _unusable(self.directory, error) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            yield Transaction(self.directory, self._owner)
+            yield Transaction(self.directory, self.owner)
         finally:
             os.close(lock)
 
@@ -212,11 +214,7 @@ class Transaction:
         self.remove_refs(name)
 
     def remove_refs(self, builder: str, node: str = "") -> None:
-        import shutil
-
-        path = self._path("refs", builder, *([node] if node else []))
-        if os.path.isdir(path):
-            shutil.rmtree(path)
+        remove_states(self.directory, builder, node)
 
     # the builder in use ---------------------------------------------------------------------------
 

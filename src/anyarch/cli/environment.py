@@ -40,7 +40,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY": ("refused", "source policies come in a later release"),
     "BUILDX_GIT_LABELS": ("done", "labels with revision, source and Dockerfile of the git repository"),
     "BUILDX_GIT_CHECK_DIRTY": ("done", "the label of a changed work tree ends with -dirty"),
-    "BUILDX_GIT_INFO": ("moot", "it is for provenance; " + _NOT_ATTESTED),
+    "BUILDX_GIT_INFO": ("done", "the build's record on a node tells the git repository, unless it is false"),
     "BUILDX_SEND_GIT_QUERY_AS_INPUT": ("moot", "queries of git URLs are always understood"),
     "BUILDX_METADATA_PROVENANCE": ("moot", _NOT_ATTESTED),
     "BUILDX_METADATA_WARNINGS": ("done", "warnings go into the metadata file"),

@@ -124,7 +124,7 @@ def _labels(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str]:
     given = grammar.key_values(parsed.texts("label"))
     if not environment.get("BUILDX_GIT_LABELS"):
         return given
-    from anyarch.cli.vcs import git_labels
+    from anyarch.builder.vcs import git_labels
 
     return git_labels(parsed.args[0], parsed.text("file"), environment) | given
 

@@ -13,7 +13,7 @@ from anyarch.errors import OutputError, SourceRange
 from anyarch.progress.trace import format_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anyarch.cli.flags import Parsed
     from anyarch.engine.request import BuildResult
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anyarch.solver.events import WarningEvent
 
 __all__ = [
+    "details_text",
     "emulation_text",
     "format_seconds",
     "metadata",
@@ -61,8 +62,21 @@ def write_results(parsed: Parsed, result: BuildResult, trace: Trace, mode: str, 
     if mode in ("plain", "tty"):
         told = warnings_text(trace.warnings, expand=parsed.debug) + summary(result) + emulation_text(result)
         stderr().write(told)
+    if mode not in ("rawjson", "quiet"):
+        stderr().write(details_text(result.metadata.get("buildx.build.ref"), os.environ))
     if prints_id and result.image_id:
         print(result.image_id)
+
+
+def details_text(ref: str | None, env: Mapping[str, str], *, is_terminal: bool | None = None) -> str:
+    """Where Docker Desktop shows a build, as buildx says it: only where Docker Desktop has been used."""
+    mark = os.path.join(env.get("HOME", ""), ".docker", "desktop-build", ".lastaccess")
+    if not ref or not env.get("HOME") or not os.path.exists(mark):
+        return ""
+    url = f"docker-desktop://dashboard/build/{ref}"
+    if stderr().isatty() if is_terminal is None else is_terminal:
+        url = f"\x1b]8;;{url}\x1b\\{url}\x1b]8;;\x1b\\"
+    return f"\nView build details: {url}\n"
 
 
 def metadata(result: BuildResult, warnings: Sequence[WarningEvent] = ()) -> dict[str, Any]:

@@ -91,6 +91,15 @@ class Method(msgspec.Struct, frozen=True):
     ignore_status: bool = False
 
 
+class Repository(msgspec.Struct, frozen=True, kw_only=True):
+    """A git repository: the root of its work tree, the address of its remote, the commit that is checked out
+    (each of the two empty where there is none)."""
+
+    root: str
+    source: str = ""
+    revision: str = ""
+
+
 class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One build.
 
@@ -119,6 +128,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
     platform before it leaves.
     `lock` is the path of a lock file, which says what images names stand for; `offline` opens no socket.
+    `repository` and `ref` are for the record that a daemon keeps of the build: the git repository that the
+    context is in, and the record's name (empty: one is made up).
     """
 
     context: str = "."
@@ -163,6 +174,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     accelerate: str = "off"
     arch_check: str = "warn"
     arch_check_allow: tuple[str, ...] = ()
+    repository: Repository | None = None
+    ref: str = ""
     root: str | None = None
 
 

@@ -172,7 +172,8 @@ def test_archives_of_docker_hold_one_platform_only(builder, nodes, context, tmp_
 def test_platforms_of_one_node_are_one_request_as_it_was(builder, nodes, context, tmp_path):
     wanted = request(context, Output("docker", str(tmp_path / "a.tar")), platforms=("linux/arm64",))
     run(builder, wanted)
-    assert nodes["arm64"].requests == [wanted]
+    (sent,) = nodes["arm64"].requests
+    assert msgspec.structs.replace(sent, ref="") == wanted
     assert not nodes["amd64"].requests
 
 

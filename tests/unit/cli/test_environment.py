@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from anyarch.builder.vcs import git_labels
 from anyarch.cli.environment import VARIABLES
-from anyarch.cli.vcs import git_labels
 from anyarch.errors import ContextError
 
 SOURCES = Path(__file__).resolve().parents[3] / "src" / "anyarch"
@@ -84,7 +84,7 @@ def test_labels_of_the_repository_on_demand(cli, engine, repository, monkeypatch
     cli("build", "--label", "mine=1", ".")
     assert engine.requests.pop().labels == {
         "org.opencontainers.image.revision": repository("rev-parse", "HEAD"),
-        "org.opencontainers.image.source": "https://git.example/app.git",
+        "org.opencontainers.image.source": "https://xxxxx:xxxxx@git.example/app.git",
         "com.docker.image.source.entrypoint": "Dockerfile",
         "mine": "1",
     }

@@ -299,7 +299,7 @@ def _build(
 ) -> int:
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.errors import EXIT_CANCELED, EXIT_INTERNAL, broken_pipe, report
-    from anyarch.cli.results import write_results
+    from anyarch.cli.results import details_text, write_results
     from anyarch.cli.signals import stopping
     from anyarch.engine.request import CancelToken
     from anyarch.progress import open_display
@@ -335,6 +335,8 @@ def _build(
             failures=failures,
             canceled=cancel.is_set(),
         )
+        if mode not in ("rawjson", "quiet"):
+            stderr().write(details_text(getattr(error, "build_ref", None), os.environ))
         # What `run` would answer for a program that is missing (127) is a failed build like any other here.
         return status if status in (EXIT_CANCELED, EXIT_INTERNAL) else 1
     return 0
