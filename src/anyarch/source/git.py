@@ -21,9 +21,11 @@ import msgspec
 from anyarch.errors import BuildError, Canceled, DigestMismatch, PathNotFound
 from anyarch.store.tree import remove_tree
 
-from .gitcli import Git, GitFailed
+from .gitcli import Git
 from .gitdir import make_git_dir
+from .gitfetch import bundled_name, clear_locks, fetch, fetch_bundle, has_commit
 from .gitmodules import link_module, module_dir, submodule_remote, submodules
+from .gittree import check_out, committed_s, is_below, peel, put_directory
 from .giturl import is_commit, redacted
 
 if TYPE_CHECKING:
@@ -35,7 +37,6 @@ __all__ = ["Checkout", "GitRepositories", "GitSource", "Lender", "Resolved"]
 
 _LOCK_POLL_S = 0.1
 _DEPTH_LIMIT = 32
-_GITLINK = "160000"
 
 
 class GitSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,7 +236,7 @@ class GitRepositories:
             self._scratch() as top,
             self._fetched(_Job(top, source.remote, lender), source, resolved) as bare,
         ):
-            return _committed(bare, _peel(bare, resolved.object))
+            return committed_s(bare, peel(bare, resolved.object))
 
     def objects(self, source: GitSource, resolved: Resolved, lender: Lender) -> tuple[bytes, bytes]:
         """The commit as git keeps it, and the annotated tag that led to it (b"" without one)."""
@@ -246,7 +247,7 @@ class GitRepositories:
             tag = b""
             if bare.run("cat-file", "-t", resolved.object).strip() == b"tag":
                 tag = bare.run("cat-file", "tag", resolved.object)
-            return bare.run("cat-file", "commit", _peel(bare, resolved.object)), tag
+            return bare.run("cat-file", "commit", peel(bare, resolved.object)), tag
 
     def verify(self, source: GitSource, resolved: Resolved, lender: Lender) -> None:
         """Raises `SignatureInvalid` unless tag or commit are signed as `source` demands."""
@@ -308,14 +309,14 @@ class GitRepositories:
         """One file: the commit with its history under the name that it was asked for by."""
         tree.mkdir()
         with self._fetched(job, source, resolved) as bare:
-            commit = _peel(bare, resolved.object)
-            name = _bundled_name(resolved.ref)
+            commit = peel(bare, resolved.object)
+            name = bundled_name(resolved.ref)
             bare.run("update-ref", name, resolved.object if name.startswith("refs/tags/") else commit)
             try:
                 bare.run("bundle", "create", "--quiet", str(tree / "bundle"), name)
             finally:
                 bare.run("update-ref", "-d", name)
-            return Checkout(tree, _committed(bare, commit))
+            return Checkout(tree, committed_s(bare, commit))
 
     def _lay_out(
         self,
@@ -330,9 +331,9 @@ class GitRepositories:
         if depth > _DEPTH_LIMIT:
             raise BuildError(f"submodules are nested too deep: {redacted(source.remote)}")
         with self._fetched(job, source, resolved) as bare:
-            commit = _peel(bare, resolved.object)
-            committed = _committed(bare, commit)
-            links = _check_out(bare, commit, tree, source.subdir, redacted(source.remote))
+            commit = peel(bare, resolved.object)
+            committed = committed_s(bare, commit)
+            links = check_out(bare, commit, tree, source.subdir, redacted(source.remote))
             if git_dir is not None:
                 make_git_dir(bare, git_dir, resolved.object, commit, remote=source.remote, ref=resolved.ref)
             modules = submodules(bare, commit) if source.submodules and links else {}
@@ -347,12 +348,12 @@ class GitRepositories:
             if module.update == "none":
                 continue
             remote = submodule_remote(source.remote, module.url)
-            inside = source.subdir.removeprefix(path).lstrip("/") if _is_below(source.subdir, path) else ""
+            inside = source.subdir.removeprefix(path).lstrip("/") if is_below(source.subdir, path) else ""
             child = GitSource(remote=remote, subdir=inside)
             place = job.new_place()
             own = module_dir(git_dir, module.name) if git_dir is not None else None
             self._lay_out(job, child, Resolved(wanted, wanted, wanted), place, own, depth + 1)
-            _put(place, tree, path)
+            put_directory(place, tree, path)
             if own is not None and git_dir is not None:
                 link_module(bare, module, remote, git_dir=git_dir, own=own, place=tree / path)
         return committed
@@ -393,13 +394,13 @@ class GitRepositories:
             if not (directory / "HEAD").exists():
                 kind = "sha256" if len(resolved.object) == 64 else "sha1"
                 git.run("init", "--quiet", "--bare", f"--object-format={kind}", str(directory))
-            if not _has(bare, resolved):
-                _clear_locks(directory)
+            if not has_commit(bare, resolved):
+                clear_locks(directory)
                 if source.bundle:
                     bundle = job.lender.bundle(source.bundle)
-                    _fetch_bundle(git.at(directory, reads_files=True), bundle, source, resolved)
+                    fetch_bundle(git.at(directory, reads_files=True), bundle, source, resolved)
                 else:
-                    _fetch(bare, remote, resolved, whole=source.as_bundle)
+                    fetch(bare, remote, resolved, whole=source.as_bundle)
             yield bare
 
     @contextmanager
@@ -427,149 +428,3 @@ def _compare(checksum: str, *found: str) -> None:
             f"expected checksum to match {checksum}, got {' or '.join(dict.fromkeys(found))}",
             hint="the ref has moved, or the checksum is that of another commit",
         )
-
-
-# fetching -----------------------------------------------------------------------------------------
-
-
-def _has(git: Git, resolved: Resolved) -> bool:
-    return git.succeeds("cat-file", "-e", f"{resolved.object}^{{commit}}")
-
-
-def _clear_locks(directory: Path) -> None:
-    """What a killed git left; nobody else works here."""
-    for folder in (directory, *(path for path in (directory / "refs").rglob("*") if path.is_dir())):
-        for path in folder.glob("*.lock"):
-            path.unlink()
-
-
-def _bundled_name(ref: str) -> str:
-    """What a bundle calls what it holds."""
-    if is_commit(ref):
-        return "refs/heads/main"  # nothing was asked for by name
-    if ref.startswith("refs/tags/"):
-        return ref
-    return "refs/heads/" + ref.removeprefix("refs/").removeprefix("heads/")
-
-
-def _fetch_bundle(git: Git, bundle: Path, source: GitSource, resolved: Resolved) -> None:
-    what = f"failed to import git bundle {source.bundle}"
-    place = f"+refs/*:refs/anyarch/bundles/{resolved.object}/*"
-    git.run("fetch", "--no-tags", "--no-write-fetch-head", "--force", "--", str(bundle), place, what=what)
-    if not _has(git, resolved):
-        raise BuildError(f"commit {resolved.object} not found in bundle {source.bundle}")
-
-
-def _fetch(git: Git, remote: str, resolved: Resolved, *, whole: bool) -> None:
-    """As little as the server lets us: the ref, else the commit, else all branches and tags; with `whole`
-    each with its history."""
-    what = f"failed to fetch remote {redacted(remote)}"
-    common = ("fetch", "--no-tags", "--no-write-fetch-head", "--force")
-    if not is_commit(resolved.ref) and resolved.ref != resolved.object:
-        place = f"+{resolved.ref}:refs/anyarch/{resolved.object}"
-        _shallow(git, *common, "--", remote, place, what=what, whole=whole)
-        if _has(git, resolved):
-            return  # else the ref has moved since it was resolved
-    try:
-        place = f"+{resolved.object}:refs/anyarch/{resolved.object}"
-        _shallow(git, *common, "--", remote, place, what=what, whole=whole)
-    except GitFailed as error:
-        if not _refuses_objects(error.stderr):
-            raise
-        deepen = ["--unshallow"] if (git.git_dir is not None and (git.git_dir / "shallow").exists()) else []
-        places = ("+refs/heads/*:refs/anyarch/heads/*", "+refs/tags/*:refs/anyarch/tags/*")
-        git.run(*common, *deepen, "--", remote, *places, what=what, is_loud=True)
-    if not _has(git, resolved):
-        raise BuildError(
-            f"commit {resolved.object} cannot be found in {redacted(remote)}",
-            hint="it may have been removed, or be on no branch or tag",
-        )
-
-
-def _shallow(git: Git, *arguments: str, what: str, whole: bool) -> None:
-    head, *rest = arguments
-    if whole:
-        git.run(head, *rest, what=what, is_loud=True)
-        return
-    try:
-        git.run(head, "--depth=1", *rest, what=what, is_loud=True)
-    except GitFailed as error:
-        if "shallow" not in error.stderr and "--depth" not in error.stderr:
-            raise
-        git.run(head, *rest, what=what, is_loud=True)  # a plain file server
-
-
-def _refuses_objects(stderr: str) -> bool:
-    return any(
-        text in stderr
-        for text in ("not our ref", "unadvertised object", "couldn't find remote ref", "no such remote ref")
-    )
-
-
-# commits ------------------------------------------------------------------------------------------
-
-
-def _peel(git: Git, name: str) -> str:
-    return git.run("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}").decode().strip()
-
-
-def _committed(git: Git, commit: str) -> int:
-    raw = git.run("cat-file", "commit", commit)
-    for line in raw.split(b"\n\n", 1)[0].split(b"\n"):
-        if line.startswith(b"committer "):
-            words = line.rpartition(b">")[2].split()
-            if words and words[0].lstrip(b"-").isdigit():
-                return max(0, int(words[0]))
-    return 0
-
-
-def _check_out(git: Git, commit: str, tree: Path, subdir: str, shown: str) -> dict[str, str]:
-    """Lay out what is below `subdir`. The submodules that have to do with it: path to commit."""
-    tree.mkdir()
-    index = tree.parent / "index"
-    git.run("read-tree", commit, index=index)
-    files: list[bytes] = []
-    links: dict[str, str] = {}
-    for item in git.run("ls-files", "--stage", "-z", index=index).split(b"\0"):
-        facts, tab, raw = item.partition(b"\t")
-        if not tab:
-            continue
-        mode, name, _ = facts.decode().split(" ")
-        path = os.fsdecode(raw)
-        if mode == _GITLINK:
-            if not subdir or _is_below(path, subdir) or _is_below(subdir, path):
-                links[path] = name
-        elif not subdir or _is_below(path, subdir):
-            files.append(raw)
-    if files:
-        what = f"failed to checkout remote {shown}"
-        names = b"\0".join((*files, b""))
-        arguments = ("checkout-index", "--force", "--quiet", "-z", "--stdin")
-        git.run(*arguments, index=index, work_tree=tree, stdin=names, what=what)
-    for path in links:
-        _directory(tree, path)
-    return links
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(f"{directory}/")
-
-
-def _directory(tree: Path, path: str) -> Path:
-    """Make a directory in the tree, never through a link."""
-    place = tree
-    for part in path.split("/"):
-        place = place / part
-        if part in ("", ".", "..") or place.is_symlink():
-            raise BuildError(f"submodule path {path} is not a directory")
-        place.mkdir(exist_ok=True)
-    return place
-
-
-def _put(source: Path, tree: Path, path: str) -> None:
-    place = _directory(tree, path)
-    try:
-        place.rmdir()
-    except OSError:
-        raise BuildError(f"submodule path {path} is not empty") from None
-    source.rename(place)

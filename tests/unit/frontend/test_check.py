@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyarch.errors import DockerfileError
-from anyarch.frontend.dockerfile.check import Checker, StageChecks
+from anyarch.frontend.dockerfile.check import Checker
 from anyarch.frontend.dockerfile.lint import excerpt, lint, lint_file
 from anyarch.frontend.dockerfile.parser import parse
 from anyarch.frontend.dockerfile.rules import RULES, CheckOptions, file_options, parse_check_options
+from anyarch.frontend.dockerfile.stage_check import StageChecks
 from anyarch.spec.pattern import PatternMatcher
 from anyarch.spec.platform import Platform
 

@@ -25,13 +25,13 @@ from anyarch.spec.timestamp import format_time
 
 from . import instructions as ins
 from . import steps
-from .check import StageChecks
 from .copy import copy
 from .image import default_path
 from .plan import Plan, Shared
 from .resolve import Resolution
 from .run import run
 from .stage import Work
+from .stage_check import StageChecks
 
 if TYPE_CHECKING:
     from .context import Loader

@@ -8,11 +8,12 @@ import msgspec
 
 from anyarch.errors import AnyarchError
 
-from .check import Checker, LintWarning, StageChecks
+from .check import Checker, LintWarning
 from .expand import expand
 from .gotext import json_text
 from .instructions import Arg, Env
 from .parser import parse_leniently
+from .stage_check import StageChecks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.spec.platform import Platform
 
-    from .check import Checker, StageChecks
+    from .check import Checker
     from .image import Image
     from .named import NamedContext
     from .options import Options
     from .outline import Outline
+    from .stage_check import StageChecks
 
 __all__ = ["Command", "Scope", "Stage", "Work"]
 
