@@ -14,38 +14,33 @@ from anyarch.errors import UsageError
 
 __all__ = ["Config", "default_path", "read_config"]
 
-_WORKER = frozenset(
-    [
-        "enabled",
-        "platforms",
-        "snapshotter",
-        "rootless",
-        "noProcessSandbox",
-        "gc",
-        "gckeepstorage",
-        "reservedSpace",
-        "maxUsedSpace",
-        "minFreeSpace",
-        "gcpolicy",
-        "networkMode",
-        "cniConfigPath",
-        "cniBinaryPath",
-        "cniPoolSize",
-        "bridgeName",
-        "bridgeSubnet",
-        "binary",
-        "apparmor-profile",
-        "selinux",
-        "max-parallelism",
-        "defaultCgroupParent",
-        "labels",
-        "proxySnapshotterPath",
-        "stargzSnapshotter",
-        "address",
-        "namespace",
-        "runtime",
-    ]
+_WORKER = (
+    "enabled",
+    "platforms",
+    "snapshotter",
+    "rootless",
+    "gc",
+    "gckeepstorage",
+    "reservedSpace",
+    "maxUsedSpace",
+    "minFreeSpace",
+    "gcpolicy",
+    "networkMode",
+    "cniConfigPath",
+    "cniBinaryPath",
+    "cniPoolSize",
+    "bridgeName",
+    "bridgeSubnet",
+    "apparmor-profile",
+    "selinux",
+    "max-parallelism",
+    "defaultCgroupParent",
+    "labels",
 )
+_WORKERS = {
+    "oci": frozenset([*_WORKER, "noProcessSandbox", "binary", "proxySnapshotterPath", "stargzSnapshotter"]),
+    "containerd": frozenset([*_WORKER, "address", "namespace", "runtime"]),
+}
 _DNS = "steps use the name servers of this machine"
 _KNOWN: dict[str, frozenset[str]] = {
     "log": frozenset({"format", "level"}),
@@ -102,13 +97,19 @@ _REFUSED = {
     ("worker", "oci", "stargzSnapshotter"): "there are no other snapshotters",
 }
 """Keys that may only be empty, zero or false."""
-_IDLE = (
-    ("log", "level"),
-    ("grpc", "debugAddress"),
-    ("otel", "socketPath"),
-    ("provenanceEnvDir",),
-    ("system", "platformsCacheMaxAge"),
-)
+_NO_NETWORKS = ": steps use the network of the host"
+_IDLE = {
+    ("log", "level"): "",
+    ("grpc", "debugAddress"): "",
+    ("otel", "socketPath"): "",
+    ("provenanceEnvDir",): "",
+    ("system", "platformsCacheMaxAge"): "",
+    ("worker", "oci", "cniBinaryPath"): _NO_NETWORKS,
+    ("worker", "oci", "cniPoolSize"): _NO_NETWORKS,
+    ("worker", "oci", "bridgeName"): _NO_NETWORKS,
+    ("worker", "oci", "bridgeSubnet"): _NO_NETWORKS,
+}
+"""Keys that are told of, and what is said more."""
 _CNI = ("worker", "oci", "cniConfigPath")
 
 
@@ -157,8 +158,11 @@ class Config:
 
     def notes(self) -> tuple[str, ...]:
         """One line for each key that is set and has no effect."""
-        found = [".".join(keys) for keys in _IDLE if self.get(*keys)]
-        return tuple(f"{self.path}: {name} has no effect here" for name in found)
+        found = {".".join(keys): more for keys, more in _IDLE.items() if self.get(*keys)}
+        other = self.get("worker", "containerd") or {}
+        if set(other) - {"enabled"}:
+            found["worker.containerd"] = ": there is no containerd worker"
+        return tuple(f"{self.path}: {name} has no effect here{more}" for name, more in found.items())
 
     def _typed(self, keys: tuple[str, ...], kind: type, default: Any, what: str) -> Any:
         found = self.get(*keys)
@@ -208,9 +212,9 @@ def _check(document: dict[str, Any], path: str) -> None:
             if key in _KNOWN:
                 _known_keys(value, _KNOWN[key], f"{path}: [{key}]")
     for kind, table in (document.get("worker") or {}).items():
-        if kind not in ("oci", "containerd") or not isinstance(table, dict):
+        if kind not in _WORKERS or not isinstance(table, dict):
             raise UsageError(f"{path}: unknown worker {kind!r}")
-        _known_keys(table, _WORKER, f"{path}: [worker.{kind}]")
+        _known_keys(table, _WORKERS[kind], f"{path}: [worker.{kind}]")
         if kind == "containerd" and table.get("enabled") is True:
             raise UsageError(f"{path}: there is no containerd worker", hint="say enabled = false")
 

@@ -17,13 +17,14 @@ from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
-from anyarch.daemon.records import device_messages, version_message, worker_record
+from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
 from anyarch.llb.definition import Definition
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from anyarch.api.proto import worker_pb2
@@ -53,7 +54,10 @@ class Control:
         root: Path,
         log: Log,
         history: History,
+        on_growth: Callable[[], object] = lambda: None,
     ) -> None:
+        """`on_growth` is called after a build that added to the store."""
+        self._on_growth = on_growth
         self._history = history
         self.gateway = Gateway(jobs, self.worker, platforms.list)
         self._settings = settings
@@ -84,6 +88,7 @@ class Control:
     async def worker(self) -> worker_pb2.WorkerRecord:
         platforms = await asyncio.to_thread(self._platforms.list)
         record = worker_record(self._settings, self._identity, platforms)
+        record.GCPolicy.extend(await asyncio.to_thread(gc_policies, self._settings, self._root))
         record.CDIDevices.extend(await asyncio.to_thread(device_messages, self._settings))
         return record
 
@@ -144,7 +149,14 @@ class Control:
     async def solve(self, request: control_pb2.SolveRequest, call: ServerCall) -> control_pb2.SolveResponse:
         if not request.Ref:
             raise RpcError(Code.INVALID_ARGUMENT, "the build has no ref")
-        job = Job(request, self._sessions, self._settings, self._root, in_flight=self._jobs.in_flight)
+        job = Job(
+            request,
+            self._sessions,
+            self._settings,
+            self._root,
+            in_flight=self._jobs.in_flight,
+            exec_slots=self._jobs.exec_slots,
+        )
         await self._jobs.add(job)
         if not request.Internal:
             self._history.begin(job)
@@ -168,6 +180,8 @@ class Control:
             await self._history.finish(job, response=response, error=error, results=job.results)
         finally:
             self._jobs.remove(job)
+            if job.grew:
+                self._on_growth()
 
     async def _build(self, job: Job) -> dict[str, str]:
         request = job.request
@@ -200,12 +214,9 @@ class Control:
         epoch = int(text) if text.isascii() and text.isdigit() else None
 
         async def export(bench: Workbench) -> BuildResult:
-            done = await bench.export(
+            return await bench.export(
                 result, outputs, cache_to=exports, epoch=epoch, on_digests=job.results.update
             )
-            if self._settings.gc:
-                await bench.collect(self._settings.gc_rules)
-            return done
 
         outcome = await job.run(export)
         return {**_frontend_metadata(result), **_response(outcome, outputs)}

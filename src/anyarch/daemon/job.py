@@ -21,6 +21,7 @@ from anyarch.session.borrowed import Logins, SessionLent, Uploads
 from anyarch.session.fetch import SessionFiles
 from anyarch.session.lender import WireCalls
 from anyarch.session.outputs import SessionOutputs
+from anyarch.worker.limits import SharedSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -64,8 +65,10 @@ class Job:
         root: Path,
         *,
         in_flight: InFlight | None = None,
+        exec_slots: SharedSlots | None = None,
     ) -> None:
         self.request = request
+        self._exec_slots = exec_slots
         self._in_flight = in_flight
         self.ref = request.Ref
         self.loop = asyncio.get_running_loop()
@@ -75,6 +78,8 @@ class Job:
         self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
         """What a client's own frontend returned."""
         self.warnings = 0
+        self.grew = False
+        """Whether it added to the store; known when it has ended."""
         self.results: dict[int, dict[str, object]] = {}
         """The descriptors of the images that were made, by the exporter's position."""
         self._sessions = sessions
@@ -115,7 +120,7 @@ class Job:
 
     def _main(self, borrowed: Borrowed, files: SessionFiles) -> None:
         try:
-            asyncio.run(self._hold(borrowed))
+            asyncio.run(self._hold(borrowed, files))
         except BaseException as error:
             failure: BaseException = error
             if not isinstance(error, AnyarchError):
@@ -137,7 +142,7 @@ class Job:
         with suppress(RuntimeError):  # the daemon's loop may have ended before us
             self.loop.call_soon_threadsafe(what)
 
-    async def _hold(self, borrowed: Borrowed) -> None:
+    async def _hold(self, borrowed: Borrowed, files: SessionFiles) -> None:
         """The workbench, until it is no longer needed."""
         self.bench_loop = asyncio.get_running_loop()
         self._bench_stop = asyncio.Event()
@@ -149,7 +154,9 @@ class Job:
             cdi=self._settings.cdi,
             limits=self._settings.limits,
             in_flight=self._in_flight,
+            exec_slots=self._exec_slots,
         ) as bench:
+            files.on_received = bench.store.grew
             self._tell(lambda: self._ready(bench))
             await self._bench_stop.wait()
             for task in self._tasks:
@@ -157,6 +164,7 @@ class Job:
             await asyncio.gather(*self._tasks, return_exceptions=True)
             for container in self.containers.values():
                 await container.release()
+            self.grew = bench.store.grown > 0
 
     async def run(self, work: Callable[[Workbench], Coroutine[Any, Any, T]]) -> T:
         """Do `work` on the job's loop. Cancelled with the caller. Raises what it raises."""
@@ -214,9 +222,12 @@ class Job:
 class Jobs:
     """All builds by ref: those that run, and the logs of the last that ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, exec_limit: int | None = None) -> None:
+        """`exec_limit`: how many steps of all builds run at the same time; each build has a limit of its own
+        without it."""
         self.in_flight = InFlight()
         """What they run: equal steps once."""
+        self.exec_slots = SharedSlots(exec_limit) if exec_limit is not None else None
         self._running: dict[str, Job] = {}
         self._ended: dict[str, EventLog] = {}
         self._begun = asyncio.Condition()

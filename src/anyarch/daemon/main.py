@@ -74,6 +74,7 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
 
     from anyarch.api.rpc.server import Server
     from anyarch.api.rpc.socket import on_accept
+    from anyarch.daemon.collector import Collector
     from anyarch.daemon.content import content_methods
     from anyarch.daemon.control import Control
     from anyarch.daemon.failure import translate
@@ -103,17 +104,25 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
         with suppress(ValueError, RuntimeError):
             loop.add_signal_handler(signal.SIGUSR1, dump)
     root = Path(settings.root) if settings.root else default_root()
-    platforms, jobs, sessions = Platforms(settings.platforms), Jobs(), Sessions()
+    platforms, sessions = Platforms(settings.platforms), Sessions()
+    jobs = Jobs(exec_limit=settings.limits.exec if settings.limits is not None else None)
     kept = settings.history
     history = History(root, entries=kept.entries, age_s=kept.age_s)
     for note in settings.notes:
         log.warn(note)
-    control = Control(settings, worker_id(root), platforms, jobs, sessions, root, log, history)
+    collector = Collector(root, settings.gc_rules, log)
+    control = Control(
+        settings, worker_id(root), platforms, jobs, sessions, root, log, history, on_growth=collector.wake
+    )
     methods = {**control.methods(), **control.gateway.methods(), **health_methods(), **trace_methods()}
     methods.update(content_methods(root, history))
     context = tls_context(settings.tls) if settings.tls is not None else None
     links: set[SocketLink] = set()
-    async with Server(methods, translate=translate, on_fault=log.error) as server:
+    async with (
+        Server(methods, translate=translate, on_fault=log.error) as server,
+        asyncio.TaskGroup() as group,
+    ):
+        collecting = group.create_task(collector.run()) if settings.gc else None
         servers = []
         for listener in listeners:
             secure = context if listener.secure else None
@@ -133,6 +142,8 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             listening.close()
         for link in list(links):
             link.link.connection.go_away()
+        if collecting is not None:
+            collecting.cancel()
     for link in list(links):
         link.close()
     await asyncio.sleep(0)

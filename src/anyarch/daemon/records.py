@@ -8,6 +8,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import llb_pb2, worker_pb2
+from anyarch.store.policy import Disk
+from anyarch.store.policy import Settings as GcSettings
 from anyarch.version import __version__
 from anyarch.worker.cdi import Devices
 from anyarch.worker.cdi import Settings as CdiSettings
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
     from anyarch.daemon.settings import Settings
     from anyarch.spec.platform import Platform
 
-__all__ = ["VERSION", "device_messages", "platform_message", "version_message", "worker_id", "worker_record"]
+__all__ = [
+    "VERSION",
+    "device_messages",
+    "gc_policies",
+    "platform_message",
+    "version_message",
+    "worker_id",
+    "worker_record",
+]
 
 BUILDKIT_LINE = "v0.32.0"
 """The release whose behaviour is met; clients switch features by it."""
@@ -80,6 +90,28 @@ def device_messages(settings: Settings) -> list[worker_pb2.CDIDevice]:
             Name=device.name, AutoAllow=devices.is_auto_allowed(device.name), Annotations=device.annotations
         )
         for device in devices
+    ]
+
+
+def gc_policies(settings: Settings, root: Path) -> list[worker_pb2.GCPolicy]:
+    """The rules that the store is collected by, those of the user's configuration included. Raises
+    `UsageError` for a configuration that is wrong. Blocks."""
+    if not settings.gc:
+        return []
+    disk = Disk.of(root)
+    rules = GcSettings.load(disk) if settings.gc_rules is None else GcSettings.of(settings.gc_rules, disk)
+    if not rules.enabled:
+        return []
+    return [
+        worker_pb2.GCPolicy(
+            all=policy.all,
+            keepDuration=int(policy.keep_s * 1e9),
+            filters=[",".join(map(str, group)) for group in policy.filters],
+            reservedSpace=policy.reserved,
+            maxUsedSpace=policy.max_used,
+            minFreeSpace=policy.min_free,
+        )
+        for policy in rules.policies
     ]
 
 

@@ -114,7 +114,7 @@ def _stat(entry: Entry) -> FileStat:
     return FileStat(
         entry.path,
         _TYPE_BITS[entry.kind] | entry.mode,
-        entry.size,
+        len(entry.linkname.encode("utf-8", "surrogateescape")) if entry.kind is Kind.SYMLINK else entry.size,
         entry.uid,
         entry.gid,
         entry.linkname,

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from anyarch.errors import UsageError
 from anyarch.store.collect import collect, disk_usage
-from anyarch.store.policy import Filter, Policy, parse_duration, parse_size
+from anyarch.store.policy import Disk, Filter, Policy, Settings, parse_duration, parse_size
 from anyarch.store.store import Store, default_root
 from anyarch.store.usage import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 
-__all__ = ["Record", "check", "filter_groups", "policy_of", "prune", "selection", "usage", "usage_of"]
+__all__ = [
+    "Record",
+    "check",
+    "filter_groups",
+    "keep_limits",
+    "policy_of",
+    "prune",
+    "selection",
+    "usage",
+    "usage_of",
+]
 
 _AGES = ("until", "unused-for")
 
@@ -96,6 +106,24 @@ def prune(
         try:
             machine.open_layers()  # as an ordinary user, steps' files belong to other ids
             return collect(store, (msgspec.structs.replace(policy, all=all),), on_removed=on_removed)
+        finally:
+            machine.close()
+
+
+def keep_limits(root: Path, table: Mapping[str, Any] | None) -> list[Record]:
+    """Apply the rules of `table` (as `[gc]`; None: those of the configuration file); answers what was
+    removed. Never waits for another collection."""
+    from anyarch.worker.worker import Machine
+
+    disk = Disk.of(root)
+    settings = Settings.load(disk) if table is None else Settings.of(table, disk)
+    if not settings.enabled:
+        return []
+    with Store.open(root) as store:
+        machine = Machine(store)
+        try:
+            machine.open_layers()  # as for `prune`
+            return collect(store, settings.policies, wait=False)
         finally:
             machine.close()
 

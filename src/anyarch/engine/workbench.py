@@ -34,7 +34,7 @@ from anyarch.worker.limits import Limits
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
+    from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from anyarch.source.layout import LayoutBlobs
     from anyarch.source.local import LocalProvider
     from anyarch.worker.cdi import Settings as CdiSettings
+    from anyarch.worker.limits import SharedSlots
     from anyarch.worker.session import Lent
 
 __all__ = ["Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
@@ -120,8 +121,10 @@ class Workbench:
         limits: Limits | None = None,
         cdi: CdiSettings | None = None,
         in_flight: InFlight | None = None,
+        exec_slots: SharedSlots | None = None,
     ) -> AsyncIterator[Workbench]:
-        """Leaving ends what still runs. Builds of one store with the same `in_flight` run equal steps once.
+        """Leaving ends what still runs. Builds of one store with the same `in_flight` run equal steps once,
+        those with the same `exec_slots` so many at a time.
         Raises `StoreError`."""
         with Store.open(root) as store:
             async with (
@@ -136,6 +139,7 @@ class Workbench:
                     hosts=hosts,
                     cdi=cdi,
                     limits=limits or Limits.default(),
+                    exec_slots=exec_slots,
                 ) as worker,
                 Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
             ):
@@ -233,14 +237,6 @@ class Workbench:
         if on_digests is not None:
             on_digests({number: msgspec.to_builtins(item) for number, item in exporter.digests.items()})
         return outcome
-
-    async def collect(self, table: Mapping[str, object] | None = None) -> None:
-        """What the store may drop after a build that grew it, by the rules of `table` or, without one,
-        those that are configured."""
-        if self.store.grown:
-            from anyarch.store.collect import collect_after_build
-
-            await asyncio.to_thread(collect_after_build, self.store, table)
 
     async def _stock_keys(self, result: SolveResult) -> dict[str, StockKey]:
         """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""

@@ -45,6 +45,8 @@ class SessionFiles:
         self._root = root
         self._lock = threading.Lock()
         self._held: list[int] = []
+        self.on_received: Callable[[int], object] = lambda size: None
+        """Called after each transfer with the bytes that came, on a build's thread."""
 
     def close(self) -> None:
         with self._lock:
@@ -70,8 +72,11 @@ class SessionFiles:
 
         session = self._calls(self._session(names))
         key = "\0".join((session.shared_key, wanted.name, wanted.shared_key))
-        directory = self._claim(hashlib.sha256(key.encode()).hexdigest()[:32])
-        self._calls(self._transfer(session, wanted, directory, progress))
+        directory = self._claim(
+            hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32],
+            f"local source for {wanted.name}",
+        )
+        self.on_received(self._calls(self._transfer(session, wanted, directory, progress)))
         return directory
 
     async def _session(self, names: Sequence[str]) -> Session:
@@ -82,29 +87,30 @@ class SessionFiles:
                 return session
         raise ContextError("no local sources enabled")
 
-    def _claim(self, key: str) -> str:
+    def _claim(self, key: str, description: str) -> str:
         """A directory that no other build uses, of any process, preferably one with files of an earlier
-        transfer."""
+        transfer. Its lock file lies beside it and stays when the directory is collected (`store.usage`)."""
+        self._root.mkdir(parents=True, exist_ok=True)
         for number in range(1000):
-            place = self._root / f"{key}-{number}"
-            place.mkdir(parents=True, exist_ok=True)
-            fd = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            directory = self._root / f"{key}-{number}"
+            lock = os.open(f"{directory}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.close(fd)
+                os.close(lock)
                 continue
             with self._lock:
-                self._held.append(fd)
-            files = place / "files"
-            files.mkdir(mode=0o755, exist_ok=True)
-            os.utime(place)
-            return str(files)
+                self._held.append(lock)
+            directory.mkdir(mode=0o755, exist_ok=True)
+            # What `du` shows, and when it was last used.
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, description.encode("utf-8", "surrogateescape"), 0)
+            return str(directory)
         raise ContextError("too many builds transfer the same directory at once")
 
     async def _transfer(
         self, session: Session, wanted: LocalFiles, directory: str, progress: Callable[[int, bool], None]
-    ) -> None:
+    ) -> int:
         metadata = [("dir-name", wanted.name)]
         metadata += encode_values("include-patterns", wanted.include)
         metadata += encode_values("exclude-patterns", wanted.exclude)
@@ -152,6 +158,7 @@ class SessionFiles:
         if not receiver.is_finished:
             raise ProtocolError("file transfer: the sender ended before it had sent all files")
         progress(receiver.received, True)
+        return receiver.received
 
 
 def _named(error: Exception, wanted: LocalFiles) -> Exception:

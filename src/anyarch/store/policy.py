@@ -80,6 +80,13 @@ class Filter(msgspec.Struct, frozen=True):
             value = value if comparison == "==" else re.escape(value)
         return cls(match[1].lower(), comparison, value)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.field}{self.comparison}{self.value}"
+            if self.value or self.comparison == "!="
+            else self.field
+        )
+
     def __call__(self, record: Record) -> bool:
         match self.field:
             case "id":

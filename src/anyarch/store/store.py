@@ -68,7 +68,7 @@ class Store:
         self.meta = Metadata(root / "anyarch.db")
         self.leases = Leases(root, liveness)
         self.cache = CacheRecords(self.meta, hold=self.leases.hold)
-        self.records = LayerRecords(self.meta, hold=self.leases.hold, grew=self._grew)
+        self.records = LayerRecords(self.meta, hold=self.leases.hold, grew=self.grew)
         self.content = ContentStore(
             root, unfinished=self.unfinished_file, committed=self._record_blob, hold=self.leases.hold
         )
@@ -174,10 +174,10 @@ class Store:
                    ON CONFLICT (digest) DO UPDATE SET last_used = excluded.last_used""",
                 (digest, size, now, now),
             )
-        self._grew(size)
+        self.grew(size)
 
-    def _grew(self, size: int) -> None:
-        """Keep to the configured cap. `NoSpace` when nothing can make room."""
+    def grew(self, size: int) -> None:
+        """So many bytes were added: keep to the configured cap. `NoSpace` when nothing can make room."""
         from anyarch.store.cap import Cap
 
         self.grown += size

@@ -22,12 +22,12 @@ __all__ = ["Record", "records_of", "tree_size"]
 class Record(msgspec.Struct, frozen=True):
     """One thing that can be kept or removed by itself.
 
-    `id` is a layer's id, a blob's digest, or `cache-mounts/<name>`, `stat/<name>`, `git/<name>`. `kind`
-    is what `--filter type=` names: regular (a layer with the blobs made of it), internal (documents,
-    downloads), source.local, source.git.checkout, exec.cachemount. `size` in bytes, times in
-    seconds since the epoch. `shared`: part of an image that was given a name. `in_use`: a living process
-    holds it. `mutable`: its content may change. `blobs` are the digests that go with a layer. `depth` is
-    how many layers a layer was seen to lie on.
+    `id` is a layer's id, a blob's digest, or `cache-mounts/<name>`, `transfers/<name>`, `stat/<name>`,
+    `git/<name>`. `kind` is what `--filter type=` names: regular (a layer with the blobs made of it),
+    internal (documents, downloads), source.local, source.git.checkout, exec.cachemount. `size` in bytes,
+    times in seconds since the epoch. `shared`: part of an image that was given a name. `in_use`: a living
+    process holds it. `mutable`: its content may change. `blobs` are the digests that go with a layer.
+    `depth` is how many layers a layer was seen to lie on.
     """
 
     id: str
@@ -97,6 +97,7 @@ def records_of(store: Store, in_use: Container[str] = frozenset()) -> list[Recor
             )
     records += _directories(store, "cache-mounts", "exec.cachemount")
     records += _directories(store, "git", "source.git.checkout")
+    records += _directories(store, "transfers", "source.local")
     records += _files(store, "stat", "source.local", "digests of a build context's files")
     return records
 

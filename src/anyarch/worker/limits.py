@@ -7,6 +7,8 @@ other way round. `[parallelism]` in the configuration file sets the numbers, `--
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,8 +17,9 @@ from anyarch.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "SharedSlots"]
 
 _NAMES = ("exec", "network", "cpu")
 _HINT = "write exec=N (steps), network=N (transfers) or cpu=N (layers compressed at once)"
@@ -47,6 +50,50 @@ class Limits(msgspec.Struct, frozen=True):
                     raise UsageError(f"invalid value {field!r} of --parallel", hint=_HINT)
                 values[name] = int(number)
         return cls(**values)
+
+
+class SharedSlots:
+    """At most `count` holders at the same time, of any number of event loops, in the order they came. An
+    asynchronous context manager, for any number of tasks."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._lock = threading.Lock()
+        self._waiting: deque[Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        import asyncio
+        from concurrent.futures import Future
+
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return
+            mine: Future[None] = Future()
+            self._waiting.append(mine)
+        try:
+            await asyncio.wrap_future(mine)
+        except asyncio.CancelledError:
+            with self._lock:
+                is_waiting = mine in self._waiting
+                if is_waiting:
+                    self._waiting.remove(mine)
+            if not is_waiting:  # it was given the slot meanwhile
+                self._release()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                self._free += 1
+                return
+            given = self._waiting.popleft()
+        # Who was cancelled just now finds that it waits no longer, and passes the slot on.
+        if given.set_running_or_notify_cancel():
+            given.set_result(None)
 
 
 def _configured(env: Mapping[str, str]) -> dict[str, int]:

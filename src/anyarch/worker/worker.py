@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from anyarch.worker.cdi import Settings as CdiSettings
     from anyarch.worker.copytree import Owner
     from anyarch.worker.draft import Draft
+    from anyarch.worker.limits import SharedSlots
     from anyarch.worker.result import Result
 
 __all__ = ["Worker"]
@@ -109,9 +110,9 @@ class Worker:
     `locals` maps names of local sources to directories, `uploads` ids of uploaded contexts to streams;
     `files` and `layout_blobs` are asked for what is not there: directories that a client transfers, and
     blobs of OCI layouts that it has. `credentials`, `hosts` and `cdi` stand in for the logins and settings of
-    whoever runs this. `emulators` is the directory of the QEMU
-    programs to use, empty for those of the machine. `accelerate` is off or how emulated steps get native
-    twins (`worker.accelerate`).
+    whoever runs this. `exec_slots` limit the steps of several workers together. `emulators` is the
+    directory of the QEMU programs to use, empty for those of the machine. `accelerate` is off or how
+    emulated steps get native twins (`worker.accelerate`).
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class Worker:
         lent: Lent | None = None,
         emulators: str = "",
         limits: Limits | None = None,
+        exec_slots: SharedSlots | None = None,
         files: LocalProvider | None = None,
         layout_blobs: LayoutBlobs | None = None,
         credentials: CredentialSource | None = None,
@@ -152,7 +154,7 @@ class Worker:
         self.images = ImageResolver(store.content, lambda: self.registry)
         self._layouts: dict[tuple[str, str], ImageResolver] = {}
         self.layer_vertices: dict[str, str] = {}
-        self.exec_slots = asyncio.Semaphore(self.limits.exec)
+        self.exec_slots = exec_slots or asyncio.Semaphore(self.limits.exec)
         self.nested_waits: dict[str, frozenset[str]] = {}
         """For each nested build, the vertices of its definition."""
         self.acceleration = Acceleration(self, accelerate)

@@ -106,6 +106,37 @@ def test_what_is_not_acted_on_is_an_error_that_names_the_key(tmp_path: Path, tex
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            '[worker.oci]\ncniBinaryPath = "/opt/cni/bin"',
+            "worker.oci.cniBinaryPath has no effect here: steps use",
+        ),
+        ("[worker.oci]\ncniPoolSize = 16", "worker.oci.cniPoolSize has no effect here: steps use"),
+        ('[worker.oci]\nbridgeName = "b0"', "worker.oci.bridgeName has no effect here: steps use"),
+        (
+            '[worker.oci]\nbridgeSubnet = "10.1.0.0/16"',
+            "worker.oci.bridgeSubnet has no effect here: steps use",
+        ),
+        (
+            '[worker.containerd]\nenabled = false\nnamespace = "x"',
+            "worker.containerd has no effect here: there is no",
+        ),
+    ],
+)
+def test_settings_of_what_is_not_there_are_told(tmp_path: Path, text: str, says: str) -> None:
+    (note,) = told(tmp_path, text).notes
+    assert says in note
+
+
+def test_a_table_of_a_worker_has_only_its_own_keys(tmp_path: Path) -> None:
+    assert told(tmp_path, "[worker.containerd]\nenabled = false").notes == ()
+    for text in ('[worker.oci]\naddress = "/run/x"', '[worker.containerd]\nbinary = "crun"'):
+        with pytest.raises(UsageError, match="unknown key"):
+            told(tmp_path, text)
+
+
 def test_what_has_no_effect_on_builds_is_told(tmp_path: Path) -> None:
     (note,) = told(tmp_path, '[grpc]\ndebugAddress = "0.0.0.0:6060"\n[dns]\nnameservers = []').notes
     assert note == f"{tmp_path}/c.toml: grpc.debugAddress has no effect here"

@@ -11,7 +11,7 @@ from anyarch.api.proto import content_pb2, control_pb2, rpcstatus_pb2, trace_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.historyfilter import parse_filters
 
-from .test_build import CONTROL, Client, daemon, run, solve, statuses, tree
+from .harness import CONTROL, Client, daemon, run, solve, statuses, tree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,7 +20,7 @@ from anyarch.daemon.main import serve
 from anyarch.daemon.settings import Settings, Tls
 from anyarch.errors import UsageError
 
-from .test_build import CONTROL, run
+from .harness import CONTROL, run
 
 if TYPE_CHECKING:
     from pathlib import Path

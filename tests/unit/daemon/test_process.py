@@ -13,7 +13,7 @@ import pytest
 from anyarch.api.proto import gateway_pb2, llb_pb2
 from anyarch.api.rpc.status import Code, RpcError
 
-from .test_build import BRIDGE, Client, daemon, run, solve, tree
+from .harness import BRIDGE, Client, daemon, run, solve, tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
