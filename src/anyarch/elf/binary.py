@@ -62,12 +62,13 @@ class Binary(msgspec.Struct, frozen=True, array_like=True):
     is_native: bool = True
 
 
-def inspect(read: Read) -> Binary | None:
-    """What the file is; None when it is no program or library, or damaged beyond telling."""
+def inspect(read: Read, *, of_library: bool = False) -> Binary | None:
+    """What the file is; None when it is no program or library, or damaged beyond telling. Of a library
+    `needed` and `search` are read with `of_library` only: each costs two further reads of the file."""
     head = read(0, HEAD_SIZE)
     try:
         if head[:4] == b"\x7fELF":
-            return _elf(head, read)
+            return _elf(head, read, of_library=of_library)
         if head[:2] == b"MZ":
             return _pe(head, read)
         if head[:4] in _MACHO:
@@ -81,7 +82,7 @@ def inspect(read: Read) -> Binary | None:
     return None
 
 
-def _elf(head: bytes, read: Read) -> Binary | None:
+def _elf(head: bytes, read: Read, *, of_library: bool) -> Binary | None:
     header = parse(head[:20])  # without its interpreter, which is found below
     if header is None or header.kind not in (ET_EXEC, ET_DYN):
         return None  # object files and kernel modules are data to the image
@@ -95,8 +96,8 @@ def _elf(head: bytes, read: Read) -> Binary | None:
     for kind, offset, _, size in segments:  # PT_INTERP comes before PT_DYNAMIC
         if kind == _PT_INTERP and size <= HEAD_SIZE:
             interpreter = _part(head, read, offset, size).split(b"\0", 1)[0]
-        elif kind == _PT_DYNAMIC and (interpreter or name == "arm"):
-            # Of a library nobody asks for more than its machine (and float ABI, which says it is dynamic).
+        elif kind == _PT_DYNAMIC and (interpreter or name == "arm" or of_library):
+            # The float ABI of arm is said of what is dynamic.
             table = _part(head, read, offset, min(size, _MOST_DYNAMIC))
             needed, search = _dynamic(table, segments, read, header.bits, mark)
     return Binary(

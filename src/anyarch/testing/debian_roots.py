@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -21,11 +23,17 @@ from anyarch.testing.debian_images import ARCHITECTURES, cached
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from anyarch.emulation.accelerate.archive import Archive
 
-__all__ = ["COMPILER_PACKAGES", "TOOL_PACKAGES", "kept_packages", "root_context"]
+__all__ = [
+    "BUILD_PACKAGES",
+    "COMPILER_PACKAGES",
+    "TOOL_PACKAGES",
+    "kept_packages",
+    "release_context",
+    "root_context",
+]
 
 TOOL_PACKAGES = (
     *("base-files", "coreutils", "dash", "dpkg", "findutils", "gcc-12-base", "grep", "gzip", "libacl1"),
@@ -42,6 +50,12 @@ COMPILER_PACKAGES = (
 )
 """What a C or C++ compiler needs beside `TOOL_PACKAGES`."""
 
+BUILD_PACKAGES = (
+    *("base-files", "bzip2", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils", "g++"),
+    *("gcc", "grep", "gzip", "libc-bin", "libc6-dev", "make", "mawk", "patch", "sed", "tar", "xz-utils"),
+)
+"""What builds C and C++, of any release, by the names that have to be asked for."""
+
 _TRIPLETS = {
     "amd64": "x86-64-linux-gnu",
     "arm64": "aarch64-linux-gnu",
@@ -50,10 +64,32 @@ _TRIPLETS = {
     "ppc64el": "powerpc64le-linux-gnu",
 }
 _LINKS = ("bin", "lib", "lib64", "sbin")
+_DOCUMENTATION = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "gdb"))
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     "etc/group": "root:x:0:\nnogroup:x:65534:\n",
 }
+
+
+def release_context(
+    cache: Path, name: str, architecture: str, packages: Sequence[str], *, suite: str
+) -> Path:
+    """A build context with the root of one architecture of a release, kept in `cache` under
+    `NAME-SUITE-ARCHITECTURE`: packages with all that they depend on, without documentation. Raises
+    `DebianError`."""
+
+    def make(directory: Path) -> None:
+        (each,) = (each for each in ARCHITECTURES if each.debian == architecture)
+        archive = DebianArchive(
+            cache / "debian" / f"apt-{suite}-{architecture}",
+            {suite: [architecture]},
+            architecture=architecture,
+        )
+        with tempfile.TemporaryDirectory(dir=cache / "debian") as packed:
+            files = archive.download_with_dependencies(packages, Path(packed))
+            (directory / f"rootfs-{each.target}.tar").write_bytes(_root(files, documented=False))
+
+    return cached(cache, f"root-{name}-{suite}-{architecture}", make)
 
 
 def root_context(cache: Path, name: str, architectures: Sequence[str], packages: Sequence[str]) -> Path:
@@ -104,7 +140,7 @@ def kept_packages(cache: Path) -> Iterator[None]:
         yield
 
 
-def _root(packages: Sequence[Path]) -> bytes:
+def _root(packages: Sequence[Path], *, documented: bool = True) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as root:
         seen: set[str] = set()
@@ -116,13 +152,14 @@ def _root(packages: Sequence[Path]) -> bytes:
         _add(root, seen, "tmp", kind=tarfile.DIRTYPE, mode=0o1777)
         for directory in ("dev", "proc", "sys", "root"):
             _add(root, seen, directory, kind=tarfile.DIRTYPE)
-        status = [_unpack(package, root, seen) for package in packages]
+        status = [_unpack(package, root, seen, documented=documented) for package in packages]
         _add_file(root, seen, "var/lib/dpkg/status", "\n".join(status).encode())
     return buffer.getvalue()
 
 
-def _unpack(package: Path, root: tarfile.TarFile, seen: set[str]) -> str:
-    """Add a package's files and what dpkg would know of it; the paragraph of its status."""
+def _unpack(package: Path, root: tarfile.TarFile, seen: set[str], *, documented: bool) -> str:
+    """Add a package's files and what dpkg would know of it; the paragraph of its status. Documentation is
+    what dpkg can be told to leave out."""
     fields = run_tool(["dpkg-deb", "--field", str(package)])
     names = ("Package", "Architecture", "Multi-Arch")
     name, architecture, multi = (
@@ -136,6 +173,8 @@ def _unpack(package: Path, root: tarfile.TarFile, seen: set[str]) -> str:
             if path in ("", "."):
                 continue
             listed.append(f"/{path}")
+            if not documented and path.startswith(_DOCUMENTATION):
+                continue
             member.name = _merged(path)
             if member.islnk():
                 member.linkname = _merged(member.linkname.removeprefix("./"))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/4"
+_VERSION = "twins/5"
 
 
 class Acceleration:

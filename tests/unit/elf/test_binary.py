@@ -50,6 +50,15 @@ def test_dynamic_program_tells_its_loader_and_libraries() -> None:
     assert "libc.so.6" in found.needed
 
 
+def test_libraries_tell_what_they_need_when_asked() -> None:
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    files = [Path(path).read_bytes() for path in {line.split()[-1] for line in lines if ".so" in line}]
+    libraries = [raw for raw in files if (found := binary(raw)) is not None and not found.interpreter]
+    asked = [inspect(lambda at, size, raw=raw: raw[at : at + size], of_library=True) for raw in libraries]
+
+    assert any(found is not None and "libc.so.6" in found.needed for found in asked)
+
+
 @pytest.mark.parametrize(("flags", "abi"), [(0x05000400, "hard"), (0x05000200, "soft"), (0x05000000, "")])
 def test_float_abi_of_arm_is_read(flags: int, abi: str) -> None:
     raw = bytearray(tiny_executable("arm"))

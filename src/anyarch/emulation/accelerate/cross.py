@@ -16,12 +16,13 @@ import msgspec
 
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
 from anyarch.emulation.accelerate.natives import Natives, read_file
+from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import TARGETS, environment_rules
 from anyarch.emulation.accelerate.twins import Chosen, identity_of
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.elf.edit import Program
     from anyarch.emulation.accelerate.dispatcher import Identity
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GCC_VERSIONS", "choose_compilers", "host_packages", "state_of_compilers", "target_packages"]
 
-GCC_VERSIONS = {"bookworm": "12", "trixie": "14"}
+GCC_VERSIONS = {"bookworm": "12", "trixie": "14", "forky": "15"}
 """The compiler of each Debian release that has cross packages of it."""
 
 _LIBRARIES = (
@@ -61,7 +62,9 @@ _KNOWN_FIXES = {
     # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
     ("12", "arm64", "+deb12u1"): ("-fstack-protector",),
 }
-_INCLUDE_ENTRY = struct.Struct("<4B")
+# GCC's cppdefault.h: a directory, the component that it is of, four flags
+_ENTRY = struct.Struct("<2Q4B4x")
+_MOST_ENTRIES = 6  # between the compiler's own directory and the system's
 
 # a query, a file of options, a plug-in, a choice by this machine's CPU, other directories
 _DRIVER_REFUSED = (
@@ -184,12 +187,12 @@ def _binutil(
 ) -> Twin:
     package = f"binutils-{triplet}"
     own, other = packages.version(package), native.version(package)
-    if own != other:
+    if not is_same_source(own, other):
         raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
     rules: tuple[ArgumentRule, ...] = _refusals(_BINUTILS_REFUSED)
     if path.endswith("-ld.bfd"):
         swaps: list[ArgumentRule] = []
-        for directory in ("usr/lib", "usr/libexec"):
+        for directory in ("usr/libexec", "usr/lib"):  # where both are, the latter leads to the former
             plugin = f"{directory}/gcc-cross/{triplet}/{gcc}/liblto_plugin.so"
             try:
                 place = natives.data(plugin)
@@ -197,6 +200,7 @@ def _binutil(
                 continue
             seen = f"/{directory}/gcc/{triplet}/{gcc}/liblto_plugin.so"
             swaps += [ArgumentRule("next", "-plugin", seen), ArgumentRule("swap", seen, f"{HIDDEN}/{place}")]
+            break
         # the driver names the system root that it has
         root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
         plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
@@ -233,7 +237,7 @@ def _compiler(
                 if (version, architecture) == (gcc, target) and fixed:
                     refused = (*refused, *options) if name.startswith("cc1") else refused
     texts |= _directories(ours, target)
-    fix = _local_directory if name in ("cc1", "cc1plus") else None
+    fix = _native_table(TARGETS[target].multiarch, gcc) if name in ("cc1", "cc1plus") else None
     place = natives.program(own, f"{path}", texts=texts, change=fix)
     return Twin(f"/{path}", place, (found,), arguments=_refusals(refused))
 
@@ -266,27 +270,49 @@ def _directories(raw: bytes, target: str) -> dict[bytes, bytes]:
             number = new.split(b"/c++/")[1].split(b"/")[0]
             new = new[: new.index(b"/include/c++/")] + b"/include/" + triplet + b"/c++/" + number
         new = new.replace(b"/../" + triplet + b"/libc++_include", b"/../libc++_include")
-        if new.endswith((b"/include-fixed", b"/../" + triplet + b"/include")):
-            new = b"/usr/local/include"
+        if new.endswith(b"/../" + triplet + b"/include"):
+            new = b"/usr/local/include"  # leads nowhere on a native system
         found[text] = new
     return found
 
 
-def _local_directory(program: Program) -> None:
-    """The native compiler looks into /usr/local/include, first for the architecture and then for all. Two
-    entries of the cross compiler that lead nowhere in a native installation take their place."""
-    places = [program.address_of(place) for place in program.texts(b"/usr/local/include")]
-    entries = []
-    for address in places:
-        if address is None:
-            continue
-        entries += program.pointers_to(address)
-    wanted = [
-        entry for entry in sorted(entries) if program.raw[entry + 16] == 0 and program.raw[entry + 18] == 0
-    ]
-    if len(wanted) != 2:
-        raise NotSupported(f"{program.what} has another list of directories than is known")
-    for entry, multilib in zip(wanted, (2, 0), strict=True):
-        # not for C++ only, C++ knows it, no system root, with the architecture's directory or not
-        _INCLUDE_ENTRY.pack_into(program.raw, entry + 16, 0, 1, 0, multilib)
-        program.raw[entry + 8 : entry + 16] = bytes(8)  # of no component that could be moved
+def _native_table(triplet: str, gcc: str) -> Callable[[Program], None]:
+    """The native compiler looks into /usr/local/include, first for the architecture and then for all, behind
+    its own headers; then for fixed ones, then into /usr/include. What the cross compiler has between its own
+    and /usr/include is set to that, as far as there is room."""
+    own = f"/usr/lib/gcc/{triplet}/{gcc}/include".encode()
+
+    def change(program: Program) -> None:
+        system = _entries(program, b"/usr/include")
+        first = min(system, default=0)
+        place = [
+            entry
+            for entry in _entries(program, own)
+            if first - _MOST_ENTRIES * _ENTRY.size <= entry < first and not (first - entry) % _ENTRY.size
+        ]
+        fixed = _addresses(program, own + b"-fixed")
+        local = _addresses(program, b"/usr/local/include")
+        if len(place) != 1 or len(system) != 2 or not fixed or not local:
+            raise NotSupported(f"{program.what} has another list of directories than is known")
+        slots = range(place[0] + _ENTRY.size, first, _ENTRY.size)
+        component = _ENTRY.unpack_from(program.raw, place[0])[1]
+        # no component that could be moved; not for C++ only, C++ knows it, no system root, with the
+        # architecture's directory or not
+        wanted = [(local[0], 0, 0, 1, 0, 2), (local[0], 0, 0, 1, 0, 0)]
+        wanted += [(fixed[0], component, 0, 0, 0, 2), (fixed[0], component, 0, 0, 0, 0)]
+        if not 2 <= len(slots) <= len(wanted):
+            raise NotSupported(f"{program.what} has another list of directories than is known")
+        for slot, entry in zip(slots, wanted, strict=False):
+            _ENTRY.pack_into(program.raw, slot, *entry)
+
+    return change
+
+
+def _addresses(program: Program, text: bytes) -> list[int]:
+    found = [program.address_of(place) for place in program.texts(text)]
+    return [address for address in found if address is not None]
+
+
+def _entries(program: Program, text: bytes) -> list[int]:
+    """Where the table has a directory."""
+    return sorted(entry for address in _addresses(program, text) for entry in program.pointers_to(address))

@@ -182,7 +182,7 @@ class Natives:
 
 
 def _inspected(raw: bytes) -> Binary | None:
-    return inspect(lambda offset, size: raw[offset : offset + size])
+    return inspect(lambda offset, size: raw[offset : offset + size], of_library=True)
 
 
 def _texts_with(raw: bytes, part: bytes) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,9 +14,10 @@ from anyarch.errors import PathNotFound
 if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
 
-__all__ = ["Package", "Packages"]
+__all__ = ["Package", "Packages", "is_same_source"]
 
 _DPKG = "var/lib/dpkg"
+_REBUILT = re.compile(r"\+b[0-9]+$")
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -24,6 +26,12 @@ class Package(msgspec.Struct, frozen=True):
     name: str
     version: str
     architecture: str
+
+
+def is_same_source(version: str, other: str) -> bool:
+    """Whether two versions of a package are of the same source: `+bN` counts how often a distribution has
+    built it anew on one architecture, from the same files (Debian Policy 5.6.12)."""
+    return bool(version) and _REBUILT.sub("", version) == _REBUILT.sub("", other)
 
 
 class Packages:

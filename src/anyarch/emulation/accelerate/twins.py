@@ -11,6 +11,7 @@ from anyarch.archive.entry import Kind
 from anyarch.elf.header import parse
 from anyarch.emulation.accelerate.dispatcher import PAGE, Twin, identity
 from anyarch.emulation.accelerate.natives import Natives, read_file
+from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import (
     allowed_programs,
     arguments_of,
@@ -59,7 +60,7 @@ def choose_tools(
         if not other:
             chosen.emulated[package] = "the native image does not have it"
             continue
-        if own != other:
+        if not is_same_source(own, other):
             chosen.emulated[package] = f"version {own}, but {other} in the native image"
             continue
         for path in target.files(package):
@@ -106,7 +107,7 @@ def _tool(
             raise NotSupported(f"/{path} of {whose} is not the package's")
     for soname, library in natives.libraries_of(path).items():
         owner = native.owner(library)
-        if not owner or native.version(owner) != root.version(owner):
+        if not is_same_source(native.version(owner), root.version(owner)):
             raise NotSupported(
                 f"it needs {soname} of {owner or 'no package'} {native.version(owner)}, "
                 f"and this image has {root.version(owner) or 'none'}"
