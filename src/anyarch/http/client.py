@@ -6,6 +6,7 @@ Importing this module is cheap; the machinery below it is loaded by the first re
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -22,9 +23,9 @@ from anyarch.version import __version__
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
-    from http.client import HTTPResponse
     from urllib.parse import SplitResult
 
+    from anyarch.http.answer import Answer
     from anyarch.http.cancel import Cancel
     from anyarch.http.connection import Connection
     from anyarch.http.proxy import Proxy
@@ -34,6 +35,8 @@ __all__ = ["DEFAULT_TLS", "FileBody", "HttpClient", "Tls"]
 
 _PORTS = {"http": 80, "https": 443}
 _MAX_REDIRECTS = 10
+_ONE_PIECE = 1 << 16  # bytes of a streamed body that leave together with their header
+_UNSOUND = re.compile(r"[\x00-\x20\x7f]")
 _MAX_IDLE_S = 50.0  # servers and middle boxes drop idle connections after 60 s and more
 
 
@@ -322,7 +325,7 @@ def _converse(
     body: bytes | FileBody | None,
     cancel: Cancel | None,
     answer_timeout_s: float | None,
-) -> HTTPResponse:
+) -> Answer:
     if not isinstance(body, FileBody):
         connection.send(method, path, headers, body, cancel=cancel, answer_timeout_s=answer_timeout_s)
         return connection.receive()
@@ -339,8 +342,18 @@ def _converse(
         with body.open_() as stream:
             if body.offset:
                 stream.seek(body.offset)
-            connection.send(method, path, headers, None, cancel=cancel, answer_timeout_s=answer_timeout_s)
-            is_complete = connection.send_stream(stream, body.size, cancel=cancel, on_progress=on_progress)
+            if body.size <= _ONE_PIECE:
+                content = _read_all(stream, body.size, connection.label)
+                connection.send(
+                    method, path, headers, content, cancel=cancel, answer_timeout_s=answer_timeout_s
+                )
+                on_progress(body.size)
+                is_complete = True
+            else:
+                connection.send(method, path, headers, None, cancel=cancel, answer_timeout_s=answer_timeout_s)
+                is_complete = connection.send_stream(
+                    stream, body.size, cancel=cancel, on_progress=on_progress
+                )
         response = connection.receive()
         if not is_complete:
             response.will_close = True
@@ -351,6 +364,19 @@ def _converse(
     finally:
         if not is_complete and sent and body.on_progress is not None:
             body.on_progress(-sent)
+
+
+def _read_all(stream: BinaryIO, size: int, label: str) -> bytes:
+    parts = []
+    left = size
+    while left and (part := stream.read(left)):
+        parts.append(part)
+        left -= len(part)
+    if left:
+        from anyarch.http.connection import ended_early
+
+        raise ended_early(label, left)
+    return b"".join(parts)
 
 
 def _acquire(slot: threading.Semaphore, cancel: Cancel | None) -> None:
@@ -368,7 +394,7 @@ def _split(url: str, tls: Tls) -> tuple[SplitResult, _Target]:
         host, port = parts.hostname, parts.port
     except ValueError:
         raise NetworkError(f"invalid URL {url!r}", kind="protocol") from None
-    if parts.scheme not in _PORTS or not host or any(c <= " " or c == "\x7f" for c in url):
+    if parts.scheme not in _PORTS or not host or _UNSOUND.search(url):
         raise NetworkError(
             f"invalid URL {url!r}", kind="protocol", hint="http:// and https:// are understood"
         )

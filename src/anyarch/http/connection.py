@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import http.client
 import os
+import re
 import select
 import socket
 import time
@@ -15,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from anyarch.errors import NetworkError
+from anyarch.http.answer import Answer
 from anyarch.http.cancel import STEP_S, check
 
 if TYPE_CHECKING:
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from anyarch.http.cancel import Cancel
     from anyarch.http.proxy import Proxy
 
-__all__ = ["Connection", "network_error"]
+__all__ = ["Connection", "ended_early", "network_error"]
 
 _CHUNK = 1 << 20
+_ONE_SEND = 1 << 16  # bytes of a body that are worth copying to leave with their header
+_CONTROL = re.compile(r"[\x00\r\n]")
 _UNREACHABLE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN})
 _NOT_TLS = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
@@ -122,19 +126,20 @@ class Connection:
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._patience = _Patience(idle_timeout_s)
-        self._http: http.client.HTTPConnection | None = None
+        self._sock: socket.socket | None = None
+        self._method = ""
 
     def close(self) -> None:
-        if self._http is not None:
-            self._http.close()
-            self._http = None
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
 
     def is_stale(self) -> bool:
         """Whether the server has closed an idle connection (or sent something that nobody asked for)."""
-        if self._http is None or self._http.sock is None:
+        if self._sock is None:
             return True
         poll = select.poll()
-        poll.register(self._http.sock, select.POLLIN)
+        poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(0))
 
     def send(
@@ -151,11 +156,14 @@ class Connection:
         self._patience.cancel = cancel
         self._patience.idle_s = answer_timeout_s or self._idle_timeout_s
         try:
-            connection = self._http or self._connect(cancel)
-            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
+            sock = self._sock or self._connect(cancel)
+            head = _head(method, target, headers)
+            if body and len(body) <= _ONE_SEND:
+                head, body = head + body, None
+            sock.sendall(head)
+            if body:
+                sock.sendall(body)
+            self._method = method
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise network_error(error, self.label) from None
 
@@ -167,8 +175,8 @@ class Connection:
         False when the server answered before it had all: the caller reads the answer, and the connection
         cannot be used again. Raises `NetworkError` (kind "body") when the stream ends early.
         """
-        assert self._http is not None
-        sock: socket.socket = self._http.sock
+        sock = self._sock
+        assert sock is not None
         try:
             if self._context is None and (number := _file_number(stream)) is not None:
                 return _send_file(sock, number, stream.tell(), size, self._patience, on_progress, self.label)
@@ -180,18 +188,22 @@ class Connection:
         except OSError as error:
             raise network_error(error, self.label) from None
 
-    def receive(self) -> http.client.HTTPResponse:
+    def receive(self) -> Answer:
         """The answer, up to and including its header."""
-        assert self._http is not None
+        assert self._sock is not None
+        response = Answer(self._sock, method=self._method)
         try:
-            response = self._http.getresponse()
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise network_error(error, self.label) from None
+            response.begin()
+        except BaseException as error:
+            response.close()
+            if isinstance(error, (OSError, http.client.HTTPException, ValueError)):
+                raise network_error(error, self.label) from None
+            raise
         self._patience.idle_s = self._idle_timeout_s
         self.used = True
         return response
 
-    def _connect(self, cancel: Cancel | None) -> http.client.HTTPConnection:
+    def _connect(self, cancel: Cancel | None) -> socket.socket:
         deadline = time.monotonic() + self._connect_timeout_s
         host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._host, self._port)
         try:
@@ -208,11 +220,8 @@ class Connection:
         except BaseException:
             sock.close()
             raise
-        connection = http.client.HTTPConnection(self._host, self._port)
-        connection.auto_open = 0
-        connection.sock = sock
-        self._http = connection
-        return connection
+        self._sock = sock
+        return sock
 
     def _tunnel(self, sock: socket.socket, proxy: Proxy) -> None:
         peer = f"[{self._host}]" if ":" in self._host else self._host
@@ -221,7 +230,7 @@ class Connection:
             lines.append(f"Proxy-Authorization: {proxy.authorization}")
         try:
             sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
-            response = http.client.HTTPResponse(sock, method="CONNECT")
+            response = Answer(sock, method="CONNECT")
             try:
                 response.begin()
             finally:
@@ -258,6 +267,15 @@ class Connection:
                 raise network_error(error, self.label) from None
         tls.patience = self._patience  # type: ignore[attr-defined]  # the class is made above
         return tls
+
+
+def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    """A request up to its body. Raises `HTTPException` for what would end a line early."""
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    for line in lines:
+        if _CONTROL.search(line):
+            raise http.client.HTTPException("a line break in a header")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def _dial(host: str, port: int, deadline: float, patience: _Patience, cancel: Cancel | None) -> _PlainSocket:
@@ -341,7 +359,7 @@ def _send_file(
         except BlockingIOError:
             continue
         if count == 0:
-            raise _ended_early(label, left)
+            raise ended_early(label, left)
         offset += count
         left -= count
         if on_progress is not None:
@@ -370,7 +388,7 @@ def _send_copy(
             return False
         chunk = stream.read(min(left, _CHUNK))
         if not chunk:
-            raise _ended_early(label, left)
+            raise ended_early(label, left)
         sock.sendall(chunk)
         left -= len(chunk)
         if on_progress is not None:
@@ -378,7 +396,8 @@ def _send_copy(
     return True
 
 
-def _ended_early(label: str, left: int) -> NetworkError:
+def ended_early(label: str, left: int) -> NetworkError:
+    """What a body comes to that lacks `left` bytes."""
     return NetworkError(
         f"{label}: what was to be sent is {left} bytes shorter than announced", kind="body", host=label
     )

@@ -10,7 +10,8 @@ from anyarch.http.connection import network_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from http.client import HTTPMessage, HTTPResponse
+
+    from anyarch.http.answer import Answer, Headers
 
 __all__ = ["Response"]
 
@@ -26,11 +27,11 @@ class Response:
 
     __slots__ = ("_body", "_finish", "_is_broken", "_label", "_raw", "headers", "reason", "status", "url")
 
-    def __init__(self, raw: HTTPResponse, url: str, label: str, finish: Callable[[bool], None]) -> None:
+    def __init__(self, raw: Answer, url: str, label: str, finish: Callable[[bool], None]) -> None:
         """`finish` is called once, with whether the connection can be used again."""
         self.status: int = raw.status
         self.reason: str = raw.reason
-        self.headers: HTTPMessage = raw.headers
+        self.headers: Headers = raw.headers
         self.url = url
         self._raw = raw
         self._label = label

@@ -271,8 +271,9 @@ def copy_all(
             totals.moved_blobs += moved
             totals.moved_bytes += descriptor.size if moved else 0
 
-    # The largest first: a big one that begins last would be waited for alone.
-    in_parallel(send, sorted(gathering.blobs.values(), key=lambda item: -item[0].size))
+    # The largest first: a big one that begins last would be waited for alone. The same order each time, so
+    # that a copy that goes on finds what it had first.
+    in_parallel(send, sorted(gathering.blobs.values(), key=lambda item: (-item[0].size, item[0].digest)))
     parts = gathering.parts.values()
     for depth in sorted({part.depth for part in parts}):
         check(cancel)

@@ -16,6 +16,7 @@ from anyarch.http.client import HttpClient
 from anyarch.http.retry import IMPATIENT
 from anyarch.registry.download import ACCEPT, BlobSink, Download
 from anyarch.registry.failure import Failure, Refused, of_error, summary
+from anyarch.registry.novelty import Novelty
 from anyarch.registry.transport import Transport
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
@@ -63,6 +64,7 @@ class Registry:
         self._lock = threading.Lock()
         self._shunned: dict[str, tuple[float, Failure]] = {}
         self._present: set[tuple[str, str]] = set()  # (repository name, digest) known to be there
+        self._novelty = Novelty()
         self._push_locks: dict[tuple[str, str], threading.Lock] = {}
         self._referrers_lock = threading.Lock()  # lists under tags are read, changed and written
 
@@ -262,7 +264,16 @@ class Registry:
             if key in self._present:
                 return False
             endpoint = self._hosts.upstream(ref.domain)
-            upload = Upload(self._transport, endpoint, ref, descriptor, open_, on_progress, cancel)
+            upload = Upload(
+                self._transport,
+                endpoint,
+                ref,
+                descriptor,
+                open_,
+                on_progress=on_progress,
+                cancel=cancel,
+                novelty=self._novelty,
+            )
             what = f"{ref.familiar}: layer {Digest(descriptor.digest).short}"
             sent = self._at(ref, "pushed", endpoint, lambda: upload.run(mount_from), what=what)
             self._present.add(key)
@@ -296,12 +307,15 @@ class Registry:
         from anyarch.registry.push import has_manifest
 
         endpoint = self._hosts.upstream(ref.domain)
-        return self._at(
+        found = self._at(
             ref,
             "asked for",
             endpoint,
             lambda: has_manifest(self._transport, endpoint, ref, digest, cancel),
         )
+        if found:
+            self._novelty.heard(ref.name, found=True)
+        return found
 
     def referrers(
         self,

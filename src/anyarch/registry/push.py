@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyarch.http.cancel import Cancel
     from anyarch.http.response import Response
     from anyarch.registry.hosts import Endpoint
+    from anyarch.registry.novelty import Novelty
     from anyarch.registry.transport import Transport
     from anyarch.spec.oci import Blob, Descriptor
     from anyarch.spec.reference import Reference
@@ -127,8 +128,10 @@ class Upload:
         ref: Reference,
         descriptor: Descriptor,
         open_: Callable[[], BinaryIO],
+        *,
         on_progress: Callable[[int], None] | None,
         cancel: Cancel | None,
+        novelty: Novelty,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
@@ -137,6 +140,7 @@ class Upload:
         self._open = open_
         self._on_progress = on_progress
         self._cancel = cancel
+        self._novelty = novelty
         self._scopes: tuple[str, ...] = endpoint.push_scopes(ref.path)
         self._credited = 0  # bytes reported to on_progress
         self._min_piece = 0
@@ -149,13 +153,30 @@ class Upload:
             location = self._begin(mount_from)
             if location is None:
                 return False
-        digest = self._descriptor.digest
-        if has_blob(self._transport, self._endpoint, self._ref, digest, self._scopes, self._cancel):
-            if location is not None:
-                self._abandon(location)
-            return False
+        if not self._novelty.spares(self._ref.name, self._descriptor.size, self._is_unknown):
+            found = self._is_there()
+            self._novelty.heard(self._ref.name, found=found)
+            if found:
+                if location is not None:
+                    self._abandon(location)
+                return False
         self._send(location)
         return True
+
+    def _is_there(self) -> bool:
+        digest = self._descriptor.digest
+        return has_blob(self._transport, self._endpoint, self._ref, digest, self._scopes, self._cancel)
+
+    def _is_unknown(self) -> bool:
+        """Whether the registry says that it has no such repository."""
+        url = self._endpoint.url(self._ref.path, "tags", "list") + "?n=1"
+        response = self._transport.request(
+            self._endpoint, "GET", url, scopes=self._scopes, cancel=self._cancel
+        )
+        if response.status != 404:
+            response.discard()
+            return False
+        return "NAME_UNKNOWN" in self._transport.failure(self._endpoint, response).codes
 
     def _begin(self, mount_from: str | None = None) -> str | None:
         """The place of a new upload; None when the blob was mounted."""
@@ -228,6 +249,8 @@ class Upload:
             else:
                 trouble = Refused(refusal.failure)
                 if refusal.status not in RETRY_STATUSES:
+                    if refusal.status == 404 and self._is_there():
+                        return  # a try of which the answer was lost has ended the upload
                     # Pieces, then smaller pieces, then give up.
                     form += 1
                     is_final = refusal.status not in _TRY_PIECES or refusal.failure.codes & _FINAL_CODES
@@ -242,6 +265,8 @@ class Upload:
             had = offset
             # What arrived is lost when the registry does not say, or has forgotten the upload.
             offset, location = self._status(location) if location is not None else (0, None)
+            if location is None and kind and self._is_there():
+                return  # the answer was lost, not the blob
             self._credit(offset)
             now = time.monotonic()
             if offset > had or not failures:

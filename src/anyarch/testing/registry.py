@@ -66,6 +66,7 @@ class Fault(msgspec.Struct):
     digest_header: str | None = None
     bytes_per_s: float = 0.0
     expire_tokens: bool = False
+    lose_answer: bool = False
 
 
 class _Server(ThreadingHTTPServer):
@@ -299,6 +300,7 @@ class FakeRegistry:
         digest_header: str | None = None,
         bytes_per_s: float = 0.0,
         expire_tokens: bool = False,
+        lose_answer: bool = False,
     ) -> Fault:
         """Let requests of `method` (empty: any) whose path fits `pattern` go wrong: from the `nth` on,
         `times` times.
@@ -308,7 +310,8 @@ class FakeRegistry:
         `drop`: the connection is closed without an answer. `drop_body_after`: closed when so many bytes of
         the request's body came (they are kept by an upload). `delay_s`: first wait. `digest_header`: this
         Docker-Content-Digest. `bytes_per_s`: the answer's body comes that slowly. `expire_tokens`: all tokens
-        given out are worth nothing from this request on.
+        given out are worth nothing from this request on. `lose_answer`: the request is acted on, and the
+        connection closed without an answer.
         """
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         fault = Fault(
@@ -327,6 +330,7 @@ class FakeRegistry:
             digest_header,
             bytes_per_s,
             expire_tokens,
+            lose_answer,
         )
         with self.lock:
             self.faults.append(fault)

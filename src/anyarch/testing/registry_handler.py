@@ -256,6 +256,10 @@ class Handler(BaseHTTPRequestHandler):
         registry = self.registry
         with registry.lock:
             tags = sorted(tag for repository, tag in registry.tags if repository == name)
+            is_known = any(repository == name for repository, _ in registry.manifests)
+        if not is_known:  # as distribution has it, whatever blobs there are
+            self._error(404, "NAME_UNKNOWN", "repository name not known to registry")
+            return
         tags = [tag for tag in tags if tag > self._query.get("last", "")]
         page = tags[: registry.page_size]
         headers = {}
@@ -402,6 +406,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.corrupt and body:
             body = bytes([body[0] ^ 1]) + body[1:]
         self._record.status = status
+        if fault is not None and fault.lose_answer:
+            raise _Gone
         if self._body_left:  # whoever answers before he heard all cannot go on with the connection
             sent["Connection"] = "close"
         self.send_response(status)

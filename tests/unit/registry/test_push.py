@@ -268,3 +268,11 @@ def test_a_registry_that_forbids_deletion_says_so(fake, client, ref):
     fake.fault("DELETE", "", status=405)
     with pytest.raises(RegistryError, match="does not allow deletion"):
         client.delete(ref, Digest.of(b"x"))
+
+
+@pytest.mark.parametrize("raw", [BIG, b"small"])
+def test_a_blob_whose_acknowledgement_was_lost_is_not_sent_again(fake, send, raw):
+    fake.fault("PUT", UPLOADS, lose_answer=True)
+    assert send(raw)[0]
+    assert fake.count("PUT", UPLOADS) == 1
+    assert fake.blobs["lib/tiny", Digest.of(raw)] == raw
