@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from anyarch.api.failure import build_error
+from anyarch.api.proto import content_pb2 as content
 from anyarch.api.proto import control_pb2 as control
 from anyarch.api.proto import gateway_pb2 as gateway
 from anyarch.api.rpc.status import RpcError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteBuilder"]
 
 _CONTROL = "/moby.buildkit.v1.Control"
+_CONTENT = "/containerd.services.content.v1.Content"
 _BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge"
 _BUILD_ID = "buildkit-controlapi-buildid"
 _CLOCK = "buildkit-current-timestamp"
@@ -94,6 +96,46 @@ class RemoteBuilder:
         except RpcError as error:
             raise build_error(error, where=self._label) from error
 
+    async def history(self, request: control.BuildHistoryRequest) -> tuple[list[Any], str]:
+        """The events of its build records up to now, and what its clock says (empty: it does not tell)."""
+        try:
+            call = self._channel.start(f"{_CONTROL}/ListenBuildHistory")
+            try:
+                await call.send(request)
+                call.end()
+                clock = (await call.wait_headers()).get(_CLOCK) or ""
+                return [event async for event in call.messages(control.BuildHistoryEvent)], clock
+            finally:
+                call.cancel()
+        except RpcError as error:
+            raise build_error(error, where=self._label) from error
+
+    async def delete_record(self, ref: str) -> None:
+        """Let it forget a build."""
+        request = control.UpdateBuildHistoryRequest(Ref=ref, Delete=True)
+        await self._ask(f"{_CONTROL}/UpdateBuildHistory", request, control.UpdateBuildHistoryResponse)
+
+    async def follow(self, ref: str, emit: EventSink) -> None:
+        """Tell the progress of a build, one that is over too. Raises `AnyarchError`."""
+        try:
+            await self._status(ref, emit)
+        except RpcError as error:
+            raise build_error(error, where=self._label) from error
+
+    async def read_blob(self, digest: str) -> bytes:
+        """What it keeps under a digest."""
+        try:
+            call = self._channel.start(f"{_CONTENT}/Read")
+            try:
+                await call.send(content.ReadContentRequest(digest=digest))
+                call.end()
+                parts = [part.data async for part in call.messages(content.ReadContentResponse)]
+            finally:
+                call.cancel()
+        except RpcError as error:
+            raise build_error(error, where=self._label) from error
+        return b"".join(parts)
+
     async def build(
         self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
     ) -> BuildResult:
@@ -141,6 +183,12 @@ class RemoteBuilder:
             await _finish(progress)
 
     async def _follow(self, ref: str, emit: EventSink) -> None:
+        try:
+            await self._status(ref, emit)
+        except RpcError:
+            return  # the build's own call says what happened
+
+    async def _status(self, ref: str, emit: EventSink) -> None:
         call = self._channel.start(f"{_CONTROL}/Status")
         try:
             await call.send(control.StatusRequest(Ref=ref))
@@ -150,8 +198,6 @@ class RemoteBuilder:
             async for message in call.messages(control.StatusResponse):
                 for event in events_of(message, skew_s=skew):
                     emit(event)
-        except RpcError:
-            return  # the build's own call says what happened
         finally:
             call.cancel()
 

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyarch.builder.builder import Builder, Node
+    from anyarch.builder.wire import WireClient
 
-__all__ = ["prune_on", "split_filters", "usage_on"]
+__all__ = ["prune_on", "split_filters", "usage_on", "wire_client"]
 
 _FILTER = re.compile(r"([A-Za-z-]+)(?:(!=|~=|==|=)(.*))?\Z", re.DOTALL)
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -46,22 +47,23 @@ def _nanoseconds(text: str) -> int:
     return int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1_000_000_000)
 
 
-async def usage_on(builder: Builder, texts: Sequence[str]) -> list[Record]:
-    """The records of all nodes, the largest first. Raises `AnyarchError`."""
+async def usage_on(builder: Builder, texts: Sequence[str], *, timeout_s: float = 20.0) -> list[Record]:
+    """The records of all nodes, the largest first. Nodes have `timeout_s` to tell their status (0: any time).
+    Raises `AnyarchError`."""
     from anyarch.api.proto import control_pb2 as control
 
     filters, age = split_filters(texts)
     request = control.DiskUsageRequest(filter=filters, ageLimit=age)
 
     async def one(node: Node) -> list[Any]:
-        client = await _client(node)
+        client = await wire_client(node)
         try:
             found: list[Any] = await client.disk_usage(request)
             return found
         finally:
             await client.close()
 
-    found = await asyncio.gather(*(one(node) for node in await _running(builder)))
+    found = await asyncio.gather(*(one(node) for node in await _running(builder, timeout_s)))
     records = [_record(item) for items in found for item in items]
     return sorted(records, key=lambda record: -record.size)
 
@@ -75,6 +77,7 @@ async def prune_on(
     max_used: int,
     min_free: int,
     on_removed: Callable[[Record], None],
+    timeout_s: float = 20.0,
 ) -> None:
     """Remove on all nodes what the filters and limits (bytes, 0: none) choose."""
     from anyarch.api.proto import control_pb2 as control
@@ -90,28 +93,31 @@ async def prune_on(
     )
 
     async def one(node: Node) -> None:
-        client = await _client(node)
+        client = await wire_client(node)
         try:
             await client.prune(request, lambda item: on_removed(_record(item)))
         finally:
             await client.close()
 
-    await asyncio.gather(*(one(node) for node in await _running(builder)))
+    await asyncio.gather(*(one(node) for node in await _running(builder, timeout_s)))
 
 
-async def _client(node: Node) -> Any:
+async def wire_client(node: Node) -> WireClient:
+    """A client of a daemon's API. Raises `NotSupported` for a node that is none."""
+    from anyarch.builder.wire import WireClient
+
     assert node.driver is not None
     client = await node.driver.client()
     inner = getattr(client, "wire", client)
-    if not hasattr(inner, "disk_usage"):
+    if not isinstance(inner, WireClient):
         await client.close()
         raise NotSupported(f"node {node.name} does not tell what it keeps")
     return inner
 
 
-async def _running(builder: Builder) -> list[Node]:
+async def _running(builder: Builder, timeout_s: float) -> list[Node]:
     """The nodes that run; raises what one that cannot be asked has said, and where none runs."""
-    await builder.load(20.0)
+    await builder.load(timeout_s)
     for node in builder.nodes:
         if node.error is not None:
             raise node.error

@@ -135,6 +135,20 @@ class WireClient:
     async def prune(self, request: control.PruneRequest, on_record: Callable[[Any], None]) -> None:
         await self._ask(self.builder.prune(request, on_record))
 
+    async def history(self, request: control.BuildHistoryRequest) -> tuple[list[Any], str]:
+        """As `RemoteBuilder.history`."""
+        found: tuple[list[Any], str] = await self._ask(self.builder.history(request))
+        return found
+
+    async def delete_record(self, ref: str) -> None:
+        await self._ask(self.builder.delete_record(ref))
+
+    async def follow(self, ref: str, emit: EventSink) -> None:
+        await self._ask(self.builder.follow(ref, emit))
+
+    async def read_blob(self, digest: str) -> bytes:
+        return bytes(await self._ask(self.builder.read_blob(digest)))
+
     async def close(self) -> None:
         await self.builder.close()
 

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from anyarch.cli.flags import GLOBAL_FLAGS, BadCommandLine, Command, Flag, parse, suggestion
-from anyarch.cli.main import ALIASES, COMMANDS, HIDDEN
+from anyarch.cli.main import ALIASES, COMMANDS, HIDDEN, LATER
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def dispatch(argv: list[str]) -> int:
         if parsed.switch("help"):
             return _command_help(command)
         debug = debug or parsed.switch("debug")
-        _check_states(parsed)
+        _warn_of_ignored(parsed)
         parsed.debug = debug
         given = parsed.text("builder") or program.text("builder")
         parsed.builder = os.environ.get("BUILDX_BUILDER", "") if given is None else given
@@ -87,11 +87,15 @@ def dispatch(argv: list[str]) -> int:
 def _command(words: list[str]) -> tuple[str, list[str]]:
     """The full name of the command that `words` begin with, and the words after it; no name for a group
     alone."""
-    for count in (2, 1):
+    for count in (3, 2, 1):
         name = " ".join(words[:count])
         name = ALIASES.get(name, name)
         if name in COMMANDS or name in HIDDEN:
             return name, words[count:]
+        if name in LATER:
+            raise NotSupported(
+                f"the command {name} is not supported by this release", hint="it comes in a later release"
+            )
     first = words[0]
     members = [name.partition(" ")[2] for name in COMMANDS if name.startswith(f"{first} ")]
     if not members:
@@ -118,16 +122,10 @@ def _command_help(command: Command) -> int:
     return 0
 
 
-def _check_states(parsed: Parsed) -> None:
-    """Answer flags that do nothing: refuse those of a later release, warn about those that buildx ignores
-    too."""
+def _warn_of_ignored(parsed: Parsed) -> None:
+    """Warn of flags that do nothing, as buildx does."""
     flags = {flag.name: flag for flag in (*parsed.command.flags, *GLOBAL_FLAGS)}
     for name in parsed.given:
         flag = flags[name]
-        if flag.state == "later":
-            raise NotSupported(
-                f"--{name} is not supported by this release",
-                hint=f"leave --{name} out; it comes in a later release",
-            )
         if flag.state == "ignored" and flag.warning:
             print(f"WARNING: {flag.warning}", file=stderr())

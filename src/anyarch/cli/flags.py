@@ -26,9 +26,8 @@ class Flag:
     """One flag of a command.
 
     `metavar` names its value; a flag without one is a switch. `repeat` flags gather their values, the
-    others keep the last. `state` is done, ignored (accepted; `warning` is printed if there is one) or later
-    (known from Docker's tools, refused with an error that names it). `complete` is file or directory for
-    shell completion.
+    others keep the last. `state` is done or ignored (accepted; `warning` is printed if there is one).
+    `complete` is file or directory for shell completion.
     """
 
     __slots__ = (

@@ -120,13 +120,9 @@ def command_help(command: Command) -> str:
     if command.arguments:
         parts.append(_section("Arguments", command.arguments))
     shown = [flag for flag in command.flags if not flag.hidden]
-    now = [flag for flag in shown if flag.state != "later"]
-    later = [flag for flag in shown if flag.state == "later"]
-    if now:
-        parts.append(_section("Options", _flag_rows(now)))
+    if shown:
+        parts.append(_section("Options", _flag_rows(shown)))
     parts.append(_section("Global options", _flag_rows(GLOBAL_FLAGS)))
-    if later:
-        parts.append(_section("Options of docker buildx that come in a later release", _flag_rows(later)))
     if command.examples:
         parts.append(_examples(command.examples))
     return "\n".join(parts)

@@ -53,6 +53,14 @@ COMMANDS = {
         "anyarch.cli.commands.emulators_uninstall",
         "Remove emulators that were registered with emulators install",
     ),
+    "history ls": ("anyarch.cli.commands.history_ls", "List the records of builds"),
+    "history inspect": ("anyarch.cli.commands.history_inspect", "Show the record of a build"),
+    "history inspect attachment": (
+        "anyarch.cli.commands.history_attachment",
+        "Print what the record of a build refers to",
+    ),
+    "history logs": ("anyarch.cli.commands.history_logs", "Print the output of a recorded build"),
+    "history rm": ("anyarch.cli.commands.history_rm", "Remove records of builds"),
     "du": ("anyarch.cli.commands.du", "Show what the store takes of the disk"),
     "prune": ("anyarch.cli.commands.prune", "Remove what the store does not need to keep"),
     "store check": ("anyarch.cli.commands.store_check", "Check every digest and reference of the store"),
@@ -73,6 +81,20 @@ HIDDEN = {
     "uninstall": ("anyarch.cli.commands.uninstall", "Remove docker's alias of the builder"),
 }
 """Commands that buildx has deprecated: they work, and are not listed."""
+LATER = frozenset(
+    [
+        "bake",
+        "dap",
+        "debug",
+        "f",
+        "history export",
+        "history import",
+        "history open",
+        "history trace",
+        "policy",
+    ]
+)
+"""Commands of buildx that this release does not have."""
 
 
 def main(argv: list[str] | None = None) -> int:

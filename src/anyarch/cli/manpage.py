@@ -52,15 +52,7 @@ def _command(command: Command) -> list[str]:
     if command.aliases:
         lines += [".PP", _text(f"Also: {', '.join(f'anyarch {name}' for name in command.aliases)}.")]
     lines += _rows(command.arguments)
-    shown = [flag for flag in command.flags if not flag.hidden]
-    lines += _flags(flag for flag in shown if flag.state != "later")
-    later = [f"\\fB\\-\\-{_text(flag.name)}\\fR" for flag in shown if flag.state == "later"]
-    if later:
-        lines += [
-            ".PP",
-            "Known from docker buildx, and refused until a later release:",
-            f"{', '.join(later)}.",
-        ]
+    lines += _flags(flag for flag in command.flags if not flag.hidden)
     return lines + _examples(command.examples)
 
 

@@ -15,15 +15,23 @@ if TYPE_CHECKING:
 __all__ = ["align"]
 
 
-def align(rows: Sequence[Sequence[str]], *, least: int = 0, padding: int = 1) -> str:
-    """`rows` are the cells of each line, the last of them what is not followed by a tab."""
+def align(rows: Sequence[Sequence[str]], *, least: int = 0, padding: int = 1, tabs: int = 0) -> str:
+    """`rows` are the cells of each line, the last of them what is not followed by a tab. With `tabs`
+    cells are filled with tabs that lead to multiples of it, instead of spaces."""
     widths: list[list[int]] = [[] for _ in rows]
     _measure(rows, widths, 0, len(rows), 0, least, padding)
     lines = []
     for row, columns in zip(rows, widths, strict=True):
-        cells = [cell.ljust(width) for cell, width in zip(row, columns, strict=False)]
+        cells = [_filled(cell, width, tabs) for cell, width in zip(row, columns, strict=False)]
         lines.append("".join(cells) + (row[-1] if row else ""))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _filled(cell: str, width: int, tabs: int) -> str:
+    if not tabs:
+        return cell.ljust(width)
+    stops = -(-width // tabs) * tabs
+    return cell + "\t" * -(-(stops - len(cell)) // tabs)
 
 
 def _measure(

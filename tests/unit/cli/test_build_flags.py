@@ -59,6 +59,7 @@ DONE = [
 ]
 # Done too, seen elsewhere than in a field: tests of their own in test_build.py.
 DONE_ELSEWHERE = {
+    "--policy",
     *("--annotation", "--iidfile", "--load", "--metadata-file", "--output", "-o", "--progress", "--push"),
     *("--quiet", "-q", "--ulimit", "--check"),
     "--part",  # tests/engine/test_parts.py
@@ -75,9 +76,6 @@ WARNED = [
     ("--squash", None, "squash is removed"),
 ]
 IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
-REFUSED = [
-    ("--policy", "x"),
-]
 REFUSED_VALUES = [
     ("--provenance", "true", "--provenance"),
     ("--provenance", "mode=max", "--provenance"),
@@ -124,16 +122,6 @@ def test_what_buildx_ignores_without_a_word_is_so_here(cli, engine, flag, value)
     assert (answer.status, answer.err) == (0, "")
 
 
-@pytest.mark.parametrize(("flag", "value"), REFUSED)
-def test_a_flag_of_a_later_release_is_refused_by_name(cli, engine, flag, value):
-    answer = cli("build", *words(flag, value), ".")
-    assert answer.status == 1
-    short = {flag.short: flag.name for flag in COMMAND.flags if flag.short}
-    name = flag if flag.startswith("--") else f"--{short[flag[1:]]}"
-    assert answer.err.startswith(f"ERROR: {name} is not supported by this release\n  hint: ")
-    assert not engine.requests
-
-
 @pytest.mark.parametrize(("flag", "value", "name"), REFUSED_VALUES)
 def test_a_value_of_a_later_release_is_refused_by_name(cli, engine, flag, value, name):
     answer = cli("build", *words(flag, value), ".")
@@ -151,7 +139,7 @@ def test_a_builder_that_does_not_exist_is_named(cli, engine):
 
 def test_the_tables_above_name_every_flag():
     tables = {
-        *(row[0].partition("=")[0] for table in (DONE, WARNED, IGNORED, REFUSED) for row in table),
+        *(row[0].partition("=")[0] for table in (DONE, WARNED, IGNORED) for row in table),
         *DONE_ELSEWHERE,
     }
     known = {

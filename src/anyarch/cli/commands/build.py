@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMAND", "run"]
 
-_LATER = "later"
-
 COMMAND = Command(
     "build",
     aliases=("b",),
@@ -153,7 +151,12 @@ COMMAND = Command(
             repeat=True,
         ),
         Flag("plan", "Print how each stage would run for each platform, and build nothing"),
-        Flag("policy", "Source policy", metavar="ATTRS", repeat=True, state=_LATER),
+        Flag(
+            "policy",
+            "Source policy: disabled=true ignores a .rego file beside the Dockerfile; others are refused",
+            metavar="ATTRS",
+            repeat=True,
+        ),
         Flag("progress", "How progress is shown: auto, none, plain, quiet, rawjson, tty", metavar="MODE"),
         Flag("provenance", "Provenance attestation; only false in this release", metavar="BOOL|ATTRS"),
         Flag("pull", "Look up base images in their registries, even when they are here"),
@@ -254,6 +257,7 @@ def run(parsed: Parsed) -> int:
     from anyarch.cli.dispatch import stderr
     from anyarch.cli.environment import check_environment
     from anyarch.cli.errors import report
+    from anyarch.cli.policy import check_policies
     from anyarch.cli.request import build_request, display_mode, method_of
     from anyarch.cli.results import remove_iidfile
     from anyarch.engine.validate import prepare
@@ -262,6 +266,7 @@ def run(parsed: Parsed) -> int:
     check_environment(os.environ, stderr())
     builder = builder_for_build(parsed)
     request = build_request(parsed, os.environ, _stdin)
+    check_policies(parsed.texts("policy"), request)
     has_output = bool(request.outputs)
     remove_iidfile(parsed)
     try:

@@ -25,7 +25,7 @@ COMMAND = Command(
     ),
     flags=(
         Flag("platform", "Target platform: this is used for node selection", metavar="OS/ARCH[/VARIANT]"),
-        Flag("progress", "Accepted for scripts: nothing is shown but errors", metavar="MODE"),
+        Flag("progress", "Accepted for scripts: nothing is shown but errors (default: none)", metavar="MODE"),
     ),
     examples=(("From another machine", "ssh host anyarch dial-stdio --builder mybuild"),),
 )

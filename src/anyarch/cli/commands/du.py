@@ -32,7 +32,7 @@ COMMAND = Command(
             metavar="FORMAT",
         ),
         Flag("verbose", "The same as --format=pretty"),
-        Flag("timeout", "", metavar="DURATION", hidden=True, state="ignored"),
+        Flag("timeout", "How long nodes may take to tell their status (default: 20s)", metavar="DURATION"),
     ),
     examples=(
         ("The largest things", "anyarch du | head"),
@@ -42,7 +42,7 @@ COMMAND = Command(
 
 
 def run(parsed: Parsed) -> int:
-    from anyarch.cli.builders import builder_for_build
+    from anyarch.cli.builders import builder_for_build, timeout_of
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.engine.storage import usage
     from anyarch.errors import UsageError
@@ -60,7 +60,7 @@ def run(parsed: Parsed) -> int:
 
         from anyarch.builder.usage import usage_on
 
-        records = asyncio.run(usage_on(builder, filters))
+        records = asyncio.run(usage_on(builder, filters, timeout_s=timeout_of(parsed)))
     if form == "json":
         _print_json(records)
     elif form == "pretty":

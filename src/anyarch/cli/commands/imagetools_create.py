@@ -54,7 +54,10 @@ COMMAND = Command(
         Flag(
             "platform", "Keep only these platforms", short="p", metavar="OS/ARCH[/VARIANT],...", repeat=True
         ),
-        Flag("prefer-index", "Make an index of a single manifest too (default; =false copies it as it is)"),
+        Flag(
+            "prefer-index",
+            "Make an index of a single manifest too (default: true; false: copy it)",
+        ),
         Flag("progress", "How progress is shown: auto, none, plain, rawjson, tty", metavar="MODE"),
         Flag(
             "tag",

@@ -32,7 +32,7 @@ COMMAND = Command(
         Flag("reserved-space", "Always keep this much", metavar="BYTES"),
         Flag("keep-storage", "The same as --reserved-space", metavar="BYTES"),
         Flag("verbose", "Show everything about what is removed"),
-        Flag("timeout", "", metavar="DURATION", hidden=True, state="ignored"),
+        Flag("timeout", "How long nodes may take to tell their status (default: 20s)", metavar="DURATION"),
     ),
     examples=(
         ("Start anew", "anyarch prune --all --force"),
@@ -46,7 +46,7 @@ _WARNING_ALL = "WARNING! This will remove all build cache. Are you sure you want
 
 
 def run(parsed: Parsed) -> int:
-    from anyarch.cli.builders import builder_for_build
+    from anyarch.cli.builders import builder_for_build, timeout_of
     from anyarch.cli.records import print_header, print_row, print_verbose
     from anyarch.cli.units import human_size
     from anyarch.engine.storage import prune, selection
@@ -83,6 +83,7 @@ def run(parsed: Parsed) -> int:
             prune_on(
                 builder,
                 parsed.texts("filter"),
+                timeout_s=timeout_of(parsed),
                 all=take_all,
                 reserved=policy.reserved,
                 max_used=policy.max_used,
