@@ -182,6 +182,20 @@ def test_a_cache_is_shared_across_platforms_unless_its_name_says_otherwise(build
     assert [image.read_text("/own", platform) for platform in TWO] == ["amd64\n", "arm64\n"]
 
 
+def test_without_cache_a_cache_begins_anew(build: Builder) -> None:
+    text = """
+        FROM busybox
+        ARG N
+        RUN --mount=type=cache,target=/c,id=mine,mode=0700 echo $N >> /c/log && cat /c/log > /out
+        RUN --mount=type=cache,target=/o,from=busybox,source=/etc echo $N >> /o/log && cat /o/log > /seeded
+    """
+    build(text, build_args={"N": "1"})
+    image = build(text, build_args={"N": "2"}, no_cache=True)
+    assert (image.read_text("/out"), image.read_text("/seeded")) == ("2\n", "2\n")
+    image = build(text, build_args={"N": "3"})
+    assert (image.read_text("/out"), image.read_text("/seeded")) == ("2\n3\n", "2\n3\n")
+
+
 def test_a_caches_names_are_apart_by_namespace(build: Builder) -> None:
     text = "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c touch /c/$N && ls /c > /out\n"
     build(text, build_args={"N": "1"})

@@ -124,7 +124,14 @@ class Platform(msgspec.Struct, frozen=True, order=True):
             )
         for position, part in enumerate(parts):
             if not (_OS_PART if position == 0 else _PART).match(part):
-                raise InvalidPlatform(f"{part!r} is an invalid component of platform {text!r}", hint=_HINT)
+                # BuildKit's words, which builds with `--platform=$UNKNOWN` are searched for by
+                what, whose = ("component", "platform") if position else ("OS component", "OSAndVersion")
+                pattern = (_PART if position else _OS_PART).pattern.replace(r"\Z", "$")
+                raise InvalidPlatform(
+                    f'"{part}" is an invalid {what} of "{text}": {whose} specifier component must match '
+                    f'"^{pattern}": invalid argument',
+                    hint=_HINT,
+                )
         default = default or host_platform()
         match = _OS_PART.match(parts[0])
         assert match is not None
@@ -194,8 +201,8 @@ class Platform(msgspec.Struct, frozen=True, order=True):
 
     @property
     def directory(self) -> str:
-        """The directory name of this platform in a split output: `linux_arm_v7`."""
-        return str(self).replace("/", "_")
+        """The directory name of this platform in a split output: `linux_arm_v7`, `windows(10.0.1)_amd64`."""
+        return self.format_all().replace("/", "_")
 
 
 _HINT = "platforms are written os/arch[/variant], for example linux/amd64, linux/arm64, linux/arm/v7"

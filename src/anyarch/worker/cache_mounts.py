@@ -23,14 +23,15 @@ from anyarch.llb.ops import CacheSharing
 from anyarch.store.tree import move_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from anyarch.llb.ops import CacheOpt
+    from anyarch.store.store import Store
     from anyarch.worker.result import SnapshotResult
     from anyarch.worker.worker import Worker
 
-__all__ = ["Seed", "TreeSeed", "cache_mount"]
+__all__ = ["Seed", "TreeSeed", "cache_mount", "drop_cache_mounts"]
 
 
 class Seed(Protocol):
@@ -121,11 +122,30 @@ def cache_mount(root: Path, options: CacheOpt, seed: Seed | None = None) -> Iter
             elif not directory.exists():
                 _fill(directory, lock, seed, options.sharing)
             # What `du` shows, and when it was last used.
+            os.ftruncate(lock, 0)
             os.pwrite(lock, options.id.encode("utf-8", "surrogateescape"), 0)
             yield str(directory)
             return
         finally:
             os.close(lock)
+
+
+def drop_cache_mounts(store: Store, ids: Collection[str]) -> list[Path]:
+    """Let the caches of `ids` begin anew, but for directories that a step has: work directories to be
+    removed, with what was in them."""
+    dropped = []
+    for lock_file in (store.root / "cache-mounts").glob("*.lock"):
+        with lock_file.open("rb") as lock:
+            if os.read(lock.fileno(), 4096).decode("utf-8", "surrogateescape") not in ids:
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                work = store.work_dir()
+                move_tree(lock_file.with_suffix(""), f"{work}/gone")
+            except (BlockingIOError, FileNotFoundError):
+                continue
+            dropped.append(work)
+    return dropped
 
 
 def _fill(directory: Path, lock: int, seed: Seed, sharing: CacheSharing) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, assert_never
 
 from anyarch.errors import BuildError, SourceRange, error_context
-from anyarch.llb.ops import BuildOp, DiffOp, ExecOp, FileOp, MergeOp, OpMetadata, PassthroughOp, SourceOp
+from anyarch.llb.ops import (
+    BuildOp,
+    DiffOp,
+    ExecOp,
+    FileOp,
+    MergeOp,
+    MountType,
+    OpMetadata,
+    PassthroughOp,
+    SourceOp,
+)
 from anyarch.llb.wire import unmarshal_op
 from anyarch.solver.vertex import Edge, Vertex
 
@@ -27,11 +37,13 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
     """Make the vertices of `definition` known to `solver`; the edge that is its result, None for the empty
     root.
 
-    Vertices that are known already are shared. Raises `BuildError` for a graph that is not whole.
+    Vertices that are known already are shared. Cache mounts of steps that are to run without cache begin
+    anew. Raises `BuildError` for a graph that is not whole.
     """
     if not definition.ops:
         return None
     last: Op | None = None
+    anew: set[str] = set()
     for digest, raw in zip(definition.digests, definition.ops, strict=True):
         if digest in solver:
             continue
@@ -46,6 +58,8 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
                 )
         worker.acceleration.learn(digest, op)
         metadata = definition.metadata.get(digest, _NO_METADATA)
+        if metadata.ignore_cache and isinstance(op.kind, ExecOp):
+            anew |= _caches_of(op.kind)
         source = _source_of(definition, digest)
         platform = str(op.platform) if op.platform is not None else None
         with error_context(vertex=digest, source=source, platform=platform):
@@ -62,11 +76,19 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
                 platform=platform,
             )
         )
+    if anew:
+        worker.drop_cache_mounts(anew)
     if last is None:
         last = unmarshal_op(definition.ops[-1])
     if len(last.inputs) != 1:
         raise BuildError("invalid build graph: its last operation has to have one input")
     return Edge(last.inputs[0].digest, last.inputs[0].index)
+
+
+def _caches_of(op: ExecOp) -> set[str]:
+    """The ids of its cache mounts."""
+    mounts = [mount for mount in op.mounts if mount.mount_type is MountType.CACHE]
+    return {mount.cache_opt.id for mount in mounts if mount.cache_opt is not None}
 
 
 def _operation(solver: Solver, worker: Worker, op: Op, digest: str, metadata: OpMetadata) -> Operation:

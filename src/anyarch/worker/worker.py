@@ -27,7 +27,7 @@ from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 from anyarch.worker.session import Lent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from anyarch.archive.entry import Entry
@@ -493,6 +493,13 @@ class Worker:
 
             self._exec_threads = ThreadPoolExecutor(self.limits.exec, "anyarch-exec")
         return self._exec_threads
+
+    def drop_cache_mounts(self, ids: Collection[str]) -> None:
+        """Let the cache mounts of `ids` begin anew; those that running steps have stay."""
+        from anyarch.worker.cache_mounts import drop_cache_mounts
+
+        for directory in drop_cache_mounts(self.store, ids):
+            self.exec_threads.submit(self.layers.dispose, directory)
 
     def new_cancel(self) -> CancelToken:
         from anyarch.sandbox.plan import CancelToken

@@ -388,6 +388,37 @@ def test_warnings_are_given_once_and_show_their_line() -> None:
     assert warning.vertex == gateway.solved[0].digests[0]
 
 
+def test_warnings_before_an_error_are_told() -> None:
+    gateway = FakeGateway(
+        "FROM scratch AS Bad\nMAINTAINER me\nFROM scratch AS Bad\nBADCMD\nFROM x AS Worse\n"
+    )
+    assert "unknown instruction: BADCMD" in failure(gateway).message
+    # No rule about the file as a whole, which was not read.
+    assert [warning.short.partition(":")[0] for warning in gateway.warnings] == [
+        "StageNameCasing",
+        "MaintainerDeprecated",
+        "StageNameCasing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "FROM --platform=$BULIDPLATFORM scratch\n",
+            "empty platform value from expression $BULIDPLATFORM (did you mean BUILDPLATFORM?)",
+        ),
+        (
+            "ARG MY_ARCH=amd64\nFROM --platform=linux/${MYARCH} busybox\n",
+            'failed to parse platform linux/${MYARCH}: "" is an invalid component of "linux/": platform '
+            'specifier component must match "^[A-Za-z0-9_.-]+$": invalid argument (did you mean MY_ARCH?)',
+        ),
+    ],
+)
+def test_a_platform_of_an_unknown_argument_suggests_one_that_is_known(text: str, says: str) -> None:
+    assert failure(FakeGateway(text)).message == says
+
+
 def test_checks_can_be_made_to_fail_the_build() -> None:
     gateway = FakeGateway(
         "FROM busybox\nCMD echo\n", opts={"build-arg:BUILDKIT_DOCKERFILE_CHECK": "error=true"}

@@ -22,7 +22,7 @@ from .context import Loader
 from .convert import Conversion
 from .lexer import detect_syntax
 from .options import parse_options
-from .parser import parse
+from .parser import parse_leniently
 from .plan import Shared
 from .resolve import at_once
 from .rules import file_options
@@ -72,8 +72,11 @@ async def build(gateway: Gateway) -> FrontendResult:
         from .requests import answer
 
         return await answer(request, loader, info, warn)
-    dockerfile = parse(info.data, info.filename)
+    dockerfile, failure = parse_leniently(info.data, info.filename)
     checker = Checker(dockerfile, file_options(info.data, options.check), sink=warn)
+    if failure is not None:
+        checker.check_instructions()
+        raise failure
     context, shared = Deferred(), Shared()
     conversions: list[Conversion] = []
     for platform in options.platforms or (None,):

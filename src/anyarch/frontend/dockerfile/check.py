@@ -100,14 +100,14 @@ class Checker:
 
     # Rules of the file as such
 
-    def check_file(self) -> None:
-        """The rules about spelling and names, for all stages, reachable or not."""
+    def check_instructions(self) -> None:
+        """The rules that look at one instruction alone: they hold in a file that could not be read to its end
+        too."""
         file = self.dockerfile
         for warning in file.warnings:
             self.report(warning.rule, warning.message, (warning.line, warning.line))
         for arg in file.global_args:
             self._arg_comments(arg)
-        names: set[str] = set()
         for stage in file.stages:
             self._stage_line(stage)
             for instruction in stage.instructions:
@@ -116,7 +116,12 @@ class Checker:
                     self.report("MaintainerDeprecated", detail, instruction.lines, instruction.comments)
                 elif isinstance(instruction, Arg):
                     self._arg_comments(instruction)
-        for stage in file.stages:
+
+    def check_file(self) -> None:
+        """The rules about spelling and names, for all stages, reachable or not."""
+        self.check_instructions()
+        names: set[str] = set()
+        for stage in self.dockerfile.stages:
             if stage.name in _RESERVED:
                 detail = f"Stage name should not use the same name as reserved stage {quote(stage.name)}"
                 self.report("ReservedStageName", detail, stage.lines)

@@ -11,6 +11,7 @@ from anyarch.spec.platform import Platform
 
 from . import instructions as ins
 from .context import wanted_paths
+from .expand import expand
 from .gotext import did_you_mean
 from .named import find_named
 from .parser import parse_onbuild
@@ -129,17 +130,23 @@ class Plan:
     def _stage_platform(self, parsed: ins.Stage) -> Platform | None:
         if not parsed.platform:
             return None
-        text = self.scope.expand(parsed.platform, self.scope.global_args)
+        expansion = expand(parsed.platform, self.scope.global_args, escape=self.scope.escape)
+        text, known = expansion.value, tuple(self.scope.global_args)
+
+        def suggest(message: str) -> str:
+            suggestions = (did_you_mean(message, name, known) for name in expansion.unmatched)
+            return next((text for text in suggestions if text != message), message)
+
         if not text:
             raise DockerfileError(
-                f"empty platform value from expression {parsed.platform}",
+                suggest(f"empty platform value from expression {parsed.platform}"),
                 hint="predefined arguments such as $BUILDPLATFORM and global ARGs are known here",
             )
         try:
             return Platform.parse(text, default=self.loader.gateway.build_opts.build_platform)
         except InvalidPlatform as error:
             raise DockerfileError(
-                f"failed to parse platform {parsed.platform}: {error.message}", hint=error.hint
+                suggest(f"failed to parse platform {parsed.platform}: {error.message}"), hint=error.hint
             ) from None
 
     def _find_target(self) -> Stage:
