@@ -250,11 +250,11 @@ def encode_records(config: CacheConfig) -> bytes:
 
 class Found(msgspec.Struct):
     """What a cache knows. `links` leads from keys to canonical keys, `results` from those to a chain of blobs
-    (with their diff IDs) for each output; a blob None is a layer without entries. `documents` are what it was
-    read from, for whoever looks for other keys in them."""
+    (with their diff IDs) for each output, None where nothing is known of it; a blob None is a layer without
+    entries. `documents` are what it was read from, for whoever looks for other keys in them."""
 
     links: dict[str, str]
-    results: dict[str, tuple[tuple[Descriptor | None, ...], ...]]
+    results: dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]]
     documents: list[tuple[CacheConfig, dict[str, Descriptor]]] = []
 
     def add(self, other: Found) -> None:
@@ -293,8 +293,7 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
                 announced.setdefault(canonical, set()).add(item.selector)
     for canonical, by_number in outputs.items():
         count = len(announced.get(canonical, ())) + 1
-        if sorted(by_number) == list(range(count)):
-            found.results[canonical] = tuple(by_number[number] for number in range(count))
+        found.results[canonical] = tuple(by_number.get(number) for number in range(count))
     return found
 
 

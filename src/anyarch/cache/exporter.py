@@ -89,22 +89,21 @@ def keyed(
     results = []
     for item in solved:
         outputs: list[tuple[str, ...] | None] = []
+        last = ""
         if not item.is_source:
             for output in item.outputs or ():
                 layers = output.layers if isinstance(output, SnapshotResult) else ()
                 outputs.append(blobs_of(layers) if layers in kept else None)
-        # A step of several outputs is of use with all of them only.
-        if not outputs or None in outputs:
+                last = last or (layers[-1] if layers in kept else "")
+        if not any(outputs):
             outputs = []
-        first = item.outputs[0] if item.outputs else None
-        last = first.layers[-1] if isinstance(first, SnapshotResult) and first.layers else ""
         results.append(
             KeyedResult(
                 item.canonical,
                 item.keys,
                 tuple(key.partition("#")[0] for key in item.inputs),
                 tuple(outputs),
-                created_at(last) if last and outputs else 0.0,
+                created_at(last) if last else 0.0,
                 item.vertex.digest,
             )
         )

@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from anyarch.spec.reference import Reference
     from anyarch.worker.worker import Worker
 
-__all__ = ["ImportedCache", "read_document", "read_local", "read_local_document", "read_registry"]
+Chains = tuple["tuple[Descriptor | None, ...] | None", ...]
+"""Blobs of each output of a result."""
+
+__all__ = [
+    "ImportedCache",
+    "read_document",
+    "read_found",
+    "read_local",
+    "read_local_document",
+    "read_registry",
+]
 
 
 class ImportedCache:
@@ -59,17 +69,17 @@ class ImportedCache:
     def __len__(self) -> int:
         return len(self._found.results)
 
-    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, tuple[tuple[Descriptor | None, ...], ...]]:
+    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, Chains]:
         """The results that the cache has under BuildKit's keys, by vertex."""
         from anyarch.cache.stock import match
 
-        found: dict[str, tuple[tuple[Descriptor | None, ...], ...]] = {}
+        found: dict[str, Chains] = {}
         for config, blobs in self._found.documents:
             for vertex, chains in match(keys, config, blobs).items():
                 found.setdefault(vertex, chains)
         return found
 
-    def add(self, key: str, chains: tuple[tuple[Descriptor | None, ...], ...], bases: Container[str]) -> None:
+    def add(self, key: str, chains: Chains, bases: Container[str]) -> None:
         """Know a result under one of our keys too. `bases` are the diff IDs of layers of base images: other
         tools do not tell which of a chain are these, and no step of the build made them."""
 
@@ -79,19 +89,26 @@ class ImportedCache:
                 return descriptor
             return msgspec.structs.replace(descriptor, annotations={**notes, BASE: "true"})
 
-        own = tuple(tuple(marked(descriptor) for descriptor in chain) for chain in chains)
+        own = tuple(
+            tuple(marked(descriptor) for descriptor in chain) if chain is not None else None
+            for chain in chains
+        )
         self._found.results.setdefault(key, own)
 
     def canonical(self, key: str) -> str | None:
         """The canonical key that `key` leads to."""
         return self._found.links.get(key)
 
-    def load(self, canonical: str) -> list[tuple[str, ...]] | None:
-        """The chains of layers (ids) of a result, made known to the store; their bytes stay elsewhere."""
+    def load(self, canonical: str) -> list[tuple[str, ...] | None] | None:
+        """The chains of layers (ids) of a result, made known to the store; their bytes stay elsewhere. None
+        for an output that the cache does not have."""
         outputs = self._found.results.get(canonical)
         if outputs is None:
             return None
-        return [tuple(self._layer(descriptor) for descriptor in chain) for chain in outputs]
+        return [
+            tuple(self._layer(descriptor) for descriptor in chain) if chain is not None else None
+            for chain in outputs
+        ]
 
     def _layer(self, descriptor: Descriptor | None) -> str:
         digest = descriptor.digest if descriptor is not None else ""
@@ -131,7 +148,7 @@ def read_registry(worker: Worker, reference: Reference) -> ImportedCache:
             return registry.manifest(reference, Digest.parse(descriptor.digest), cancel=cancel).raw
         return registry.read(reference, descriptor, cancel=cancel)
 
-    return ImportedCache(worker, _read(root.raw, root.media_type, read), str(reference))
+    return ImportedCache(worker, read_found(root.raw, root.media_type, read), str(reference))
 
 
 def read_local(worker: Worker, source: str, *, digest: str = "", tag: str = "latest") -> ImportedCache:
@@ -139,7 +156,7 @@ def read_local(worker: Worker, source: str, *, digest: str = "", tag: str = "lat
     directory = Path(os.path.abspath(source))
     descriptor = _choose(directory, digest, tag)
     read = _reader(directory)
-    found = _read(read(descriptor), descriptor.media_type, read)
+    found = read_found(read(descriptor), descriptor.media_type, read)
     return ImportedCache(worker, found, f"{LAYOUT}{directory}")
 
 
@@ -199,7 +216,8 @@ def _choose(directory: Path, digest: str, tag: str) -> Descriptor:
     raise CacheError(f"{directory}: no cache {digest or tag} in its index.json")
 
 
-def _read(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Found:
+def read_found(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes]) -> Found:
+    """What a cache document, or the images that carry one, tell. Raises `CacheError`."""
     config, blobs = _parts_of(raw, media_type)
     if config is not None:
         return parse(decode_config(read(config)), {item.digest: item for item in blobs})

@@ -86,15 +86,16 @@ def stock_keys(
 
 def match(
     keys: Mapping[str, StockKey], config: CacheConfig, blobs: dict[str, Descriptor]
-) -> dict[str, tuple[tuple[Descriptor | None, ...], ...]]:
-    """The results (a chain of blobs for each output) that a document has for `keys`, by vertex. A record is
-    that of a vertex only when its links lead to records of the vertex's inputs."""
+) -> dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]]:
+    """The results (a chain of blobs for each output, None for one it does not have) that a document has for
+    `keys`, by vertex. A record is that of a vertex only when its links lead to records of the vertex's
+    inputs."""
     by_digest: dict[str, list[int]] = {}
     for number, record in enumerate(config.records):
         by_digest.setdefault(record.digest, []).append(number)
     chain_of = chains_of(config, blobs)
     records: dict[tuple[str, int], set[int]] = {}
-    found: dict[str, tuple[tuple[Descriptor | None, ...], ...]] = {}
+    found: dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]] = {}
 
     def fits(number: int, key: StockKey) -> bool:
         groups = config.records[number].inputs
@@ -113,14 +114,17 @@ def match(
             used.setdefault(at, set()).add(output)
     for vertex, key in keys.items():
         wanted = used.get(vertex, set()) | {0}
+        outputs: dict[int, tuple[Descriptor | None, ...]] = {}
         for output in wanted:
             numbers = {number for number in by_digest.get(key.record(output), ()) if fits(number, key)}
             records[vertex, output] = numbers
-            if output == 0 and key.inputs:
+            if key.inputs:
                 chains = [chain_of(config.records[number]) for number in sorted(numbers)]
                 chain = next((chain for chain in chains if chain), None)
-                if chain is not None and wanted == {0}:
-                    found[vertex] = (chain,)
+                if chain is not None:
+                    outputs[output] = chain
+        if outputs:
+            found[vertex] = tuple(outputs.get(number) for number in range(max(outputs) + 1))
     return found
 
 

@@ -15,6 +15,7 @@ from anyarch.errors import (
     AnyarchError,
     Canceled,
     ManifestNotFound,
+    NetworkError,
     NotSupported,
     PathNotFound,
     Unauthorized,
@@ -52,9 +53,21 @@ def _message(error: AnyarchError) -> str:
         # What a step uses of an input is read when its key is made.
         reading = f"failed to calculate checksum of ref {error.vertex}: {error.message}"
         return f"failed to compute cache key: {reading}"
+    lookup = _failed_lookup(error)
+    if lookup is not None:
+        return f"{error.message}: dial tcp: lookup {lookup}: no such host"
     if error.hint and error.hint.startswith("did you mean"):
         return f"{error.message} ({error.hint})"
     return error.message
+
+
+def _failed_lookup(error: BaseException | None) -> str | None:
+    """The host whose name could not be looked up, where that is the reason."""
+    while error is not None:
+        if isinstance(error, NetworkError) and error.kind == "dns":
+            return error.host.rpartition(":")[0] or error.host
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _code(error: AnyarchError) -> int:

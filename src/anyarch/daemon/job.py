@@ -16,7 +16,7 @@ from anyarch.daemon.events import EventLog
 from anyarch.daemon.records import random_id
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
-from anyarch.session.blobs import SessionBlobs
+from anyarch.session.blobs import SessionBlobs, SessionCaches
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
 from anyarch.session.fetch import SessionFiles
 from anyarch.session.lender import WireCalls
@@ -113,6 +113,7 @@ class Job:
             uploads=Uploads(self._sessions, self._calls, names),
             credentials=Logins(self._sessions, self._calls, names),
             receiver=SessionOutputs(self._sessions, self._calls, self.request.Session),
+            caches=SessionCaches(self._sessions, self._calls, self.request.Session),
             layout_blobs=SessionBlobs(self._sessions, self._calls, names),
         )
         self._thread = threading.Thread(target=self._main, args=(borrowed, files), name=f"build {self.ref}")

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from anyarch.engine.places import place_of
+from anyarch.solver.vertex import MISSING
 from anyarch.spec.text import in_utf8
 from anyarch.worker.result import SnapshotResult
 
@@ -56,10 +57,10 @@ class StoredCache:
         for cache in self.imported:
             chains = cache.load(canonical)
             if chains is not None:
-                outputs = [SnapshotResult(chain) for chain in chains]
-                if cache.is_lasting:
-                    self._records.save(canonical, outputs, description="from a build cache")
-                return outputs
+                whole = [SnapshotResult(chain) for chain in chains if chain is not None]
+                if cache.is_lasting and len(whole) == len(chains):
+                    self._records.save(canonical, whole, description="from a build cache")
+                return [SnapshotResult(chain) if chain is not None else MISSING for chain in chains]
         return None
 
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from anyarch.engine.options import annotations_of, compression_of, epoch_of, flag, image_names
+from anyarch.engine.options import annotation_of, annotations_of, compression_of, epoch_of, flag, image_names
 from anyarch.engine.request import BuildResult, Output
 from anyarch.engine.request import PlatformResult as PlatformSummary
 from anyarch.errors import OutputError, UsageError
@@ -19,14 +19,15 @@ from anyarch.exporter.assemble import ImageOptions, assemble
 from anyarch.exporter.timestamp import format_time
 from anyarch.solver.events import StatusEvent, VertexEvent
 from anyarch.spec.digest import Digest
+from anyarch.spec.media import layer_compression
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from anyarch.archive.entry import Entry
-    from anyarch.engine.request import BuildRequest
+    from anyarch.engine.request import Annotation, BuildRequest
     from anyarch.exporter.assemble import AssembledImage, InlineCache, PlatformResult
     from anyarch.exporter.files import PlatformTree
     from anyarch.snapshot.view import Node, TreeView
@@ -43,9 +44,10 @@ class Receiver(Protocol):
     """Takes the outputs of a build. Called on threads; `number` is the output's position."""
 
     def file(
-        self, number: int, metadata: dict[str, str]
+        self, number: int, metadata: dict[str, str], *, may_exist: bool = False
     ) -> AbstractContextManager[Callable[[bytes | memoryview], object]]:
-        """Where an archive is written to; leaving by an exception drops it."""
+        """Where an archive is written to; leaving by an exception drops it. With `may_exist` a client that
+        has it already, and takes nothing, is no error."""
         ...
 
     def directory(
@@ -107,18 +109,23 @@ class Exporter:
         *,
         epoch: int | None = None,
         receiver: Receiver | None = None,
+        metadata: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`epoch` is SOURCE_DATE_EPOCH in seconds, if there is one. `receiver` takes the files of outputs for
+        """`epoch` is SOURCE_DATE_EPOCH in seconds, if there is one. `metadata` is what the frontend says of
+        its result. `receiver` takes the files of outputs for
         a client that is not here; without one they go to the output's `dest`."""
         self._receiver = receiver
         self.digests: dict[int, Descriptor] = {}
         """What each image output of the request became, by its position."""
         self._epoch = epoch
+        self._metadata = metadata or {}
         self._request = request
         self._store = store
         self._layers = worker.layers
         self._worker = worker
         self._emit = emit
+        self.names: list[str] = []
+        """Those of the last image output."""
         self._assembled: dict[ImageOptions, AssembledImage] = {}
         self.inline: InlineCache | None = None
         """Adds a build cache to the configs of images (`--cache-to type=inline`)."""
@@ -141,7 +148,8 @@ class Exporter:
                 else:
                     image, given = await self._image(output, number, results, progress, multi_platform)
                     self.digests[number] = image.descriptor
-                    names.update(dict.fromkeys(str(name) for name in given))
+                    self.names = [str(name) for name in given]
+                    names.update(dict.fromkeys(self.names))
             except BaseException as error:
                 progress.done(str(error) or "context canceled")
                 raise
@@ -189,7 +197,7 @@ class Exporter:
             epoch=epoch,
             rewrite_timestamp=flag(output.attrs, "rewrite-timestamp", default=False),
             multi_platform=multi_platform,
-            annotations=annotations_of(self._request, output),
+            annotations=annotations_of(self._request, output, _annotations(self._metadata)),
             prefer_nondist_layers=flag(output.attrs, "prefer-nondist-layers", default=False),
         )
 
@@ -211,8 +219,8 @@ class Exporter:
             )
         image = self._assembled.get(options)
         if image is None:
-            if options.rewrite_timestamp:
-                await self._fetch_cached(results)
+            if options.rewrite_timestamp or options.force_compression:
+                await self._fetch_remote(results, options)
             image = await assemble(
                 self._store,
                 self._layers,
@@ -223,7 +231,7 @@ class Exporter:
                 on_thread=self._worker.in_cpu,
             )
             self._assembled[options] = image
-        names = image_names(self._request, output)
+        names = image_names(self._request, self._named(output))
         push = output.type == "registry" or flag(output.attrs, "push", default=False)
         by_digest = flag(output.attrs, "push-by-digest", default=False)
         if output.type in ("image", "registry"):
@@ -253,6 +261,13 @@ class Exporter:
         await asyncio.to_thread(self._layout, output, number, image, names, docker, created)
         progress.step("sending tarball")
         return image, names
+
+    def _named(self, output: Output) -> Output:
+        """`name=*` is the name that the frontend gives its result."""
+        if output.attrs.get("name") != "*":
+            return output
+        name = self._metadata.get("image.name", b"").decode("utf-8", "replace")
+        return msgspec.structs.replace(output, attrs={**output.attrs, "name": name})
 
     async def _push(
         self,
@@ -293,13 +308,22 @@ class Exporter:
             await self._worker.ensure_local(chain)
             await asyncio.to_thread(self._worker.directories, chain)
 
-    async def _fetch_cached(self, results: Sequence[PlatformResult]) -> None:
-        """Layers of steps that came from a build cache and are to be written anew."""
+    async def _fetch_remote(self, results: Sequence[PlatformResult], options: ImageOptions) -> None:
+        """Layers that are elsewhere and are to be written anew: with a new compression all that have another
+        one, with new times those of steps."""
         from anyarch.worker.result import SnapshotResult
 
+        def is_rewritten(layer_id: str) -> bool:
+            layer = self._layers.get(layer_id)
+            if options.rewrite_timestamp and not self._layers.is_base(layer):
+                return True
+            places = self._layers.remote(layer) if options.force_compression else []
+            kinds = {layer_compression(descriptor.media_type) for descriptor, _ in places}
+            return bool(kinds) and options.compression.type not in kinds
+
         layers = dict.fromkeys(layer for result in results for layer in result.layers)
-        steps = [layer for layer in layers if not self._layers.is_base(self._layers.get(layer))]
-        await self._worker.ensure_local(SnapshotResult(tuple(steps)))
+        wanted = tuple(layer for layer in layers if is_rewritten(layer))
+        await self._worker.ensure_local(SnapshotResult(wanted))
 
     async def _fetch_bases(self, image: AssembledImage) -> None:
         """Layers of base images that so far are only known: an archive has to hold them."""
@@ -340,7 +364,7 @@ class Exporter:
             metadata: dict[str, str] = {"containerimage.digest": image.root.digest}
             if names:
                 metadata["image.name"] = ",".join(str(name) for name in names)
-            with self._receiver.file(number, metadata) as write:
+            with self._receiver.file(number, metadata, may_exist=True) as write:
                 write_layout_tar(content, image, names, write, docker=docker, created=created)
             return
         if not flag(output.attrs, "tar", default=True):
@@ -410,6 +434,11 @@ class Exporter:
         assert self._receiver is not None
         with self._receiver.file(number, {}) as write:
             write_tar(trees, write, split=split, epoch=epoch)
+
+
+def _annotations(metadata: Mapping[str, bytes]) -> list[Annotation]:
+    found = (annotation_of(key, value.decode("utf-8", "replace")) for key, value in sorted(metadata.items()))
+    return [item for item in found if item is not None]
 
 
 def _with_dangling(

@@ -17,6 +17,8 @@ from anyarch.spec.reference import Reference
 from anyarch.worker.session import Lent, LentSecret, LentSsh
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyarch.archive.compression import Compression
     from anyarch.engine.request import BuildRequest, BuildResult, Output
     from anyarch.frontend.gateway import FrontendResult
@@ -91,7 +93,7 @@ _COMPRESSIONS: dict[str, Literal["gzip", "estargz", "zstd", "uncompressed"]] = {
 }
 LOCAL_DELETE = "buildx.local.delete"
 """Allows `mode=delete` of a local output to delete outside the working directory."""
-_ONLY_OCI = ("estargz", "zstd")
+_ONLY_OCI = ("estargz",)
 
 
 def flag(attrs: dict[str, str], name: str, *, default: bool) -> bool:
@@ -359,11 +361,11 @@ def annotation_of(name: str, value: str) -> Annotation | None:
     return Annotation(match[3], value, kind, platform)
 
 
-def annotations_of(request: BuildRequest, output: Output) -> Annotations:
-    """Those of the request and of one output; of two with one key, the request's (`--annotation`) counts."""
+def annotations_of(request: BuildRequest, output: Output, frontend: Sequence[Annotation] = ()) -> Annotations:
+    """Those of one output, of the request and of the frontend; of several with one key the later counts."""
     levels: dict[str, dict[tuple[Platform | None, str], str]] = {level: {} for level in _LEVELS}
     own = [annotation_of(name, value) for name, value in sorted(output.attrs.items())]
-    for item in (*own, *request.annotations):
+    for item in (*own, *request.annotations, *frontend):
         if item is None:
             continue
         if item.kind not in levels:

@@ -22,6 +22,7 @@ from anyarch.spec.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from anyarch.cache.client import ClientCaches
     from anyarch.cache.exporter import CacheOptions
     from anyarch.cache.importer import ImportedCache
     from anyarch.cache.objects import Objects
@@ -172,15 +173,19 @@ class _Step:
 
 
 async def import_caches(
-    request: BuildRequest, worker: Worker, warn: Callable[[WarningEvent], None]
+    request: BuildRequest,
+    worker: Worker,
+    warn: Callable[[WarningEvent], None],
+    client: ClientCaches | None = None,
 ) -> list[ImportedCache]:
-    """What `--cache-from` names, as far as it can be read; the rest is a warning."""
+    """What `--cache-from` names, as far as it can be read; the rest is a warning. Directories are those of
+    `client`, if there is one."""
 
     async def one(option: CacheOption) -> ImportedCache | None:
         place = option.attrs.get("ref") or option.attrs.get("src") or option.type
         step = _Step(worker.emit, f"importing cache manifest from {place}")
         try:
-            found = await worker.in_network(_read, worker, option)
+            found = await worker.in_network(_read, worker, option, client)
         except AnyarchError as error:
             step.done()
             text = f"failed to import the build cache from {place}: {error.message}"
@@ -196,10 +201,14 @@ async def import_caches(
     return [cache for cache in found if cache is not None]
 
 
-def _read(worker: Worker, option: CacheOption) -> ImportedCache:
+def _read(worker: Worker, option: CacheOption, client: ClientCaches | None) -> ImportedCache:
     from anyarch.cache.importer import read_local, read_registry
 
     attrs = option.attrs
+    if option.type == "local" and client is not None:
+        from anyarch.cache.client import read_client
+
+        return read_client(worker, client, _place(option, "src"), attrs.get("digest", ""))
     if option.type == "local":
         return read_local(
             worker, attrs["src"], digest=attrs.get("digest", ""), tag=attrs.get("tag") or "latest"
@@ -213,6 +222,14 @@ def _read(worker: Worker, option: CacheOption) -> ImportedCache:
     if flag(attrs, "registry.insecure", default=False):
         worker.allow_insecure({reference.domain})
     return read_registry(worker, reference)
+
+
+def _place(option: CacheOption, name: str) -> str:
+    """The directory of a client's option, which nobody has checked."""
+    if not option.attrs.get(name):
+        role = "importer" if name == "src" else "exporter"
+        raise UsageError(f"local cache {role} requires {name}")
+    return option.attrs[name]
 
 
 async def stock_keys_of(
@@ -277,9 +294,10 @@ async def export_caches(
     chains: Sequence[Sequence[str]],
     warn: Callable[[WarningEvent], None],
     stock: Mapping[str, StockKey],
+    client: ClientCaches | None = None,
 ) -> dict[str, object]:
     """Write what `--cache-to` names; answers metadata about it. A failure is one of the build, unless the
-    cache has `ignore-error`."""
+    cache has `ignore-error`. Directories are those of `client`, if there is one."""
     metadata: dict[str, object] = {}
     for option in _wanted(request.cache_to):
         if option.type == "inline":
@@ -287,7 +305,7 @@ async def export_caches(
         step = _Step(worker.emit, f"exporting cache to {_TITLES[option.type]}")
         try:
             descriptor = await _write(
-                option, worker, solver, chains, step.step, slot=_slot(request), stock=stock
+                option, worker, solver, chains, step.step, slot=_slot(request), stock=stock, client=client
             )
         except AnyarchError as error:
             step.done(error.message)
@@ -328,6 +346,7 @@ async def _write(
     *,
     slot: str,
     stock: Mapping[str, StockKey],
+    client: ClientCaches | None,
 ) -> object:
     from anyarch.cache.exporter import gather
 
@@ -338,6 +357,12 @@ async def _write(
         return None
     attrs = option.attrs
     match option.type:
+        case "local" if client is not None:
+            from anyarch.cache.client import to_client
+
+            manifest = await asyncio.to_thread(
+                to_client, worker, client, cache, _place(option, "dest"), on_step=on_step
+            )
         case "local":
             from anyarch.cache.local import to_directory
 

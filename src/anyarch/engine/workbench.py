@@ -19,7 +19,7 @@ from anyarch.engine.gateway import EngineGateway, EngineRef
 from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
 from anyarch.engine.solve import os_errors
-from anyarch.errors import BuildError, NotSupported
+from anyarch.errors import BuildError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from anyarch.cache.client import ClientCaches
     from anyarch.cache.stock import StockKey
     from anyarch.engine.export import Receiver
     from anyarch.engine.request import BuildResult, CacheOption, Output
@@ -69,6 +70,7 @@ class Borrowed:
         uploads: MutableMapping[str, BinaryIO],
         credentials: CredentialSource,
         receiver: Receiver,
+        caches: ClientCaches,
         layout_blobs: LayoutBlobs | None = None,
     ) -> None:
         self.files = files
@@ -76,6 +78,7 @@ class Borrowed:
         self.uploads = uploads
         self.credentials = credentials
         self.receiver = receiver
+        self.caches = caches
         self.layout_blobs = layout_blobs
 
 
@@ -152,14 +155,13 @@ class Workbench:
 
     async def import_caches(self, options: Sequence[CacheOption]) -> None:
         """Ask these caches too, from now on. One that cannot be read is a warning."""
-        _refuse_local(options)
         if options:
             from anyarch.engine.remote_cache import import_caches
 
             request = BuildRequest(context=".", cache_from=tuple(options))
             self._cache.imported = [
                 *self._cache.imported,
-                *await import_caches(request, self.worker, self._plain.warn),
+                *await import_caches(request, self.worker, self._plain.warn, self._borrowed.caches),
             ]
 
     def load(self, definition: Definition) -> EngineRef:
@@ -201,7 +203,6 @@ class Workbench:
         on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
     ) -> BuildResult:
         """Evaluate every ref and make the outputs. Raises `BuildError` and its kin."""
-        _refuse_local(cache_to)
         request = BuildRequest(
             context=".",
             outputs=tuple(outputs),
@@ -218,6 +219,7 @@ class Workbench:
                 self.worker.emit,
                 epoch=epoch if epoch is not None else _epoch(result),
                 receiver=self._borrowed.receiver,
+                metadata=result.metadata,
             )
             if cache_to:
                 from anyarch.engine.remote_cache import inline_cache
@@ -226,12 +228,20 @@ class Workbench:
             outcome = await exporter.export(
                 results, multi_platform=result.refs is not None, warnings=self.warnings
             )
+            # Several outputs answer by the same keys, of which the last stays.
+            outcome = msgspec.structs.replace(outcome, image_names=tuple(exporter.names))
             if cache_to:
                 from anyarch.engine.remote_cache import export_caches
 
                 chains = [item.layers for item in results]
                 metadata = await export_caches(
-                    request, self.worker, self.solver, chains, self._plain.warn, stock
+                    request,
+                    self.worker,
+                    self.solver,
+                    chains,
+                    self._plain.warn,
+                    stock,
+                    self._borrowed.caches,
                 )
                 outcome = msgspec.structs.replace(outcome, metadata={**outcome.metadata, **metadata})
         if on_digests is not None:
@@ -268,14 +278,6 @@ class Workbench:
             layers = value.layers if value is not None else ()
             found.append(PlatformResult(platform, layers, _config(config, platform)))
         return found
-
-
-def _refuse_local(options: Sequence[CacheOption]) -> None:
-    """A client's paths are not this machine's: its directories must neither be read nor written here."""
-    if any(option.type == "local" for option in options):
-        raise NotSupported(
-            "build caches of type=local are not supported through the API yet", hint="use type=registry"
-        )
 
 
 def _of_frontend(found: FrontendResult) -> SolveResult:

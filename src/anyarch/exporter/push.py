@@ -50,6 +50,8 @@ async def _push_one(
     blobs: dict[str, tuple[Descriptor, str]] = {}
     for item in image.platforms:
         for descriptor, layer_id in zip(item.layers, item.layer_ids, strict=True):
+            if descriptor.urls:
+                continue  # not for distribution: it stays where its addresses say
             blobs[descriptor.digest] = (descriptor, layer_id)
         blobs[item.config.digest] = (item.config.descriptor(), "")
     await asyncio.gather(

@@ -7,10 +7,10 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from anyarch.api.proto import content_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import data_message
 from anyarch.errors import NotSupported, OutputError
+from anyarch.session.blobs import write_blob
 from anyarch.session.sender import send_tree
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SessionOutputs"]
 
 _DIFF_COPY = "/moby.filesync.v1.FileSend/DiffCopy"
-_WRITE = "/containerd.services.content.v1.Content/Write"
 _CHUNK = 1 << 20
 _EXPORTER = "buildkit-attachable-exporter-id"
 
@@ -43,7 +42,9 @@ class SessionOutputs:
     # archives --------------------------------------------------------------------------------------
 
     @contextmanager
-    def file(self, number: int, metadata: dict[str, str]) -> Iterator[Callable[[bytes | memoryview], object]]:
+    def file(
+        self, number: int, metadata: dict[str, str], *, may_exist: bool = False
+    ) -> Iterator[Callable[[bytes | memoryview], object]]:
         pairs = [(_EXPORTER, str(number))]
         pairs += [(f"exporter-md-{key}", value) for key, value in metadata.items()]
         call = self._calls(self._start(pairs))
@@ -62,6 +63,8 @@ class SessionOutputs:
                 self._calls(self._send(call, bytes(gathered)))
             self._calls(self._finish(call))
         except RpcError as error:
+            if may_exist and error.code == Code.ALREADY_EXISTS:
+                return
             raise _refused(error) from None
         finally:
             self._calls.later(call.cancel)
@@ -121,35 +124,8 @@ class SessionOutputs:
             raise _refused(error) from None
 
     async def _write_blob(self, digest: str, size: int, content: ContentStore) -> None:
-        """Containerd's protocol: a stream of writes, the last of which commits; each is answered."""
         session = await self._sessions.get(self._session)
-        call = session.channel.start(_WRITE, metadata=[("buildkit-attachable-store-id", "export")])
-        plain = content_pb2.WriteContentRequest(ref=f"anyarch-{digest}", total=size, expected=digest)
-
-        def message(action: content_pb2.WriteAction, offset: int = 0, data: bytes = b"") -> bytes:
-            made = content_pb2.WriteContentRequest(action=action, offset=offset, data=data)
-            made.MergeFrom(plain)
-            return made.SerializeToString()
-
-        try:
-            await call.send(message(content_pb2.STAT))
-            status = await call.receive(content_pb2.WriteContentResponse)
-            position = status.offset if status is not None else 0
-            with content.open(digest) as file:
-                file.seek(position)
-                while data := await asyncio.to_thread(file.read, _CHUNK):
-                    await call.send(message(content_pb2.WRITE, position, data))
-                    await call.receive(content_pb2.WriteContentResponse)
-                    position += len(data)
-            await call.send(message(content_pb2.COMMIT, position))
-            call.end()
-            while await call.recv() is not None:
-                pass
-        except RpcError as error:
-            if error.code != Code.ALREADY_EXISTS:
-                raise
-        finally:
-            call.cancel()
+        await write_blob(session, "export", digest, size, lambda: content.open(digest))
 
 
 def _refused(error: RpcError) -> OutputError:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from anyarch.errors import BuildError, error_context
 from anyarch.solver.events import VertexEvent
 from anyarch.solver.inflight import InFlight
+from anyarch.solver.vertex import MISSING
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
@@ -70,6 +71,7 @@ class _State:
         "saved",
         "started",
         "vertex",
+        "wanted",
     )
 
     def __init__(self, vertex: Vertex) -> None:
@@ -89,6 +91,7 @@ class _State:
         self.completed: float | None = None
         self.cached = False
         self.error = ""
+        self.wanted: set[int] = set()  # the outputs that vertices and callers take
 
 
 class Solver:
@@ -150,6 +153,8 @@ class Solver:
         """Make a vertex known; one with a known digest is the same vertex and adds nothing."""
         if vertex.digest not in self._states:
             state = self._states[vertex.digest] = _State(vertex)
+            for edge in vertex.inputs:
+                self._states[edge.vertex].wanted.add(edge.index)
             for digest in {edge.vertex for edge in vertex.inputs}:
                 self._states[digest].dependents.append(state)
             self._report(state)
@@ -158,6 +163,8 @@ class Solver:
         """The results of `edges`. The first failure is raised; what other callers wait for goes on until the
         solver is
         left."""
+        for edge in edges:
+            self._want(self._states[edge.vertex], edge.index)
         futures = [self._result(self._states[edge.vertex]) for edge in edges]
         try:
             done = await asyncio.gather(*futures)
@@ -166,6 +173,14 @@ class Solver:
                 if future.done() and not future.cancelled():
                     future.exception()  # seen, even where another one was raised first
         return [outputs[edge.index] for outputs, edge in zip(done, edges, strict=True)]
+
+    def _want(self, state: _State, index: int) -> None:
+        """Have this output in the result, although an earlier caller could do without it."""
+        state.wanted.add(index)
+        if state.result is not None and _has_value(state.result):
+            outputs = state.result.result()
+            if index < len(outputs) and outputs[index] is MISSING:
+                state.result = None
 
     async def key(self, edge: Edge) -> str:
         """The canonical key of an edge, without evaluating more than that needs."""
@@ -273,7 +288,10 @@ class Solver:
         return canonical
 
     def _load(self, state: _State, canonical: str) -> Sequence[Result] | None:
-        state.saved = self._cache.load(canonical)
+        saved = self._cache.load(canonical)
+        if saved is not None and any(n >= len(saved) or saved[n] is MISSING for n in state.wanted):
+            saved = None
+        state.saved = saved
         if state.saved is not None:
             self._mark_cached(state)
         return state.saved

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
     from anyarch.errors import SourceRange
 
-__all__ = ["CacheMap", "CacheStore", "ContentKey", "Edge", "Operation", "Result", "Vertex"]
+__all__ = ["MISSING", "CacheMap", "CacheStore", "ContentKey", "Edge", "Operation", "Result", "Vertex"]
 
 Result = Any
 """What an operation makes for one output; opaque to the solver. None is the empty root."""
+
+MISSING: Result = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
+"""Among saved outputs: one of which nothing is known. Build caches keep what a result consists of alone."""
 
 ContentKey = Callable[[Result], Awaitable[str]]
 """Computes the key of what an operation uses of an input, from the input's content."""
@@ -100,7 +103,7 @@ class CacheStore(Protocol):
         ...
 
     def load(self, canonical: str) -> Sequence[Result] | None:
-        """The saved outputs, None when there are none or they are no longer whole."""
+        """The saved outputs (some may be `MISSING`), None when there are none or they are no longer whole."""
         ...
 
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None: ...

@@ -75,6 +75,9 @@ class Client:
         self.archives: dict[str, bytes] = {}
         self.blobs: dict[str, bytes] = {}
         self.target: Path | None = None
+        self.more: dict[str, Handler] = {}
+        """Takes the place of what is served else."""
+        self.takes_archives = True
         self.sent_files = 0
         self.session = os.urandom(8).hex()
 
@@ -86,6 +89,7 @@ class Client:
             "/moby.buildkit.secrets.v1.Secrets/GetSecret": unary(secrets_pb2.GetSecretRequest, self._secret),
             "/containerd.services.content.v1.Content/Write": self._write,
             "/moby.filesync.v1.Auth/Credentials": unary(auth_pb2.CredentialsRequest, self._login),
+            **self.more,
         }
 
     async def _health(self, request: Any, call: ServerCall) -> health_pb2.HealthCheckResponse:
@@ -126,6 +130,8 @@ class Client:
 
     async def _receive(self, call: ServerCall) -> None:
         number = call.metadata.get("buildkit-attachable-exporter-id")
+        if not self.takes_archives:
+            raise RpcError(Code.ALREADY_EXISTS, "target already exists")
         if self.target is None:
             data = b""
             while (message := await call.recv()) is not None:

@@ -217,15 +217,6 @@ def test_a_call_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
     ("fields", "says"),
     [
         ({"Frontend": "nonsense.v0"}, "invalid frontend: nonsense.v0"),
-        (
-            {
-                "Definition": llb_pb2.Definition(),
-                "Cache": control_pb2.CacheOptions(
-                    Exports=[control_pb2.CacheOptionsEntry(Type="local", Attrs={"dest": "/nowhere"})]
-                ),
-            },
-            "type=local are not supported",
-        ),
         ({"Entitlements": ["security.insecure"]}, "granting entitlement security.insecure is not allowed"),
         (
             {"Frontend": "dockerfile.v0", "FrontendAttrs": {"attest:provenance": "mode=max"}},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anyarch.errors import BuildError
 from anyarch.solver.solver import Solver
-from anyarch.solver.vertex import CacheMap, Edge, Vertex
+from anyarch.solver.vertex import MISSING, CacheMap, Edge, Vertex
 
 if TYPE_CHECKING:
     from anyarch.solver.events import VertexEvent
@@ -207,6 +207,33 @@ def test_a_vertex_without_cache_runs_again_with_all_that_depends_on_it() -> None
     bench.runs.clear()
     run(bench.build(graph(), "top"))
     assert bench.runs == []
+
+
+def test_saved_outputs_stand_for_a_vertex_as_long_as_nobody_wants_those_that_are_missing() -> None:
+    class Pair(Op):
+        async def run(self, inputs: Any) -> list[str]:
+            self.runs.append(self.name)
+            return ["left", "right"]
+
+    async def work() -> None:
+        bench = Bench()
+        op = Pair("pair", bench.runs)
+
+        def solver() -> Solver:
+            made = Solver(bench.cache, bench._emit)
+            made.add(Vertex("pair", op, name="pair"))
+            return made
+
+        async with solver() as first:
+            await first.solve([Edge("pair", 1)])
+        bench.cache.results = {key: [MISSING, "right"] for key in bench.cache.results}
+        async with solver() as second:
+            assert await second.solve([Edge("pair", 1)]) == ["right"]
+            assert bench.runs == ["pair"]
+            assert await second.solve([Edge("pair", 0)]) == ["left"]
+        assert bench.runs == ["pair", "pair"]
+
+    run(work())
 
 
 def test_a_failure_is_raised_with_the_vertex_and_finished_work_stays() -> None:

@@ -1,0 +1,187 @@
+"""Outputs and build caches of a daemon's builds, as a client asks for them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from anyarch.api.proto import control_pb2, gateway_pb2, llb_pb2
+from anyarch.api.rpc.status import RpcError
+from anyarch.llb.ops import ActionMkfile
+from anyarch.llb.state import State
+from anyarch.session.offer.content import BlobDirectory, content_methods
+from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anyarch.api.rpc.client import Channel
+
+PROVED = "FROM scratch\nCOPY one /\n"
+
+
+def cache(**options: dict[str, str]) -> control_pb2.CacheOptions:
+    made = control_pb2.CacheOptions()
+    for name, attrs in options.items():
+        place = made.Exports if name == "to" else made.Imports
+        place.append(control_pb2.CacheOptionsEntry(Type="local", Attrs=attrs))
+    return made
+
+
+def graph(text: str) -> llb_pb2.Definition:
+    state = State().file(ActionMkfile("/f", 0o644, text.encode()))
+    return llb_pb2.Definition.FromString(state.marshal().marshal())
+
+
+def test_a_build_cache_is_kept_in_a_directory_of_the_client(tmp_path: Path) -> None:
+    where = tmp_path / "cache"
+    context = tree(tmp_path / "c", Dockerfile=PROVED, one="1")
+
+    def client() -> Client:
+        made = Client(context=context, dockerfile=context)
+        made.more = content_methods({f"local:{where}": BlobDirectory(str(where), is_writable=True)})
+        return made
+
+    async def work() -> None:
+        first, second = client(), client()
+        async with daemon(tmp_path / "a") as channel, first.serving(channel):
+            answer = await solve(
+                channel, first, Frontend="dockerfile.v0", Cache=cache(to={"dest": str(where), "mode": "max"})
+            )
+        manifest = json.loads(answer.ExporterResponse["cache.manifest"])
+        blobs = {path.name for path in (where / "blobs" / "sha256").iterdir()}
+        assert manifest["digest"].removeprefix("sha256:") in blobs
+        (tmp_path / "c" / "one").touch()
+        async with daemon(tmp_path / "b") as channel, second.serving(channel):
+            await solve(
+                channel,
+                second,
+                Frontend="dockerfile.v0",
+                Exporters=[control_pb2.Exporter(Type="tar")],
+                Cache=cache(**{"from": {"src": str(where), "digest": manifest["digest"]}}),
+            )
+            call = channel.start(CONTROL + "Status")
+            await call.send(control_pb2.StatusRequest(Ref="job"))
+            call.end()
+            seen = [
+                v for m in [m async for m in call.messages(control_pb2.StatusResponse)] for v in m.vertexes
+            ]
+            assert {v.cached for v in seen if "COPY" in v.name and v.HasField("completed")} == {True}
+        with tarfile.open(fileobj=io.BytesIO(second.archives["0"])) as tar:
+            assert tar.extractfile("one").read() == b"1"  # type: ignore[union-attr]
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("attrs", "says"),
+    [({}, "local cache exporter requires dest"), ({"dest": "/tmp/ä"}, "non-printable ASCII characters")],
+)
+def test_a_directory_that_cannot_be_named_is_an_error_unless_it_may_fail(
+    tmp_path: Path, attrs: dict[str, str], says: str
+) -> None:
+    async def work() -> None:
+        client = Client()
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            with pytest.raises(RpcError) as caught:
+                await solve(channel, client, Definition=graph("x"), Cache=cache(to={**attrs, "mode": "max"}))
+            assert says in caught.value.message
+            lenient = {**attrs, "mode": "max", "ignore-error": "true"}
+            await solve(channel, client, "again", Definition=graph("x"), Cache=cache(to=lenient))
+
+    run(work())
+
+
+async def lead(channel: Channel, client: Client, result: gateway_pb2.Result, *outputs: Any) -> Any:
+    """A build that a client leads, with this result."""
+    import asyncio
+
+    metadata = [("buildkit-controlapi-buildid", "led")]
+    building = asyncio.ensure_future(solve(channel, client, "led", Exporters=list(outputs)))
+    await channel.unary(
+        BRIDGE + "Return",
+        gateway_pb2.ReturnRequest(result=result),
+        gateway_pb2.ReturnResponse,
+        metadata=metadata,
+    )
+    return (await building).ExporterResponse
+
+
+def test_the_frontend_names_and_annotates_its_image(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        said = {
+            "image.name": b"example.com/from/frontend:1",
+            "annotation.plain": b"of the frontend",
+            "annotation.both": b"of the frontend",
+        }
+        output = control_pb2.Exporter(Type="oci", Attrs={"name": "*", "annotation.both": "of the output"})
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            response = await lead(channel, client, gateway_pb2.Result(metadata=said), output)
+        assert response["image.name"] == "example.com/from/frontend:1"
+        with tarfile.open(fileobj=io.BytesIO(client.archives["0"])) as tar:
+            digest = response["containerimage.digest"].removeprefix("sha256:")
+            manifest = json.load(tar.extractfile(f"blobs/sha256/{digest}"))  # type: ignore[arg-type]
+        assert manifest["annotations"] == {"plain": "of the frontend", "both": "of the frontend"}
+
+    run(work())
+
+
+def test_a_client_that_takes_no_archive_still_learns_what_was_built(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        client.takes_archives = False
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            answer = await solve(
+                channel, client, Definition=graph("x"), Exporters=[control_pb2.Exporter(Type="oci")]
+            )
+            assert answer.ExporterResponse["containerimage.digest"].startswith("sha256:")
+            with pytest.raises(RpcError, match="target already exists"):
+                await solve(
+                    channel,
+                    client,
+                    "tar",
+                    Definition=graph("x"),
+                    Exporters=[control_pb2.Exporter(Type="tar")],
+                )
+
+    run(work())
+
+
+def test_of_several_images_the_response_names_the_last(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        outputs = [
+            control_pb2.Exporter(Type="image", Attrs={"name": f"example.com/{name}:1", "oci-mediatypes": oci})
+            for name, oci in (("a", "true"), ("b", "false"))
+        ]
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            answer = await solve(channel, client, Definition=graph("x"), Exporters=outputs)
+            assert answer.ExporterResponse["image.name"] == "example.com/b:1"
+
+    run(work())
+
+
+def test_zstd_has_a_media_type_of_dockers_too(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        attrs = {"compression": "zstd", "oci-mediatypes": "false"}
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            answer = await solve(
+                channel,
+                client,
+                Definition=graph("x"),
+                Exporters=[control_pb2.Exporter(Type="oci", Attrs=attrs)],
+            )
+        digest = answer.ExporterResponse["containerimage.digest"].removeprefix("sha256:")
+        with tarfile.open(fileobj=io.BytesIO(client.archives["0"])) as tar:
+            manifest = json.load(tar.extractfile(f"blobs/sha256/{digest}"))  # type: ignore[arg-type]
+        assert [item["mediaType"].rpartition(".")[2] for item in manifest["layers"]] == ["zstd"]
+
+    run(work())
