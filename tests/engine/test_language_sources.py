@@ -8,8 +8,8 @@ import os
 import tarfile
 import threading
 from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
@@ -37,6 +37,31 @@ TWO = ("linux/amd64", "linux/arm64")
 def server(tmp_path: Path) -> Iterator[GitServer]:
     with GitServer(tmp_path / "served") as server:
         yield server
+
+
+class HeedsNothing(BaseHTTPRequestHandler):
+    """Names the version of what it sends, and sends it whatever it is asked; `asked` are the methods."""
+
+    content = b"one"
+    asked: ClassVar[list[str]] = []
+    knows_head = True
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.command)
+        if self.command == "HEAD" and not self.knows_head:
+            self.send_error(501)
+            return
+        self.send_response(200)
+        self.send_header("ETag", f'"{self.content.decode()}"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
 
 
 class Files:
@@ -340,6 +365,30 @@ def test_add_downloads_a_file_with_mode_and_time(scratch_build: Builder, files: 
     assert (status.st_mode & 0o777, int(status.st_mtime)) == (0o600, 1500000000)
     member = image.member("/with/file.txt")
     assert (member.mode, member.uid, member.gid) == (0o644, 3, 4)
+
+
+@pytest.mark.parametrize("knows_head", [True, False])
+def test_what_is_unchanged_is_not_sent_again_by_servers_that_heed_no_condition(
+    scratch_build: Builder, knows_head: bool
+) -> None:
+    class Handler(HeedsNothing):
+        asked: ClassVar[list[str]] = []
+
+    Handler.knows_head = knows_head
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            text = f"FROM scratch\nADD http://127.0.0.1:{server.server_address[1]}/f /f\n"
+            assert scratch_build(text).read_text("/f") == "one"
+            assert scratch_build(text).read_text("/f") == "one"
+            assert Handler.asked == ["GET", "HEAD"] + ["GET"] * (not knows_head)
+            Handler.content = b"two"
+            assert scratch_build(text).read_text("/f") == "two"
+            assert Handler.asked[-2:] == ["HEAD", "GET"]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_url_without_a_name_gives_a_file_called_unnamed(scratch_build: Builder, files: Files) -> None:

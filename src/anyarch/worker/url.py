@@ -160,6 +160,9 @@ def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
             return known  # nothing that the server says could change it
         if known.etag:
             headers["If-None-Match"] = known.etag
+            # Servers that do not heed the condition would send all of it again.
+            if _is_unchanged(worker, url, headers, known.etag):
+                return known
         elif known.last_modified:
             headers["If-Modified-Since"] = known.last_modified
     started = time.time()
@@ -206,6 +209,17 @@ def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
     )
     worker.store.cache.set_value("http", key, msgspec.msgpack.encode(result))
     return result
+
+
+def _is_unchanged(worker: Worker, url: str, headers: dict[str, str], etag: str) -> bool:
+    """Whether the server says so without being asked for the content."""
+    try:
+        with worker.http.request("HEAD", url, headers=headers, cancel=worker.network_cancel) as response:
+            if response.status == 304:
+                return response.headers.get("ETag") in (None, etag)
+            return response.status == 200 and response.headers.get("ETag") == etag
+    except NetworkError:
+        return False  # it may not know the method; what is wrong is told when the content is asked for
 
 
 def _filename(disposition: str) -> str:
