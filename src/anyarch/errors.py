@@ -53,11 +53,22 @@ __all__ = [
 
 
 class SourceRange:
-    """Lines `start`..`end` (1-based, both included) of a Dockerfile, with its text for the excerpt."""
+    """Lines `start`..`end` (1-based, both included) of a Dockerfile, with its text for the excerpt.
+    `definition` is the message `pb.Definition` of where the file comes from, empty where that is unknown."""
 
-    __slots__ = ("column", "data", "end", "filename", "start")
+    __slots__ = ("column", "data", "definition", "end", "filename", "start")
 
-    def __init__(self, filename: str, start: int, end: int, *, column: int = 0, data: bytes = b"") -> None:
+    def __init__(
+        self,
+        filename: str,
+        start: int,
+        end: int,
+        *,
+        column: int = 0,
+        data: bytes = b"",
+        definition: bytes = b"",
+    ) -> None:
+        self.definition = definition
         self.filename = filename
         self.start = start
         self.end = end

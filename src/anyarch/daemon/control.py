@@ -14,7 +14,7 @@ from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.caps import refuse_attestations
 from anyarch.daemon.events import status_messages
-from anyarch.daemon.failure import translate
+from anyarch.daemon.failure import translate, with_stack
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
@@ -167,7 +167,7 @@ class Control:
             response = await self._build(job)
             failure = None
         except Exception as error:
-            failure = translate(error)
+            failure = with_stack(translate(error), error)
             self._log.debug(f"build {job.ref} failed: {failure}")
             raise
         finally:

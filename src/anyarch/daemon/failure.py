@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import traceback
 from typing import TYPE_CHECKING
 
-from anyarch.api.proto import rpcstatus_pb2, wellknown_pb2
+from anyarch.api.proto import llb_pb2, rpcstatus_pb2, wellknown_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.errors import (
     AnyarchError,
@@ -21,11 +23,12 @@ from anyarch.errors import (
     Unauthorized,
     UsageError,
 )
+from anyarch.version import __version__
 
 if TYPE_CHECKING:
     from anyarch.errors import SourceRange
 
-__all__ = ["error_of_status", "status_of", "translate"]
+__all__ = ["error_of_status", "status_of", "translate", "with_stack"]
 
 _PREFIX = "github.com/moby/buildkit/"
 
@@ -92,14 +95,46 @@ def _detail(name: str, value: dict[str, object]) -> wellknown_pb2.Any:
 
 
 def _source(source: SourceRange) -> dict[str, object]:
-    return {
-        "info": {
-            "filename": source.filename,
-            "data": base64.b64encode(source.data).decode(),
-            "language": "Dockerfile",
-        },
-        "ranges": [{"start": {"line": source.start}, "end": {"line": source.end}}],
+    info: dict[str, object] = {
+        "filename": source.filename,
+        "data": base64.b64encode(source.data).decode(),
+        "language": "Dockerfile",
     }
+    if source.definition:
+        info["definition"] = _definition(source.definition)
+    # A range for each line, as BuildKit has them; not more than there are lines, whatever a client says.
+    end = min(source.end, source.start + source.data.count(b"\n"))
+    lines = [{"line": number} for number in range(source.start, end + 1)]
+    return {"info": info, "ranges": [{"start": line, "end": line} for line in lines]}
+
+
+def _definition(raw: bytes) -> dict[str, object]:
+    """As Go writes the message in JSON."""
+    definition = llb_pb2.Definition.FromString(raw)
+    metadata = {
+        digest: {"description": dict(item.description), "caps": dict(item.caps)}
+        for digest, item in definition.metadata.items()
+    }
+    ops = [base64.b64encode(op).decode() for op in getattr(definition, "def")]
+    return {"def": ops, "metadata": metadata}
+
+
+def with_stack(failure: RpcError, error: BaseException) -> RpcError:
+    """The same, with the places in our code that `error` came through: for records, not for answers, whose
+    details are headers of limited size."""
+    frames = [
+        {"Name": frame.name, "File": _in_package(frame.filename), "Line": frame.lineno}
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+    ]
+    status = status_of(failure)
+    stack = {"frames": frames, "cmdline": ["anyarchd"], "pid": os.getpid(), "version": __version__}
+    status.details.append(_detail("stack.Stack+json", stack))
+    return RpcError(failure.code, failure.message, details=status.SerializeToString())
+
+
+def _in_package(path: str) -> str:
+    _, found, inside = path.rpartition("/anyarch/")
+    return f"anyarch/{inside}" if found else os.path.basename(path)
 
 
 def status_of(error: RpcError) -> rpcstatus_pb2.Status:

@@ -16,6 +16,7 @@ from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
 from anyarch.daemon.failure import error_of_status
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
+from anyarch.errors import error_context
 from anyarch.llb.definition import Definition
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
@@ -203,7 +204,8 @@ class Gateway:
             return await job.run(work)
         except ForeignSyntax as foreign:
             named = {"source": foreign.reference, "cmdline": foreign.cmdline}
-            return await run_image(job, self, {**attrs, **named}, inputs)
+            with error_context(source=foreign.source):
+                return await run_image(job, self, {**attrs, **named}, inputs)
 
     async def return_(
         self, request: gateway_pb2.ReturnRequest, call: ServerCall

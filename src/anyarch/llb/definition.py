@@ -30,6 +30,8 @@ class SourceInfo(msgspec.Struct, frozen=True):
     filename: str
     data: bytes = b""
     language: str = ""
+    definition: bytes = b""
+    """The message `pb.Definition` of the tree that the file is read from; empty where that is not known."""
 
     def __repr__(self) -> str:
         return f"SourceInfo({self.filename!r}, {len(self.data)} bytes)"

@@ -291,7 +291,13 @@ def marshal_definition(definition: Definition) -> bytes:
     source = definition.source
     if source.infos or source.locations:
         infos = [
-            put_message(2, put_str(1, info.filename) + put_bytes(2, info.data) + put_str(4, info.language))
+            put_message(
+                2,
+                put_str(1, info.filename)
+                + put_bytes(2, info.data)
+                + put_bytes(3, info.definition)
+                + put_str(4, info.language),
+            )
             for info in source.infos
         ]
         locations = {digest: _locations(items) for digest, items in source.locations.items()}
@@ -351,12 +357,16 @@ def unmarshal_definition(raw: bytes) -> Definition:
                         digest, data = map_entry(item)
                         locations[digest] = _decode_locations(data or b"")
                     elif source_number == 2:
-                        found = collect(item, {1: "filename", 2: "data", 4: "language"})
+                        found = collect(item, {1: "filename", 2: "data", 3: "definition", 4: "language"})
                         filename, language = (
                             text(found.get("filename", b"")),
                             text(found.get("language", b"")),
                         )
-                        infos.append(SourceInfo(filename, found.get("data", b""), language))
+                        infos.append(
+                            SourceInfo(
+                                filename, found.get("data", b""), language, found.get("definition", b"")
+                            )
+                        )
     except (TypeError, ValueError, AttributeError):
         raise UsageError("malformed LLB: a field of the definition does not hold what it should") from None
     return Definition(tuple(ops), metadata, SourceMap(tuple(infos), locations))

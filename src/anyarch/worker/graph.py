@@ -174,4 +174,4 @@ def _source_of(definition: Definition, digest: str) -> SourceRange | None:
     if not ranges or not 0 <= index < len(definition.source.infos):
         return None
     info = definition.source.infos[index]
-    return SourceRange(info.filename, ranges[0][0], ranges[-1][1], data=info.data)
+    return SourceRange(info.filename, ranges[0][0], ranges[-1][1], data=info.data, definition=info.definition)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,36 @@ def test_a_failing_build_names_the_line_and_the_vertex(tmp_path: Path) -> None:
             told = await statuses(channel, "job")
             failed = [v.digest for m in told for v in m.vertexes if v.error]
             assert details["errdefs.Vertex+json"]["digest"] in failed
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("FROM scratch\nENV", [2]),
+        ("#syntax=localhost:1/none\nFROM scratch", [1]),
+        ("FROM scratch\nCOPY --foo=bar / /\nENV a=b", [2]),
+        ("FROM scratch\nRUN wh\\\nat\nENV a=b", [2, 3]),
+    ],
+)
+def test_an_error_shows_each_line_and_where_the_file_comes_from(
+    tmp_path: Path, text: str, lines: list[int]
+) -> None:
+    async def work() -> None:
+        context = tree(tmp_path / "c", Dockerfile=text)
+        client = Client(context=context, dockerfile=context)
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            with pytest.raises(RpcError) as caught:
+                await solve(channel, client, Frontend="dockerfile.v0")
+        status = rpcstatus_pb2.Status.FromString(caught.value.details)
+        (source,) = [json.loads(item.value) for item in status.details if "Source" in item.type_url]
+        assert [item["start"]["line"] for item in source["ranges"]] == lines
+        assert [item["end"]["line"] for item in source["ranges"]] == lines
+        assert base64.b64decode(source["info"]["data"]).decode() == text
+        ops = [base64.b64decode(raw) for raw in source["info"]["definition"]["def"]]
+        assert b"local://dockerfile" in ops[0]
+        assert len(source["info"]["definition"]["metadata"]) == len(ops)
 
     run(work())
 

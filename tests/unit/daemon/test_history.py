@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,11 @@ def test_records_survive_the_daemon_and_are_replayed(tmp_path: Path) -> None:
             names = [v.name for m in await statuses(channel, "good") for v in m.vertexes]
             assert "[1/1] COPY one /" in names
             raw = await read(channel, records["bad"].externalError.digest)
+            # The record says more than the answer: the places in our code, not those of this machine.
+            told = {item.type_url: item.value for item in rpcstatus_pb2.Status.FromString(raw).details}
+            frames = json.loads(told["github.com/moby/buildkit/stack.Stack+json"])["frames"]
+            assert any(frame["File"].startswith("anyarch/daemon/") and frame["Line"] > 0 for frame in frames)
+            assert not any(frame["File"].startswith("/") for frame in frames)
             assert rpcstatus_pb2.Status.FromString(raw).details
             assert len(await listed(channel, Filter=["status=error"])) == 1
             assert len(await listed(channel, Limit=1)) == 1

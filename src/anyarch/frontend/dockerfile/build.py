@@ -4,11 +4,12 @@ asked for."""
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import NotSupported, SourceRange, error_context
+from anyarch.errors import AnyarchError, NotSupported, SourceRange, error_context
 from anyarch.frontend.gateway import FrontendResult
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
@@ -29,6 +30,8 @@ from .rules import file_options
 from .scope import check_file, make_scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from anyarch.frontend.gateway import Gateway
     from anyarch.llb.definition import Definition, SourceInfo
 
@@ -62,6 +65,23 @@ async def build(gateway: Gateway) -> FrontendResult:
     options = parse_options(build_opts.opts, build_opts.build_platform)
     loader = Loader(gateway, options)
     info = await loader.dockerfile()
+    with _told_of(info):
+        return await _build(gateway, loader, info)
+
+
+@contextmanager
+def _told_of(info: SourceInfo) -> Iterator[None]:
+    """Errors that point into the Dockerfile say where it comes from."""
+    try:
+        yield
+    except AnyarchError as error:
+        if error.source is not None and not error.source.definition:
+            error.source.definition = info.definition
+        raise
+
+
+async def _build(gateway: Gateway, loader: Loader, info: SourceInfo) -> FrontendResult:
+    build_opts, options = gateway.build_opts, loader.options
     _refuse_foreign_syntax(options, info, frontend_images=build_opts.frontend_images)
 
     def warn(warning: LintWarning) -> None:

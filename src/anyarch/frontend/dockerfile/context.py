@@ -188,7 +188,7 @@ class Loader:
             self._ignore_name = own_ignore
         except PathNotFound:
             self._ignore_data = None  # the one at the context's root counts, when it is needed
-        return SourceInfo(filename, data, "Dockerfile")
+        return SourceInfo(filename, data, "Dockerfile", definition.marshal())
 
     async def ignore_patterns(self) -> list[str]:
         """Patterns for the main context, none if it is not local. Raises `DockerfileError` for a bad file."""
