@@ -156,6 +156,7 @@ class Control:
             self._root,
             in_flight=self._jobs.in_flight,
             exec_slots=self._jobs.exec_slots,
+            trace_parent=call.metadata.get("traceparent"),
         )
         await self._jobs.add(job)
         if not request.Internal:

@@ -23,6 +23,7 @@ from anyarch.errors import (
     Unauthorized,
     UsageError,
 )
+from anyarch.frontend.gateway import CapNotSupported, RequestNotSupported
 from anyarch.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ def translate(error: Exception) -> RpcError:
     details: list[wellknown_pb2.Any] = []
     if error.vertex:
         details.append(_detail("errdefs.Vertex+json", {"digest": error.vertex}))
+    match error:
+        case CapNotSupported(name=name):
+            details.append(_detail("errdefs.FrontendCap+json", {"name": name}))
+        case RequestNotSupported(name=name):
+            details.append(_detail("errdefs.Subrequest+json", {"name": name}))
     if error.source is not None:
         details.append(_detail("errdefs.Source+json", _source(error.source)))
     code = _code(error)

@@ -13,6 +13,7 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.failure import translate
 from anyarch.daemon.gateway import Bridge
 from anyarch.engine.container import Container, bind
+from anyarch.frontend.gateway import check_caps
 from anyarch.llb.ops import Meta, NetMode
 from anyarch.llb.source import image
 from anyarch.spec.codec import json_decoder
@@ -30,9 +31,6 @@ __all__ = ["run_image"]
 
 _NETWORK_NONE = "moby.buildkit.frontend.network.none"
 _CAPS = "moby.buildkit.frontend.caps"
-_KNOWN_CAPS = frozenset(
-    "moby.buildkit.frontend." + name for name in ("inputs", "subrequests", "contexts", "gitquerystring")
-)
 _GRACE_S = 5.0
 
 
@@ -100,10 +98,7 @@ async def _run(
     )
     config = json_decoder(ImageConfig).decode(resolved.config).config
     labels = config.labels or {}
-    for cap in filter(None, attrs.get("frontend.caps", "").split(",")):
-        name, _, forward = cap.partition("+")
-        if name not in _KNOWN_CAPS and not forward:
-            raise RpcError(Code.UNIMPLEMENTED, f"unsupported frontend capability {name}")
+    check_caps(attrs)
     state = image(resolved.reference, platform=bench.worker.platform)
     root = await bench.load(state.marshal()).result()
     env = list(config.env or ())

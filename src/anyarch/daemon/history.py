@@ -15,6 +15,7 @@ from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import status_messages, timestamp
 from anyarch.daemon.failure import status_of
+from anyarch.daemon.spans import TRACE_TYPE, trace_of
 from anyarch.solver.events import VertexEvent, WarningEvent
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ class History:
         for number, descriptor in results.items():
             record.Result.Results[number].CopyFrom(_descriptor(descriptor))
         record.Generation = 1
+        began, ended = (stamp.seconds + stamp.nanos / 1e9 for stamp in (record.CreatedAt, record.CompletedAt))
+        told = error.message if error is not None else ""
+        trace = trace_of(job.ref, events, began=began, ended=ended, error=told, parent=job.trace_parent)
         log = b"".join(
             len(raw).to_bytes(4, "little") + raw
             for raw in (message.SerializeToString() for message in status_messages(events))
@@ -93,6 +97,7 @@ class History:
 
         def keep() -> None:
             record.logs.CopyFrom(self._blob(log, _LOG_TYPE))
+            record.trace.CopyFrom(self._blob(trace, TRACE_TYPE))
             if error is not None:
                 status = status_of(error)
                 record.error.code, record.error.message = status.code, status.message
@@ -253,11 +258,15 @@ class History:
     ) -> None:
         with suppress(FileNotFoundError):
             self._path(record.Ref).unlink()
-        used = {item.digest for other in others for item in (other.logs, other.externalError)}
-        for item in (record.logs, record.externalError):
+        used = {item.digest for other in others for item in _blobs_of(other)}
+        for item in _blobs_of(record):
             if item.digest and item.digest not in used:
                 with suppress(FileNotFoundError):
                     self._blob_path(item.digest).unlink()
+
+
+def _blobs_of(record: control_pb2.BuildHistoryRecord) -> tuple[control_pb2.Descriptor, ...]:
+    return record.logs, record.externalError, record.trace
 
 
 def _replace(path: Path, raw: bytes) -> None:

@@ -66,8 +66,11 @@ class Job:
         *,
         in_flight: InFlight | None = None,
         exec_slots: SharedSlots | None = None,
+        trace_parent: str = "",
     ) -> None:
+        """`trace_parent`: the client's header of that name."""
         self.request = request
+        self.trace_parent = trace_parent
         self._exec_slots = exec_slots
         self._in_flight = in_flight
         self.ref = request.Ref

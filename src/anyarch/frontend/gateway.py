@@ -11,21 +11,56 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
 from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anyarch.solver.events import WarningEvent
 
 __all__ = [
     "BuildOpts",
+    "CapNotSupported",
     "DirEntry",
     "FileStat",
     "FrontendResult",
     "Gateway",
     "Ref",
+    "RequestNotSupported",
     "ResolvedImage",
+    "check_caps",
 ]
+
+_CAPS = frozenset(
+    f"moby.buildkit.frontend.{name}" for name in ("inputs", "subrequests", "contexts", "gitquerystring")
+)
+
+
+class CapNotSupported(NotSupported):
+    """A frontend cannot do what it is asked to be able to do: `name`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unsupported frontend capability {name}")
+        self.name = name
+
+
+class RequestNotSupported(NotSupported):
+    """A question that a frontend has no answer for: `name`."""
+
+    def __init__(self, message: str, *, name: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.name = name
+
+
+def check_caps(opts: Mapping[str, str]) -> None:
+    """Whether a frontend here has what `frontend.caps` asks for; what ends in `+forward` is another's matter.
+    Raises `CapNotSupported`."""
+    for cap in filter(None, opts.get("frontend.caps", "").split(",")):
+        name, _, forward = cap.partition("+")
+        if name not in _CAPS and not forward:
+            raise CapNotSupported(name)
 
 
 class FileStat(msgspec.Struct, frozen=True):

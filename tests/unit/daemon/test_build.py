@@ -126,6 +126,32 @@ def test_an_error_shows_each_line_and_where_the_file_comes_from(
     run(work())
 
 
+@pytest.mark.parametrize(
+    ("attrs", "kind", "name"),
+    [
+        ({"requestid": "frontend.subrequests.none"}, "Subrequest", "frontend.subrequests.none"),
+        ({"frontend.caps": "moby.buildkit.frontend.none"}, "FrontendCap", "moby.buildkit.frontend.none"),
+    ],
+)
+def test_what_the_frontend_cannot_do_is_named_for_clients_to_tell(
+    tmp_path: Path, attrs: dict[str, str], kind: str, name: str
+) -> None:
+    async def work() -> None:
+        context = tree(tmp_path / "c", Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        client = Client(context=context, dockerfile=context)
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            with pytest.raises(RpcError) as caught:
+                await solve(channel, client, Frontend="dockerfile.v0", FrontendAttrs=attrs)
+            assert caught.value.code == Code.UNIMPLEMENTED
+            (detail,) = rpcstatus_pb2.Status.FromString(caught.value.details).details
+            assert detail.type_url == f"github.com/moby/buildkit/errdefs.{kind}+json"
+            assert json.loads(detail.value) == {"name": name}
+            forward = {"frontend.caps": "moby.buildkit.frontend.none+forward"}
+            await solve(channel, client, "forward", Frontend="dockerfile.v0", FrontendAttrs=forward)
+
+    run(work())
+
+
 def test_a_client_that_leads_the_build_solves_reads_and_returns(tmp_path: Path) -> None:
     async def work() -> None:
         client = Client()

@@ -11,6 +11,7 @@ import pytest
 from anyarch.api.proto import content_pb2, control_pb2, rpcstatus_pb2, trace_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.historyfilter import parse_filters
+from anyarch.daemon.spans import trace_of
 
 from .harness import CONTROL, Client, daemon, run, solve, statuses, tree
 
@@ -20,6 +21,34 @@ if TYPE_CHECKING:
     from anyarch.api.rpc.client import Channel
 
 CONTENT = "/containerd.services.content.v1.Content/"
+
+
+def _objects(text: str) -> list[Any]:
+    """JSON texts one after another."""
+    found, position = [], 0
+    while position < len(text):
+        value, position = json.JSONDecoder().raw_decode(text, position)
+        found.append(value)
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return found
+
+
+def test_a_build_belongs_to_the_trace_of_its_client() -> None:
+    trace, span = "ab" * 16, "cd" * 8
+    for header, expected in (
+        (f"00-{trace}-{span}-01", (trace, span)),
+        ("00-nonsense-x-01", None),
+        (f"00-{'0' * 32}-{span}-01", None),
+        (f"00-{'g' * 32}-{span}-01", None),
+        ("", None),
+    ):
+        (solved,) = _objects(trace_of("r", [], began=1.0, ended=2.5, parent=header).decode())
+        found = (solved["SpanContext"]["TraceID"], solved["Parent"]["SpanID"])
+        assert (found == expected) if expected else (found[0] != trace and found[1] == "0" * 16)
+        assert (solved["StartTime"], solved["EndTime"]) == (
+            "1970-01-01T00:00:01.000000Z",
+            "1970-01-01T00:00:02.500000Z",
+        )
 
 
 async def listed(channel: Channel, **fields: Any) -> list[control_pb2.BuildHistoryEvent]:
@@ -53,6 +82,15 @@ def test_records_survive_the_daemon_and_are_replayed(tmp_path: Path) -> None:
             assert '"/two": not found' in records["bad"].error.message
             names = [v.name for m in await statuses(channel, "good") for v in m.vertexes]
             assert "[1/1] COPY one /" in names
+            raw = await read(channel, records["good"].trace.digest)
+            solved, *steps = _objects(raw.decode())
+            assert solved["Parent"]["SpanID"] == "0" * 16
+            assert "[1/1] COPY one /" in [span["Name"] for span in steps]
+            for span in steps:
+                assert span["Parent"] == solved["SpanContext"]
+                assert solved["StartTime"] <= span["StartTime"] <= span["EndTime"] <= solved["EndTime"]
+            failed = _objects((await read(channel, records["bad"].trace.digest)).decode())
+            assert '"/two": not found' in failed[0]["Status"]["Description"]
             raw = await read(channel, records["bad"].externalError.digest)
             # The record says more than the answer: the places in our code, not those of this machine.
             told = {item.type_url: item.value for item in rpcstatus_pb2.Status.FromString(raw).details}

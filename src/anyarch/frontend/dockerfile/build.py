@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import AnyarchError, NotSupported, SourceRange, error_context
-from anyarch.frontend.gateway import FrontendResult
+from anyarch.frontend.gateway import FrontendResult, check_caps
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
 from anyarch.solver.events import WarningEvent
@@ -62,6 +62,7 @@ async def build(gateway: Gateway) -> FrontendResult:
     and other `AnyarchError`s with the place in the Dockerfile and the platform, where there is one.
     """
     build_opts = gateway.build_opts
+    check_caps(build_opts.opts)
     options = parse_options(build_opts.opts, build_opts.build_platform)
     loader = Loader(gateway, options)
     info = await loader.dockerfile()

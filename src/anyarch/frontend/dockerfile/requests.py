@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from anyarch.errors import AnyarchError, NotSupported
-from anyarch.frontend.gateway import FrontendResult
+from anyarch.errors import AnyarchError
+from anyarch.frontend.gateway import FrontendResult, RequestNotSupported
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
 from anyarch.spec.pattern import PatternMatcher
@@ -49,8 +49,8 @@ _KNOWN = {
 async def answer(request: str, loader: Loader, info: SourceInfo, sink: Sink) -> FrontendResult:
     """The answer as metadata of a result without images. `sink` gets warnings that are not the answer.
 
-    Raises `NotSupported` for an unknown request, and what parsing and converting raise, except for `lint`,
-    whose answer that is.
+    Raises `RequestNotSupported` for an unknown request, and what parsing and converting raise, except for
+    `lint`, whose answer that is.
     """
     status = None
     match request.removeprefix(_PREFIX):
@@ -64,8 +64,9 @@ async def answer(request: str, loader: Loader, info: SourceInfo, sink: Sink) -> 
         case "subrequests.describe":
             document, text = _describe()
         case _:
-            raise NotSupported(
+            raise RequestNotSupported(
                 f"unsupported request {request}",
+                name=request,
                 hint=f"--call is one of build, check, {', '.join(_KNOWN)}",
             )
     metadata = {"result.json": document, "result.txt": text.encode("utf-8", "replace")}
