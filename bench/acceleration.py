@@ -14,14 +14,13 @@ import argparse
 import statistics
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
-from anyarch.testing.debian_archive import machine_mirror
-from anyarch.testing.debian_roots import COMPILER_PACKAGES, TOOL_PACKAGES, kept_packages, root_context
+from anyarch.testing.debian_roots import cross_packages, release_context
+from anyarch.testing.debian_sources import dockerfile_of, source_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,17 +33,11 @@ BASE = "FROM scratch\nARG TARGETARCH\nADD rootfs-$TARGETARCH.tar /\n"
 ARCHITECTURES = {
     "linux/arm64": "arm64",
     "linux/arm/v7": "armhf",
+    "linux/riscv64": "riscv64",
     "linux/s390x": "s390x",
     "linux/ppc64le": "ppc64el",
 }
 WAYS = ("native", "emulated", "accelerated")
-
-
-class Package(NamedTuple):
-    """A source archive in Debian's pool, and how its first directory is built."""
-
-    source: str
-    script: str
 
 
 class Found(NamedTuple):
@@ -63,20 +56,7 @@ class Found(NamedTuple):
         return "all files equal"
 
 
-PACKAGES = {
-    "lua": Package("l/lua5.4/lua5.4_5.4.4.orig.tar.gz", "make -C src linux"),
-    "zlib": Package("z/zlib/zlib_1.2.13.dfsg.orig.tar.bz2", "./configure && make -j2"),
-}
-
-
-def source_of(package: Package) -> Path:
-    """The archive, kept in the cache."""
-    path = CACHE / "sources" / package.source.rpartition("/")[2]
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(f"{machine_mirror()}/pool/main/{package.source}") as answer:
-            path.write_bytes(answer.read())
-    return path
+PACKAGES = ("lua", "zlib", "jq", "re2")
 
 
 def step_seconds(image: BuiltImage) -> float:
@@ -100,40 +80,40 @@ def compare(one: BuiltImage, other: BuiltImage) -> list[str]:
 
 
 def measure(
-    platform: str = "linux/arm64", packages: Iterable[str] = PACKAGES, rounds: int = 1
+    platform: str = "linux/arm64",
+    packages: Iterable[str] = PACKAGES,
+    rounds: int = 1,
+    suite: str = "bookworm",
 ) -> Iterator[Found]:
     """Each package three ways, in turn."""
     debian = ARCHITECTURES[platform]
-    name = "compilers" if debian == "arm64" else f"compilers-{debian}"
-    context = root_context(CACHE, name, ("amd64", debian), (*TOOL_PACKAGES, *COMPILER_PACKAGES))
-    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory, kept_packages(CACHE):
-        base = Builder(Path(directory) / "base", context=str(context))
-        layout = Path(directory) / "layout"
-        output = Output("oci", str(layout), {"tar": "false"})
+    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
+        top = Path(directory)
+        context = release_context(CACHE, top / "roots", ("amd64", debian), suite=suite)
+        base = Builder(top / "base", context=str(context))
+        output = Output("oci", str(top / "layout"), {"tar": "false"})
         base(BASE, platform=("linux/amd64", platform), outputs=(output,))
-        build = Builder(Path(directory) / "build", build_contexts={"debian": f"oci-layout://{layout}"})
+        build = Builder(
+            top / "build",
+            build_contexts={"debian": f"oci-layout://{top}/layout"},
+            accelerate=f"cross,packages={cross_packages(CACHE, debian, suite=suite)}",
+        )
         for package in packages:
             yield _measure(build, platform, package, rounds)
 
 
 def _measure(build: Builder, platform: str, name: str, rounds: int) -> Found:
-    package = PACKAGES[name]
-    archive = source_of(package)
-    dockerfile = (
-        f"FROM debian AS work\nENV SOURCE_DATE_EPOCH=0\nADD {archive.name} /src/\nARG ROUND\n"
-        f"RUN cd /src/*/ && ({package.script}) >/dev/null\n"
-        "FROM scratch\nCOPY --from=work /src /src\n"
-    )
+    archive = source_archive(CACHE, name)
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     images: dict[str, BuiltImage] = {}
     for number in range(rounds + 1):  # the first time makes the twins: not counted
         for way in WAYS if number else ("accelerated",):
             images[way] = build(
-                dockerfile,
+                dockerfile_of(name),
                 platform="linux/amd64" if way == "native" else platform,
                 files={archive.name: archive.read_bytes()},
-                accelerate="cross" if way == "accelerated" else "off",
                 build_args={"ROUND": str(number)},
+                **({} if way == "accelerated" else {"accelerate": "off"}),
             )
             if number:
                 times[way].append(step_seconds(images[way]))
@@ -147,9 +127,10 @@ def main() -> int:
     parser.add_argument("--platform", choices=sorted(ARCHITECTURES), default="linux/arm64")
     parser.add_argument("--package", choices=sorted(PACKAGES), action="append")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--suite", choices=("bookworm", "trixie"), default="bookworm")
     options = parser.parse_args()
     failed = False
-    for one in measure(options.platform, options.package or PACKAGES, options.rounds):
+    for one in measure(options.platform, options.package or PACKAGES, options.rounds, options.suite):
         failed = failed or bool(one.different)
         print(
             f"{one.what}: native {one.native:.1f} s, emulated {one.emulated:.1f} s "

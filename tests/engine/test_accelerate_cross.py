@@ -8,8 +8,8 @@ import pytest
 
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
-from anyarch.testing.debian_roots import COMPILER_PACKAGES, TOOL_PACKAGES, kept_packages, root_context
-from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
+from anyarch.testing.debian_roots import cross_packages, release_context
+from tests.engine.test_accelerate import ARM, BASE, log, notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,23 +69,33 @@ COPY --from=work /src /src
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> str:
     """The build context with the base image."""
-    packages = (*TOOL_PACKAGES, *COMPILER_PACKAGES)
-    context = root_context(cache_directory, "compilers", ("amd64", "arm64"), packages)
-    builder = Builder(tmp_path_factory.mktemp("debian"), context=str(context))
-    layout = builder.directory / "layout"
-    builder(BASE, platform=BOTH, outputs=(Output("oci", str(layout), {"tar": "false"}),))
+    return base_image(cache_directory, tmp_path_factory.mktemp("debian"), "bookworm", "arm64", ARM)
+
+
+def base_image(cache: Path, directory: Path, suite: str, architecture: str, platform: str) -> str:
+    """A release with compilers for this machine and another, as a build context."""
+    context = release_context(cache, directory / "roots", ("amd64", architecture), suite=suite)
+    builder = Builder(directory, context=str(context))
+    layout = directory / "layout"
+    outputs = (Output("oci", str(layout), {"tar": "false"}),)
+    builder(BASE, platform=("linux/amd64", platform), outputs=outputs)
     return f"oci-layout://{layout}"
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, base: str, cache_directory: Path) -> Builder:
+def shared(tmp_path_factory: pytest.TempPathFactory, base: str, packages: Path) -> Builder:
     """Builds with compilers' twins, which are made once for all tests."""
-    build = Builder(
-        tmp_path_factory.mktemp("accelerate"), build_contexts={"debian": base}, accelerate="cross"
+    return Builder(
+        tmp_path_factory.mktemp("accelerate"),
+        build_contexts={"debian": base},
+        accelerate=f"cross,packages={packages}",
     )
-    with kept_packages(cache_directory):
-        run(build, "gcc -c c.c -o first.o")
-    return build
+
+
+@pytest.fixture(scope="module")
+def packages(cache_directory: Path) -> Path:
+    """What twins of compilers are made of."""
+    return cross_packages(cache_directory, "arm64", suite="bookworm")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """How a build is told to run emulated steps faster: the flag, else the configuration file.
 
 [build]
-accelerate = "tools"
+accelerate = "cross,packages=/srv/debs"
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "acceleration"]
 
 MODES = ("off", "tools", "cross", "verify")
+_PACKAGES = "packages"
 
 
 def acceleration(flag: str | None, env: Mapping[str, str]) -> str:
-    """The mode that is asked for. Raises `UsageError` for one that does not exist."""
+    """What is asked for: a mode, and perhaps `,packages=` with the absolute path of a directory or
+    `docker-image://NAME`. Raises `UsageError` for a mode or a directory that does not exist."""
     if flag is not None:
-        return _checked(flag, "--accelerate")
+        return _checked(flag, "--accelerate", os.getcwd())
     home = env.get("XDG_CONFIG_HOME") or os.path.join(env.get("HOME") or "/", ".config")
     path = env.get("ANYARCH_CONFIG") or os.path.join(home, "anyarch", "config.toml")
     try:
@@ -39,10 +41,24 @@ def acceleration(flag: str | None, env: Mapping[str, str]) -> str:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the configuration file {path} is not TOML: {error}") from None
     value = table.get("accelerate", "off") if isinstance(table, dict) else "off"
-    return _checked(value, f"{path}: [build] accelerate")
+    return _checked(value, f"{path}: [build] accelerate", os.path.dirname(path))
 
 
-def _checked(value: object, what: str) -> str:
-    if not isinstance(value, str) or value not in MODES:
+def _checked(value: object, what: str, directory: str) -> str:
+    mode, comma, rest = value.partition(",") if isinstance(value, str) else ("", "", "")
+    if mode not in MODES:
         raise UsageError(f"{what}: {value!r} is not one of {', '.join(MODES)}")
-    return value
+    if not comma:
+        return mode
+    name, _, source = rest.partition("=")
+    if name != _PACKAGES or not source:
+        raise UsageError(f"{what}: {rest!r} is not {_PACKAGES}=DIRECTORY or {_PACKAGES}=docker-image://NAME")
+    if mode in ("off", "tools"):
+        raise UsageError(
+            f"{what}: {_PACKAGES} are those of compilers: {mode} needs none, cross and verify do"
+        )
+    if not source.startswith("docker-image://"):
+        source = os.path.normpath(os.path.join(directory, source))
+        if not os.path.isdir(source):
+            raise UsageError(f"{what}: {source} is not a directory")
+    return f"{mode},{_PACKAGES}={source}"

@@ -7,30 +7,27 @@ linker's cache); shells, everyday tools and compilers work.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
+import os
 import tarfile
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest.mock import patch
 
-import msgspec
-
-from anyarch.testing.debian_archive import DebianArchive, run_tool
-from anyarch.testing.debian_images import ARCHITECTURES, cached
+from anyarch.testing.debian_archive import KEYRING, DebianArchive, machine_mirror, run_tool
+from anyarch.testing.debian_images import ARCHITECTURES, cached, native
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from anyarch.emulation.accelerate.archive import Archive
+    from anyarch.testing.debian_images import Architecture
 
 __all__ = [
     "BUILD_PACKAGES",
-    "COMPILER_PACKAGES",
     "TOOL_PACKAGES",
-    "kept_packages",
+    "cross_packages",
     "release_context",
     "root_context",
 ]
@@ -42,27 +39,12 @@ TOOL_PACKAGES = (
 )
 """Enough for shell scripts with coreutils, tar, make and dpkg-deb; names of Debian 12."""
 
-COMPILER_PACKAGES = (
-    *("binutils", "binutils-common", "cpp", "cpp-12", "g++", "g++-12", "gcc", "gcc-12"),
-    *("libasan8", "libatomic1", "libbinutils", "libc-dev-bin", "libc6-dev", "libcrypt-dev", "libctf0"),
-    *("libctf-nobfd0", "libgcc-12-dev", "libgomp1", "libisl23", "libjansson4", "libmpc3", "libmpfr6"),
-    *("libstdc++-12-dev", "libstdc++6", "libubsan1", "linux-libc-dev"),
-)
-"""What a C or C++ compiler needs beside `TOOL_PACKAGES`."""
-
 BUILD_PACKAGES = (
     *("base-files", "bzip2", "coreutils", "dash", "debianutils", "diffutils", "dpkg", "findutils", "g++"),
     *("gcc", "grep", "gzip", "libc-bin", "libc6-dev", "make", "mawk", "patch", "sed", "tar", "xz-utils"),
 )
 """What builds C and C++, of any release, by the names that have to be asked for."""
 
-_TRIPLETS = {
-    "amd64": "x86-64-linux-gnu",
-    "arm64": "aarch64-linux-gnu",
-    "armhf": "arm-linux-gnueabihf",
-    "s390x": "s390x-linux-gnu",
-    "ppc64el": "powerpc64le-linux-gnu",
-}
 _LINKS = ("bin", "lib", "lib64", "sbin")
 _DOCUMENTATION = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "gdb"))
 _FILES = {
@@ -72,24 +54,27 @@ _FILES = {
 
 
 def release_context(
-    cache: Path, name: str, architecture: str, packages: Sequence[str], *, suite: str
+    cache: Path, directory: Path, architectures: Sequence[str], *, suite: str, packages: Sequence[str] = ()
 ) -> Path:
-    """A build context with the root of one architecture of a release, kept in `cache` under
-    `NAME-SUITE-ARCHITECTURE`: packages with all that they depend on, without documentation. Raises
-    `DebianError`."""
-
-    def make(directory: Path) -> None:
+    """A build context in `directory` with roots of a release, from `BUILD_PACKAGES` and further `packages`
+    with all that they depend on, without documentation. The roots are kept in `cache`. Raises `DebianError`.
+    """
+    wanted = sorted({*BUILD_PACKAGES, *packages})
+    more = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:8]
+    directory.mkdir(parents=True, exist_ok=True)
+    for architecture in architectures:
         (each,) = (each for each in ARCHITECTURES if each.debian == architecture)
-        archive = DebianArchive(
-            cache / "debian" / f"apt-{suite}-{architecture}",
-            {suite: [architecture]},
-            architecture=architecture,
-        )
-        with tempfile.TemporaryDirectory(dir=cache / "debian") as packed:
-            files = archive.download_with_dependencies(packages, Path(packed))
-            (directory / f"rootfs-{each.target}.tar").write_bytes(_root(files, documented=False))
 
-    return cached(cache, f"root-{name}-{suite}-{architecture}", make)
+        def make(kept: Path, each: Architecture = each) -> None:
+            place = cache / "debian" / f"apt-{suite}-{each.debian}"
+            archive = DebianArchive(place, {suite: [each.debian]}, architecture=each.debian)
+            with tempfile.TemporaryDirectory(dir=cache / "debian") as packed:
+                files = archive.download_with_dependencies(wanted, Path(packed))
+                (kept / f"rootfs-{each.target}.tar").write_bytes(_root(files, documented=False))
+
+        name = f"rootfs-{each.target}.tar"
+        os.link(cached(cache, f"root-{suite}-{architecture}-{more}", make) / name, directory / name)
+    return directory
 
 
 def root_context(cache: Path, name: str, architectures: Sequence[str], packages: Sequence[str]) -> Path:
@@ -100,44 +85,40 @@ def root_context(cache: Path, name: str, architectures: Sequence[str], packages:
         archive = DebianArchive(
             cache / "debian" / f"apt-{name}", {"bookworm": [each.debian for each in wanted]}
         )
-        names = {
-            each.debian: [
-                *packages,
-                *([f"binutils-{_TRIPLETS[each.debian]}"] if "binutils" in packages else []),
-            ]
-            for each in wanted
-        }
-        specs = [f"{package}:{arch}" for arch, each in names.items() for package in each]
+        specs = [f"{package}:{each.debian}" for each in wanted for package in packages]
         files = archive.download(specs, cache / "debian" / "packages")
         by_spec = dict(zip(specs, files, strict=True))
         for each in wanted:
-            chosen = [by_spec[f"{package}:{each.debian}"] for package in names[each.debian]]
+            chosen = [by_spec[f"{package}:{each.debian}"] for package in packages]
             (directory / f"rootfs-{each.target}.tar").write_bytes(_root(chosen))
 
     return cached(cache, f"root-{name}", make)
 
 
-@contextmanager
-def kept_packages(cache: Path) -> Iterator[None]:
-    """Within it, what acceleration fetches of a distribution's archive for the twins of compilers is kept in
-    `cache`, beside the roots whose versions it has to match, and fetched the first time only."""
-    from anyarch.emulation.accelerate import archive as module
+def cross_packages(cache: Path, architecture: str, *, suite: str) -> Path:
+    """A directory with the packages that the twins of compilers are made of, kept in `cache`: a source for
+    `--accelerate cross,packages=`. Raises `NotSupported`."""
+    from anyarch.emulation.accelerate import archive
+    from anyarch.emulation.accelerate.cross import GCC_VERSIONS, host_packages, target_packages
 
-    really = module.fetch
+    def make(directory: Path) -> None:
+        (target,) = (each.target for each in ARCHITECTURES if each.debian == architecture)
+        host = native()
+        repository = archive.Repository(machine_mirror(), suite, architectures=(host.debian, architecture))
+        gcc = GCC_VERSIONS[f"debian {suite}"]
+        sets = (host_packages(gcc, host.target, target), target_packages(gcc, target))
+        with tempfile.TemporaryDirectory(dir=cache / "debian") as work:
+            paths = archive.download(
+                Path(work) / "apt",
+                archive.Archive((repository,), {KEYRING.name: KEYRING.read_bytes()}),
+                host=host.debian,
+                packages=[name for needed, _ in sets for name in needed],
+                optional=[name for _, more in sets for name in more],
+            )
+            for path in paths:
+                path.rename(directory / path.name)
 
-    def fetch(
-        directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
-    ) -> dict[str, list[module.KeptFile]]:
-        def make(kept: Path) -> None:
-            files = really(directory, archive, host=host, packages=packages, optional=optional)
-            (kept / "files").write_bytes(msgspec.msgpack.encode(files))
-
-        asked = msgspec.json.encode([archive.repositories, host, packages, optional])
-        kept = cached(cache, f"twins-{hashlib.sha256(asked).hexdigest()[:12]}", make)
-        return msgspec.msgpack.decode((kept / "files").read_bytes(), type=dict[str, list[module.KeptFile]])
-
-    with patch.object(module, "fetch", fetch):
-        yield
+    return cached(cache, f"cross-{suite}-{architecture}", make)
 
 
 def _root(packages: Sequence[Path], *, documented: bool = True) -> bytes:
@@ -168,19 +149,21 @@ def _unpack(package: Path, root: tarfile.TarFile, seen: set[str], *, documented:
     listed, sums = ["/."], []
     raw = _tar_of(package)
     with tarfile.open(fileobj=io.BytesIO(raw)) as files:
-        for member in files:
+        for found in files:
+            member = copy.copy(found)  # links are looked up by the names that members had
             path = member.name.removeprefix("./").rstrip("/")
             if path in ("", "."):
                 continue
             listed.append(f"/{path}")
             if not documented and path.startswith(_DOCUMENTATION):
                 continue
+            # of a hard link it is the content of what it leads to, which dpkg has a sum of as well
+            content = files.extractfile(found) if member.isfile() or member.islnk() else None
+            data = content.read() if content is not None else b""
             member.name = _merged(path)
             if member.islnk():
                 member.linkname = _merged(member.linkname.removeprefix("./"))
-            content = files.extractfile(member) if member.isfile() else None
-            data = content.read() if content is not None else b""
-            if member.isfile():
+            if content is not None:
                 sums.append(f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}  {path}")
             if member.name not in seen:
                 _parents(root, seen, member.name)

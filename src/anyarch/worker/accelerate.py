@@ -42,15 +42,17 @@ _VERSION = "twins/5"
 
 
 class Acceleration:
-    """Of one build. `mode` is off, tools, cross or verify; safe for threads."""
+    """Of one build. `mode` is off, tools, cross or verify, and may name where the packages of compilers are
+    (`cross,packages=/srv/debs`, see `Compilers`); safe for threads."""
 
     def __init__(self, worker: Worker, mode: str) -> None:
+        mode, _, packages = mode.partition(",packages=")
         self.worker = worker
         self.mode = mode
         self.reports: dict[str, StepReport] = {}
         self._bases: dict[str, SourceOp | None] = {}
-        self._compilers = Compilers(worker)
-        self._siblings: dict[str, tuple[str, ...] | str] = {}
+        self._compilers = Compilers(worker, packages)
+        self._siblings: dict[tuple[str, str], tuple[str, ...] | str] = {}
         self._lock = threading.RLock()
         self._packages: dict[tuple[str, ...], Packages] = {}
 
@@ -90,33 +92,42 @@ class Acceleration:
         sibling = await self._sibling(vertex)
         if isinstance(sibling, str):
             return [[_VERSION, self.mode]]
-        archive = await self._archive(sibling, platform)
+        archive = await self._archive(vertex, sibling, platform)
         return [[_VERSION, self.mode, list(sibling), *archive.layers]]
 
-    async def _archive(self, sibling: tuple[str, ...], platform: Platform) -> CompilerPackages:
+    async def _archive(self, vertex: str, sibling: tuple[str, ...], platform: Platform) -> CompilerPackages:
         if self.mode == "tools":
             return CompilerPackages()
-        return await self._compilers.packages(sibling, platform)
+
+        async def base() -> tuple[str, ...]:
+            found = await self._base(vertex, platform)
+            return () if isinstance(found, str) else found
+
+        return await self._compilers.packages(sibling, platform, base)
 
     def _is_foreign(self, platform: Platform) -> bool:
         return platform.os == "linux" and self.worker.route(platform).kind != "native"
 
     async def _sibling(self, vertex: str) -> tuple[str, ...] | str:
         """The layers of the native sibling of the base, or why there is none. None of them is fetched."""
+        return await self._base(vertex, self.worker.platform)
+
+    async def _base(self, vertex: str, platform: Platform) -> tuple[str, ...] | str:
         from anyarch.worker.ops.source import make_source
 
         base = self._bases.get(vertex)
         if base is None:
             return "it does not begin with an image"
-        found = self._siblings.get(base.identifier)
+        key = (base.identifier, str(platform))
+        found = self._siblings.get(key)
         if found is None:
-            source = make_source(self.worker, base, self.worker.platform, vertex)
+            source = make_source(self.worker, base, platform, vertex)
             try:
                 (result,) = await source.run(())
                 found = result.layers if isinstance(result, SnapshotResult) else ()
             except AnyarchError as error:
                 found = f"its base image has no native sibling: {error.message}"
-            self._siblings[base.identifier] = found
+            self._siblings[key] = found
         return found
 
     # steps ----------------------------------------------------------------------------------------
@@ -134,7 +145,7 @@ class Acceleration:
             if root.layers[: len(sibling)] == sibling:
                 raise NotSupported("its base image has no native sibling: it is of one platform only")
             await self.worker.ensure_local(SnapshotResult(sibling))
-            archive = await self._archive(sibling, platform)
+            archive = await self._archive(vertex, sibling, platform)
             if archive.missing:
                 self.say(vertex, archive.missing)
             return await asyncio.to_thread(self._step, vertex, platform, root, sibling, archive)

@@ -1,23 +1,34 @@
 """The packages that compilers' twins are made of, as layers of the store: fetched once for a release and a
-pair of architectures, collected like other layers, fetched again when they are missed."""
+pair of architectures, collected like other layers, fetched again when they are missed.
+
+They come from the archive of the base image's distribution, or from where a build says: a directory or an
+image with files `NAME_VERSION_ARCH.deb`, anywhere below.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import NotSupported, StoreError
+from anyarch.errors import AnyarchError, NotSupported, StoreError
+from anyarch.llb.ops import SourceOp
 from anyarch.spec.codec import json_decoder
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import BinaryIO
 
-    from anyarch.emulation.accelerate.archive import KeptFile
-    from anyarch.snapshot.view import TreeView
+    from anyarch.emulation.accelerate.archive import Release
+    from anyarch.emulation.accelerate.deb import KeptFile
     from anyarch.spec.platform import Platform
     from anyarch.worker.worker import Worker
 
@@ -25,6 +36,8 @@ __all__ = ["TWINS", "CompilerPackages", "Compilers"]
 
 TWINS = "twins"
 """The part of the cache table where acceleration keeps what it knows."""
+
+_IMAGE = "docker-image://"
 
 
 class CompilerPackages(msgspec.Struct, frozen=True):
@@ -37,79 +50,153 @@ class CompilerPackages(msgspec.Struct, frozen=True):
 
 
 class Compilers:
-    """Of one build; safe for threads."""
+    """Of one build; safe for threads. `source` is a directory or `docker-image://NAME`, empty for the archive
+    of the distribution."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, source: str = "") -> None:
         self._worker = worker
+        self._source = source
         self._known: dict[str, CompilerPackages] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def packages(self, sibling: tuple[str, ...], platform: Platform) -> CompilerPackages:
-        """Those for a target and the release of a native base image, fetched when the store has none."""
+    async def packages(
+        self, sibling: tuple[str, ...], platform: Platform, base: Callable[[], Awaitable[tuple[str, ...]]]
+    ) -> CompilerPackages:
+        """Those for a target and the release of a native base image, fetched when they are not in the store.
+        `base` gives the target's base image where it is needed for that."""
         await self._worker.ensure_local(SnapshotResult(sibling))
         lock = self._locks.setdefault(platform.architecture, asyncio.Lock())
         async with lock:
-            return await asyncio.to_thread(self._find, sibling, platform)
+            return await self._packages(sibling, platform, base)
 
-    def _find(self, sibling: tuple[str, ...], platform: Platform) -> CompilerPackages:
-        from anyarch.emulation.accelerate.archive import codename_of
+    async def _packages(
+        self, sibling: tuple[str, ...], platform: Platform, base: Callable[[], Awaitable[tuple[str, ...]]]
+    ) -> CompilerPackages:
+        from anyarch.emulation.accelerate.archive import release_of
         from anyarch.emulation.accelerate.cross import GCC_VERSIONS
         from anyarch.emulation.accelerate.selection import TARGETS
 
         worker = self._worker
-        tree = worker.view(SnapshotResult(sibling))
-        codename = codename_of(tree)
-        if codename not in GCC_VERSIONS or platform.architecture not in TARGETS:
+        release = release_of(worker.view(SnapshotResult(sibling)))
+        gcc = GCC_VERSIONS.get(str(release))
+        if gcc is None or platform.architecture not in TARGETS:
             releases = ", ".join(GCC_VERSIONS)
-            return CompilerPackages(
-                missing=f"cross compilers are known of Debian {releases}, not of this base"
-            )
-        key = f"archive 1 {codename} {worker.platform.architecture} {platform.architecture}"
-        known = self._known.get(key)
-        if known is not None:
-            return known
-        raw = worker.store.cache.get_value(TWINS, key)
-        found = (
-            json_decoder(CompilerPackages).decode(raw) if raw is not None else CompilerPackages(missing="?")
-        )
+            return CompilerPackages(missing=f"cross compilers are known of {releases}, not of this base")
         try:
-            for layer in found.layers:
-                worker.layer(layer)
-        except StoreError:
-            found = CompilerPackages(missing="?")  # collected
-        if found.missing:
-            found = self._fetch(tree, codename, platform)
-            if not found.missing:
-                worker.store.cache.set_value(TWINS, key, msgspec.json.encode(found))
+            place, name = await self._place()
+        except AnyarchError as error:
+            return CompilerPackages(missing=f"no cross compilers could be fetched: {error.message}")
+        key = f"archive 2 {release} {worker.platform.architecture} {platform.architecture} {name}"
+        found = self._known.get(key) or await asyncio.to_thread(self._kept, key)
+        if found is None:
+            await worker.ensure_local(SnapshotResult(place))
+            trees = {worker.platform.architecture: sibling}
+            if not self._source:
+                trees[platform.architecture] = await base()
+                await worker.ensure_local(SnapshotResult(trees[platform.architecture]))
+            found = await asyncio.to_thread(self._fetch, key, trees, release, platform, place, gcc)
         self._known[key] = found
         return found
 
-    def _fetch(self, tree: TreeView, codename: str, platform: Platform) -> CompilerPackages:
-        from anyarch.emulation.accelerate.archive import archive_of, fetch
-        from anyarch.emulation.accelerate.cross import GCC_VERSIONS, host_packages, target_packages
+    async def _place(self) -> tuple[tuple[str, ...], str]:
+        """The layers of the image that packages come from, and a name for the state of the source."""
+        if not self._source:
+            return (), "the archive"
+        if not self._source.startswith(_IMAGE):
+            return (), await asyncio.to_thread(_state, self._source)
+        from anyarch.spec.reference import Reference
+        from anyarch.worker.ops.source import make_source
+
+        worker = self._worker
+        name = str(Reference.parse(self._source.removeprefix(_IMAGE)))
+        source = make_source(worker, SourceOp(f"{_IMAGE}{name}"), worker.platform, "")
+        (result,) = await source.run(())
+        layers = result.layers if isinstance(result, SnapshotResult) else ()
+        return layers, " ".join(layers)
+
+    def _kept(self, key: str) -> CompilerPackages | None:
+        raw = self._worker.store.cache.get_value(TWINS, key)
+        if raw is None:
+            return None
+        found = json_decoder(CompilerPackages).decode(raw)
+        try:
+            for layer in found.layers:
+                self._worker.layer(layer)
+        except StoreError:
+            return None  # collected
+        return found
+
+    def _fetch(
+        self,
+        key: str,
+        trees: dict[str, tuple[str, ...]],
+        release: Release,
+        platform: Platform,
+        place: tuple[str, ...],
+        gcc: str,
+    ) -> CompilerPackages:
+        from anyarch.emulation.accelerate.cross import host_packages, target_packages
         from anyarch.emulation.accelerate.selection import TARGETS
 
-        host = self._worker.platform.architecture
-        target = platform.architecture
-        sets = (host_packages(codename, host, target), target_packages(codename, target))
-        work = self._worker.store.work_dir()
+        host, target = self._worker.platform.architecture, platform.architecture
+        sets = (host_packages(gcc, host, target), target_packages(gcc, target))
+        needed = [name for each, _ in sets for name in each]
+        optional = [name for _, each in sets for name in each]
         try:
-            files = fetch(
-                work / "archive",
-                archive_of(tree, codename),
-                host=TARGETS[host].debian,
-                packages=[name for needed, _ in sets for name in needed],
-                optional=[name for _, optional in sets for name in optional],
-            )
+            if self._source:
+                files = self._from_source(place, needed, optional)
+            else:
+                files = self._from_archive(trees, release, needed, optional)
         except NotSupported as error:
             return CompilerPackages(missing=f"no cross compilers could be fetched: {error.message}")
-        finally:
-            self._worker.layers.dispose(work)
         own, other = (self._keep_files(files.get(TARGETS[name].debian, [])) for name in (host, target))
-        return CompilerPackages((own, other), GCC_VERSIONS[codename])
+        found = CompilerPackages((own, other), gcc)
+        self._worker.store.cache.set_value(TWINS, key, msgspec.json.encode(found))
+        return found
+
+    def _from_archive(
+        self, trees: dict[str, tuple[str, ...]], release: Release, needed: list[str], optional: list[str]
+    ) -> dict[str, list[KeptFile]]:
+        from anyarch.emulation.accelerate import archive
+        from anyarch.emulation.accelerate.selection import TARGETS
+
+        worker = self._worker
+        views = {TARGETS[name].debian: worker.view(SnapshotResult(layers)) for name, layers in trees.items()}
+        work = worker.store.work_dir()
+        try:
+            return archive.fetch(
+                work / "archive",
+                archive.archive_of(views, release),
+                host=TARGETS[worker.platform.architecture].debian,
+                packages=needed,
+                optional=optional,
+            )
+        finally:
+            worker.layers.dispose(work)
+
+    def _from_source(
+        self, place: tuple[str, ...], needed: list[str], optional: list[str]
+    ) -> dict[str, list[KeptFile]]:
+        from anyarch.emulation.accelerate.deb import kept_files, wanted_files
+
+        paths = self._packages_of_image(place) if place else _packages_below(self._source)
+        try:
+            wanted = wanted_files(paths, needed, optional)
+            with ExitStack() as stack:
+                return kept_files((path, stack.enter_context(paths[path]())) for path in wanted)
+        except NotSupported as error:
+            raise NotSupported(f"{self._source}: {error.message}") from None
+
+    def _packages_of_image(self, layers: tuple[str, ...]) -> dict[str, Callable[[], BinaryIO]]:
+        tree = self._worker.view(SnapshotResult(layers))
+        return {
+            node.entry.path: partial(tree.open, node)
+            for node in tree.walk("")
+            if node.entry.kind in (Kind.FILE, Kind.HARDLINK) and node.entry.path.endswith(".deb")
+        }
 
     def _keep_files(self, files: Iterable[KeptFile]) -> str:
-        from anyarch.emulation.accelerate.archive import KeptFile
+        from anyarch.emulation.accelerate.deb import KeptFile
 
         links = [KeptFile(name, 0o777, 0, link=f"usr/{name}") for name in ("bin", "lib", "lib64", "sbin")]
         by_path = {file.path: file for file in (*files, *links)}
@@ -124,3 +211,23 @@ class Compilers:
                     mode = file.mode & 0o7777
                     layer.add(Entry(file.path, Kind.FILE, mode, mtime_ns=time_ns, size=size), file.data)
             return layer.commit().id
+
+
+def _packages_below(directory: str) -> dict[str, Callable[[], BinaryIO]]:
+    if not os.path.isdir(directory):
+        raise NotSupported(f"{directory} is not a directory")
+    paths = sorted(path for path in Path(directory).rglob("*.deb") if path.is_file())
+    return {str(path): partial(_opened, path) for path in paths}
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
+
+
+def _state(directory: str) -> str:
+    """Of the packages in a directory: another when one is added, removed or replaced."""
+    found = hashlib.sha256()
+    for path in _packages_below(directory):
+        status = os.stat(path)
+        found.update(repr((path, status.st_size, status.st_mtime_ns)).encode())
+    return found.hexdigest()

@@ -175,3 +175,33 @@ def test_acceleration_comes_from_the_configuration_file_too(cli, engine, tmp_pat
     answer = cli("build", ".")
     assert answer.status != 0
     assert "[build] accelerate: 'warp' is not one of off, tools, cross, verify" in answer.err
+
+
+def test_packages_of_compilers_can_be_in_a_directory_or_an_image(cli, engine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "debs").mkdir()
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+    image = "docker-image://example.org/debs:1"
+    for source in ("debs", str(tmp_path / "debs"), image):
+        cli("build", "--accelerate", f"cross,packages={source}", ".")
+
+    found = [request.accelerate for request in engine.requests]
+    assert found == [f"cross,packages={one}" for one in (tmp_path / "debs", tmp_path / "debs", image)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("cross,packages=/nowhere", "/nowhere is not a directory"),
+        ("cross,packages=", "is not packages=DIRECTORY or packages=docker-image://NAME"),
+        ("cross,from=/tmp", "'from=/tmp' is not packages=DIRECTORY"),
+        ("tools,packages=/tmp", "packages are those of compilers: tools needs none"),
+        (",packages=/tmp", "is not one of off, tools, cross, verify"),
+    ],
+)
+def test_other_sources_of_packages_are_refused(cli, engine, value, message):
+    answer = cli("build", "--accelerate", value, ".")
+
+    assert answer.status != 0
+    assert message in answer.err
+    assert not engine.requests

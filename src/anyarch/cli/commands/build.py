@@ -40,7 +40,7 @@ COMMAND = Command(
         Flag(
             "accelerate",
             "Native twins for emulated steps: off, tools, cross, verify (default: off)",
-            metavar="MODE",
+            metavar="MODE[,packages=SOURCE]",
         ),
         Flag("add-host", "Add a line to /etc/hosts of RUN steps", metavar="HOST:IP", repeat=True),
         Flag(

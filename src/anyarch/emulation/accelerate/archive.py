@@ -1,66 +1,101 @@
 """Native packages from a distribution's archive, by an apt that leaves the machine's own alone.
 
-Repositories and keys are those of the image that the twins are for; proxies are the machine's. What is kept
-of a package are its programs, libraries and what dpkg would know of it: a tree as `Packages` reads them.
+Repositories and keys are those of the images that the twins are for; proxies are the machine's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
 import re
 import subprocess
-import tarfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.emulation.accelerate.deb import kept_files
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from anyarch.emulation.accelerate.deb import KeptFile
     from anyarch.snapshot.view import TreeView
 
-__all__ = ["Archive", "KeptFile", "archive_of", "codename_of", "fetch"]
+__all__ = ["Archive", "Release", "Repository", "archive_of", "download", "fetch", "release_of"]
 
-_DEFAULT = "http://deb.debian.org/debian"
+_DEFAULTS = {
+    "debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian"),
+    "ubuntu": ("http://archive.ubuntu.com/ubuntu", "http://ports.ubuntu.com/ubuntu-ports"),
+}
+"""For this machine's packages, if it is amd64, and for those of others."""
 _KEYS = ("usr/share/keyrings", "etc/apt/trusted.gpg.d")
 _LINE = re.compile(r"deb\s+(?:\[[^\]]*\]\s+)?(?P<uri>https?://\S+)\s+(?P<suite>\S+)\s+(?P<components>.*)")
-_KEPT = re.compile(r"(usr/)?(bin|sbin|lib|lib64|libexec)/")
-_UNKEPT = re.compile(r"\.(a|o|h|py|py3|gresource|x[a-z]*)$|/plugin/include/|/include/|/share/|/ldscripts/")
 
 
-class KeptFile(msgspec.Struct, frozen=True):
-    """A file or (with `link`) a symbolic link of a package."""
+class Release(msgspec.Struct, frozen=True):
+    """A distribution, as `/etc/os-release` has it, and the codename of its release."""
 
-    path: str
-    mode: int
-    mtime: int
-    data: bytes = b""
-    link: str = ""
+    distribution: str = ""
+    codename: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.codename}"
+
+
+class Repository(msgspec.Struct, frozen=True):
+    """One line of apt's sources."""
+
+    uri: str
+    suite: str
+    components: tuple[str, ...] = ("main",)
+    architectures: tuple[str, ...] = ()
 
 
 class Archive(msgspec.Struct, frozen=True):
-    """Repositories (URI, suite) and keys by file name."""
+    """Repositories, and keys by file name."""
 
-    repositories: tuple[tuple[str, str], ...]
+    repositories: tuple[Repository, ...]
     keys: dict[str, bytes]
 
 
-def codename_of(tree: TreeView) -> str:
-    """`bookworm`; empty for what is not Debian."""
+def release_of(tree: TreeView) -> Release:
+    """`debian bookworm`; empty where nothing tells."""
     fields = dict(
         line.split("=", 1) for line in _read(tree, "etc/os-release").decode().splitlines() if "=" in line
     )
-    return fields.get("VERSION_CODENAME", "").strip('"') if fields.get("ID") == "debian" else ""
+    return Release(fields.get("ID", "").strip('"'), fields.get("VERSION_CODENAME", "").strip('"'))
 
 
-def archive_of(tree: TreeView, codename: str) -> Archive:
-    """The Debian repositories that an image uses."""
-    found: list[tuple[str, str]] = []
+def archive_of(trees: Mapping[str, TreeView], release: Release) -> Archive:
+    """The repositories that images use, each for its own architecture (Debian's name of it): Ubuntu's of most
+    architectures are elsewhere."""
+    wanted: dict[Repository, list[str]] = {}
+    keys: dict[str, bytes] = {}
+    for architecture, tree in trees.items():
+        found = [
+            one
+            for one in _repositories(tree)
+            if one.suite.startswith(release.codename)
+            and release.distribution in one.uri
+            and "launchpad" not in one.uri  # personal archives
+        ]
+        uri = _DEFAULTS[release.distribution][architecture != "amd64"]
+        for one in found or [Repository(uri, release.codename)]:
+            wanted.setdefault(one, []).append(architecture)
+        for directory in _KEYS:
+            for name in _names(tree, directory):
+                if _is_key(name):
+                    keys[name] = _read(tree, f"{directory}/{name}")
+    repositories = [
+        msgspec.structs.replace(one, architectures=tuple(dict.fromkeys(each))) for one, each in wanted.items()
+    ]
+    return Archive(tuple(repositories), keys or _machine_keys(release.distribution))
+
+
+def _repositories(tree: TreeView) -> list[Repository]:
+    found: list[Repository] = []
     texts = [_read(tree, "etc/apt/sources.list").decode("utf-8", "replace")]
     directory = "etc/apt/sources.list.d"
     for name in _names(tree, directory):
@@ -73,32 +108,26 @@ def archive_of(tree: TreeView, codename: str) -> Archive:
         for line in text.splitlines():
             match = _LINE.match(line.strip())
             if match and "main" in match["components"].split():
-                found.append((match["uri"].rstrip("/"), match["suite"]))
-    wanted = [one for one in dict.fromkeys(found) if one[1].startswith(codename) and "debian" in one[0]]
-    keys = {
-        name: _read(tree, f"{directory}/{name}")
-        for directory in _KEYS
-        for name in _names(tree, directory)
-        if _is_key(name)
-    }
-    return Archive(tuple(wanted) or ((_DEFAULT, codename),), keys or _machine_keys())
+                uri, components = match["uri"].rstrip("/"), tuple(match["components"].split())
+                found.append(Repository(uri, match["suite"], components))
+    return found
 
 
 def _is_key(name: str) -> bool:
     return name.endswith((".gpg", ".asc", ".pgp")) and "removed" not in name
 
 
-def _machine_keys() -> dict[str, bytes]:
+def _machine_keys(distribution: str) -> dict[str, bytes]:
     """Those of this machine, for an image that has none."""
     found = {}
     for directory in _KEYS:
-        for path in sorted(Path("/", directory).glob("debian-archive-*")):
+        for path in sorted(Path("/", directory).glob(f"{distribution}-*")):
             if _is_key(path.name):
                 found[path.name] = path.read_bytes()
     return found
 
 
-def _stanzas(text: str) -> Iterator[tuple[str, str]]:
+def _stanzas(text: str) -> Iterator[Repository]:
     for stanza in re.split(r"\n\s*\n", text):
         fields = {
             line.split(":", 1)[0].lower(): line.split(":", 1)[1].split()
@@ -108,13 +137,23 @@ def _stanzas(text: str) -> Iterator[tuple[str, str]]:
         if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
             for uri in fields.get("uris", []):
                 for suite in fields.get("suites", []):
-                    yield uri.rstrip("/"), suite
+                    yield Repository(uri.rstrip("/"), suite, tuple(fields["components"]))
 
 
 def fetch(
     directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
 ) -> dict[str, list[KeptFile]]:
-    """The kept files of `NAME:ARCH` packages, by architecture. `host` is Debian's name of this machine's.
+    """The kept files of `NAME:ARCH` packages, by architecture; as `download`."""
+    paths = download(directory, archive, host=host, packages=packages, optional=optional)
+    with ExitStack() as stack:
+        return kept_files((path.name, stack.enter_context(path.open("rb"))) for path in paths)
+
+
+def download(
+    directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
+) -> list[Path]:
+    """The files of `NAME:ARCH` packages, somewhere below `directory`, which is new; of `optional` those that
+    there are. `host` is Debian's name of this machine's architecture.
 
     Raises `NotSupported` when the machine has no apt, or apt cannot get one of `packages`.
     """
@@ -126,48 +165,7 @@ def fetch(
     extra = [name for name in optional if name in known or name.rpartition(":")[0] in known]
     (directory / "packages").mkdir()
     _run(directory, ["apt-get", "-q", "download", *packages, *extra], cwd=directory / "packages")
-    found: dict[str, list[KeptFile]] = {}
-    status: dict[str, list[str]] = {}
-    for path in sorted((directory / "packages").glob("*.deb")):
-        fields = _run(directory, ["dpkg-deb", "--field", str(path)])
-        control = dict(line.split(": ", 1) for line in fields.splitlines() if ": " in line and line[0] != " ")
-        architecture = control["Architecture"]
-        files = found.setdefault(architecture, [])
-        files += _unpacked(path, control)
-        status.setdefault(architecture, []).append(f"Status: install ok installed\n{fields.strip()}\n")
-    for architecture, paragraphs in status.items():
-        text = "\n".join(paragraphs).encode()
-        found[architecture].append(KeptFile("var/lib/dpkg/status", 0o644, 0, text))
-    return found
-
-
-def _unpacked(path: Path, control: dict[str, str]) -> Iterator[KeptFile]:
-    listed, sums = [], []
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        with tarfile.open(fileobj=io.BytesIO(process.stdout.read())) as files:
-            for member in files:
-                name = member.name.removeprefix("./")
-                if not _KEPT.match(name) or _UNKEPT.search(name):
-                    continue
-                # on both sides as on a system whose /bin and /lib are links into /usr
-                place = name if name.startswith("usr/") else f"usr/{name}"
-                if member.issym():
-                    yield KeptFile(place, 0o777, int(member.mtime), link=member.linkname)
-                elif member.isreg() or member.islnk():
-                    content = files.extractfile(member)
-                    assert content is not None
-                    data = content.read()
-                    yield KeptFile(place, member.mode, int(member.mtime), data)
-                    sums.append(f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}  {place}\n")
-                else:
-                    continue
-                listed.append(f"/{place}\n")
-    stem = control["Package"]
-    if control.get("Multi-Arch") == "same":
-        stem += f":{control['Architecture']}"
-    for kind, lines in (("list", listed), ("md5sums", sums)):
-        yield KeptFile(f"var/lib/dpkg/info/{stem}.{kind}", 0o644, 0, "".join(lines).encode())
+    return sorted((directory / "packages").glob("*.deb"))
 
 
 def _configure(directory: Path, archive: Archive, host: str, architectures: Iterable[str]) -> None:
@@ -182,7 +180,7 @@ def _configure(directory: Path, archive: Archive, host: str, architectures: Iter
             / f"{name.rpartition('.')[0]}.{'asc' if _is_text(data) else 'gpg'}"
         ).write_bytes(data)
     lines = [
-        *(line for line in _machine_settings() if "proxy" in line.partition(" ")[0].lower()),
+        *_machine_settings(),
         'APT::Sandbox::User "root";',
         f'APT::Architecture "{host}";',
         "APT::Architectures { " + " ".join(f'"{name}";' for name in architectures) + " };",
@@ -199,8 +197,8 @@ def _configure(directory: Path, archive: Archive, host: str, architectures: Iter
     (directory / "apt.conf").write_text("\n".join(lines) + "\n")
     (directory / "etc/sources.list").write_text(
         "".join(
-            f"deb [arch={','.join(architectures)}] {uri} {suite} main\n"
-            for uri, suite in archive.repositories
+            f"deb [arch={','.join(one.architectures)}] {one.uri} {one.suite} {' '.join(one.components)}\n"
+            for one in archive.repositories
         )
     )
 
@@ -210,8 +208,10 @@ def _is_text(data: bytes) -> bool:
 
 
 def _machine_settings() -> list[str]:
+    """How this machine reaches archives, and how old it lets their lists be."""
     done = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False)
-    return done.stdout.splitlines()
+    names = ((line, line.partition(" ")[0].lower()) for line in done.stdout.splitlines())
+    return [line for line, name in names if "proxy" in name or "valid" in name]
 
 
 def _run(directory: Path, argv: list[str], *, cwd: Path | None = None) -> str:

@@ -30,8 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = ["GCC_VERSIONS", "choose_compilers", "host_packages", "state_of_compilers", "target_packages"]
 
-GCC_VERSIONS = {"bookworm": "12", "trixie": "14", "forky": "15"}
-"""The compiler of each Debian release that has cross packages of it."""
+GCC_VERSIONS = {
+    "debian bookworm": "12",
+    "debian trixie": "14",
+    "debian forky": "15",
+    "ubuntu jammy": "11",
+    "ubuntu noble": "13",
+    "ubuntu plucky": "14",
+    "ubuntu questing": "15",
+}
+"""The compiler of each release that has cross packages of it."""
 
 _LIBRARIES = (
     *(
@@ -52,7 +60,7 @@ _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
 _CONFIGURED = re.compile(rb"\.\./src/configure -v --with-pkgversion=[^\0]{1,4000}(?=\0)")
 # the options that change what is compiled
 _DECIDING = re.compile(
-    r"--(?:with-(?:arch|cpu|tune|fpu|float|mode|abi|isa-spec|long-double[^=]*)[^ =]*|"
+    r"--(?:with-(?:arch|cpu|tune|fpu|float|mode|abi|isa-spec|long-double)[^ =]*|"
     r"enable-(?:default-pie|default-ssp|fix-cortex[^ =]*|targets|gnu-unique-object|clocale|threads|"
     r"linker-build-id|multiarch|secureplt|initfini-array)|disable-(?:sjlj-exceptions|multilib|libquadmath)|"
     r"with-(?:default-libstdcxx-abi|linker-hash-style))(?:=\S+)?(?= |$)"
@@ -81,9 +89,9 @@ _BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugi
 _LD_REFUSED = (*_BINUTILS_REFUSED, "--sysroot", "--verbose", "-Map", "--print-map", "-rpath-link")
 
 
-def host_packages(codename: str, host: str, target: str) -> tuple[list[str], list[str]]:
+def host_packages(gcc: str, host: str, target: str) -> tuple[list[str], list[str]]:
     """What to fetch for this machine (`NAME:ARCH`), and what as far as it exists."""
-    gcc, triplet = GCC_VERSIONS[codename], TARGETS[target].multiarch
+    triplet = TARGETS[target].multiarch
     names = [f"{each}-{gcc}-{triplet}" for each in ("cpp", "gcc", "g++")]
     own = TARGETS[host].debian
     return (
@@ -92,9 +100,9 @@ def host_packages(codename: str, host: str, target: str) -> tuple[list[str], lis
     )
 
 
-def target_packages(codename: str, target: str) -> tuple[list[str], list[str]]:
+def target_packages(gcc: str, target: str) -> tuple[list[str], list[str]]:
     """What to fetch for the target: the programs as a step would install them."""
-    gcc, triplet = GCC_VERSIONS[codename], TARGETS[target].multiarch
+    triplet = TARGETS[target].multiarch
     other = TARGETS[target].debian
     names = [f"{each}-{gcc}" for each in ("cpp", "gcc", "g++")]
     optional = [f"{each}-{gcc}-{triplet}" for each in ("cpp", "gcc", "g++")]
