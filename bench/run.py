@@ -249,7 +249,13 @@ def single_steps(directory: Path) -> list[Result]:
     rows = (
         ("one native step alone, against `runc`", found.native, found.peer, 10, ""),
         ("one foreign step alone, QEMU's start included", found.foreign, None, 25, ""),
-        ("private registration of five emulators", found.registration, None, 1, " a build"),
+        (
+            "private registration of five emulators, added to its first step",
+            found.registration,
+            None,
+            1,
+            " a build",
+        ),
     )
     share = f"under 5 % of its export ({100 * check / export:.1f} %)"
     return [

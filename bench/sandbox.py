@@ -67,7 +67,7 @@ def measure_steps(directory: Path, busybox: Path) -> Measured:
             for taken, side in zip(times, sides, strict=True):
                 taken.append(side(number))
         found.native, found.foreign, found.peer = (statistics.median(taken[_WARM_UP:]) for taken in times)
-        found.registration = statistics.median(_register(executor, number) for number in range(30))
+        found.registration = _registration(executor, directory, native)
     return found
 
 
@@ -90,17 +90,15 @@ def _step(
     return taken
 
 
-def _register(executor: Executor, number: int) -> float:
-    """A namespace with five emulators that did not exist before."""
-    entries = []
-    for name in _REGISTERED:
-        emulator = find_emulator(name)
-        if emulator is not None:
-            entry = registration(emulator)
-            entries.append(msgspec.structs.replace(entry, name=f"{entry.name}-{number}"))
-    started = time.perf_counter()
-    executor.check_emulators(entries)
-    return time.perf_counter() - started
+def _registration(executor: Executor, directory: Path, name: str) -> float:
+    """What five emulators that are new to it add to a step, against one that has them already."""
+    known = [registration(found) for each in _REGISTERED if (found := find_emulator(each)) is not None]
+    added = []
+    for number in range(_ROUNDS):
+        new = tuple(msgspec.structs.replace(entry, name=f"{entry.name}-{number}") for entry in known)
+        first = _step(executor, directory, name, number, new)
+        added.append(first - _step(executor, directory, name, number, tuple(known)))
+    return statistics.median(added[_WARM_UP:])
 
 
 def _bundle(directory: Path, rootfs: Path) -> Path:

@@ -17,7 +17,7 @@ import struct
 
 from . import syscalls as kernel
 from .launch import become_supervisor
-from .namespaces import EmulatorNamespaces
+from .namespaces import EmulatorNamespaces, Ticket
 from .programs import Programs
 from .report import Refused, send_frame
 from .step import run_command, run_joined, run_step
@@ -51,13 +51,13 @@ class Supervisor:
         self.parent = parent
         self.state_dir = state_dir
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        self.emulators = EmulatorNamespaces()
         self.cgroups: Cgroups | None = None
         self.programs = Programs()
         self.running: dict[int, Running] = {}  # by pid
         self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
         self.by_key: dict[int, Running] = {}
         self.poll = select.poll()
+        self.emulators = EmulatorNamespaces(self.poll)
         self.poll.register(parent.fileno(), select.POLLIN)
         self.poll.register(OWNER_FD, select.POLLIN)
 
@@ -73,6 +73,7 @@ class Supervisor:
                     continue
                 running = self.by_fd.get(fd)
                 if running is None:
+                    self.emulators.serve(fd)
                     continue
                 if fd == running.pidfd:
                     self._reap()
@@ -95,20 +96,20 @@ class Supervisor:
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control_fd)
         kind, registrations, wanted, key, joined = marshal.loads(message)
         cgroup: Cgroup | None = None
+        emulator = Ticket()
         try:
             if kind == "step":
-                emulator_ns = self.emulators.get(registrations) if registrations else -1
+                if registrations:
+                    emulator = self.emulators.order(registrations)
                 if wanted is not None:
                     cgroup = self._make_cgroup(wanted, control)
                 streams = (stdio[0], stdio[1], stdio[2])
                 if joined:
-                    pid = self._fork_joined(control, streams, emulator_ns, joined)
+                    pid = self._fork_joined(control, streams, emulator, joined)
                 else:
-                    pid = self._fork_step(control, streams, emulator_ns, cgroup)
+                    pid = self._fork_step(control, streams, emulator, cgroup)
             elif kind == "namespace":
-                self.emulators.get(registrations)
-                send_frame(control, ("ended", 0))
-                control.close()
+                self.emulators.watch(registrations, control)
                 return True
             else:
                 pid = self._fork_command(control, (stdio[0], stdio[1], stdio[2]))
@@ -127,6 +128,7 @@ class Supervisor:
             self.poll.register(control_fd, _POLLRDHUP)
             self.poll.register(running.pidfd, select.POLLIN)
         finally:
+            self.emulators.close(emulator)
             for fd in stdio:
                 os.close(fd)
         return True
@@ -145,7 +147,7 @@ class Supervisor:
         self,
         control: _socket.socket,
         stdio: tuple[int, int, int],
-        emulator_ns: int,
+        emulator: Ticket,
         cgroup: Cgroup | None,
     ) -> int:
         # The next child is the first process of a new pid namespace; children after it are not.
@@ -153,13 +155,13 @@ class Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                run_step(control, stdio, self.state_dir, emulator_ns, cgroup=cgroup, programs=self.programs)
+                run_step(control, stdio, self.state_dir, emulator, cgroup=cgroup, programs=self.programs)
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid
 
     def _fork_joined(
-        self, control: _socket.socket, stdio: tuple[int, int, int], emulator_ns: int, key: int
+        self, control: _socket.socket, stdio: tuple[int, int, int], emulator: Ticket, key: int
     ) -> int:
         """A further process in the namespaces of a step; it ends with the step's first one."""
         step = self.by_key.get(key)
@@ -173,7 +175,7 @@ class Supervisor:
                     control,
                     stdio,
                     step.pidfd,
-                    emulator_ns,
+                    emulator,
                     cgroup=step.cgroup,
                     launch=self.programs.launch,
                 )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .cgroups import Cgroup
+    from .namespaces import Ticket
     from .programs import Programs
 
     Plan = dict[str, Any]  # the fields of anyarch.sandbox.compile.Plan
@@ -37,7 +38,7 @@ def run_step(
     control: socket,
     stdio: tuple[int, int, int],
     state_dir: bytes,
-    emulator_ns: int,
+    emulator: Ticket,
     *,
     cgroup: Cgroup | None,
     programs: Programs,
@@ -50,7 +51,7 @@ def run_step(
                 # before the cgroup namespace, whose root is the new group then
                 for note in cgroup.join():
                     send_frame(control, ("note", note))
-            _run(plan, control, stdio, state_dir, emulator_ns, programs)
+            _run(plan, control, stdio, state_dir, emulator, programs)
     except Refused as refused:
         _report(control, refused)
     except BaseException as error:
@@ -62,7 +63,7 @@ def run_joined(
     control: socket,
     stdio: tuple[int, int, int],
     pidfd: int,
-    emulator_ns: int,
+    emulator: Ticket,
     *,
     cgroup: Cgroup | None,
     launch: int,
@@ -87,7 +88,7 @@ def run_joined(
                 root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
                 stdio = _open_terminal(root, control, is_console=False)
                 os.close(root)
-            _become_program(plan, control, stdio, emulator_ns, launch=launch, init=-1)
+            _become_program(plan, control, stdio, emulator, launch=launch, init=-1)
     except Refused as refused:
         _report(control, refused)
     except BaseException as error:
@@ -122,7 +123,7 @@ def _run(
     control: socket,
     stdio: tuple[int, int, int],
     state_dir: bytes,
-    emulator_ns: int,
+    emulator: Ticket,
     programs: Programs,
 ) -> None:
     os.umask(0)  # modes are given in full
@@ -145,14 +146,14 @@ def _run(
     tree.hide()
     # A process that others signal and join is to be the first one itself, as it is with BuildKit.
     init = -1 if plan["tells_start"] else programs.init
-    _become_program(plan, control, stdio, emulator_ns, launch=programs.launch, init=init)
+    _become_program(plan, control, stdio, emulator, launch=programs.launch, init=init)
 
 
 def _become_program(
     plan: Plan,
     control: socket,
     stdio: tuple[int, int, int],
-    emulator_ns: int,
+    emulator: Ticket,
     *,
     launch: int,
     init: int,
@@ -160,8 +161,9 @@ def _become_program(
     """From a process whose namespaces and root are the step's to its program."""
     os.umask(0o022)
     # Before any path of the step's is looked up: /proc/self/fd of what is open here leads out of its root.
-    kernel.close_all_but(control.fileno(), emulator_ns, launch, init, *stdio)
+    kernel.close_all_but(control.fileno(), emulator.fd, launch, init, *stdio)
     _change_directory(plan["cwd"])
+    emulator_ns = emulator.take()
     if emulator_ns >= 0:
         with gate("emulator namespace"):
             kernel.setns(emulator_ns, kernel.CLONE_NEWUSER)
