@@ -15,6 +15,7 @@ import msgspec
 from anyarch.builder.daemon_config import CONFIG_DIRECTORY, CONFIG_FILE
 from anyarch.builder.driver import option_bool, option_int, refuse_unknown
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from anyarch.builder.store import NodeRecord
@@ -177,9 +178,10 @@ def _tolerations(text: str) -> tuple[dict[str, Any], ...]:
                 raise UsageError(f'invalid toleration "{text}"', hint=f"its parts are {', '.join(names)}")
             toleration[key] = value
         if "tolerationSeconds" in toleration:
-            if not toleration["tolerationSeconds"].isdigit():
+            seconds = natural(toleration["tolerationSeconds"])
+            if seconds is None:
                 raise UsageError(f'invalid toleration "{text}": tolerationSeconds is a number')
-            toleration["tolerationSeconds"] = int(toleration["tolerationSeconds"])
+            toleration["tolerationSeconds"] = seconds
         if toleration:
             found.append(toleration)
     return tuple(found)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.engine.options import annotation_of, annotations_of, flag, image_names
+from anyarch.engine.attributes import flag
+from anyarch.engine.options import annotation_of, annotations_of, image_names
 from anyarch.engine.request import BuildResult, Output, PlatformResult
 from anyarch.errors import OutputError, UsageError
 from anyarch.spec.platform import Platform

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from anyarch.errors import BuilderError, NodeLost
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -50,7 +51,7 @@ class Answer:
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         words = first.split(" ", 2)
-        if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdigit():
+        if len(words) < 2 or not words[0].startswith("HTTP/") or natural(words[1]) is None:
             raise NodeLost(f"{self._label}: it does not speak HTTP")
         self.status = int(words[1])
         self.headers = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import OutputError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from anyarch.builder.docker_config import DockerConfig
@@ -107,4 +108,5 @@ def needs_alias() -> bool:
         return False
     words = done.stdout.decode("utf-8", "replace").split()
     number = words[2].split(".")[0] if len(words) > 2 and words[1] == "version" else ""
-    return number.isdigit() and int(number) < FIRST_FORWARDING
+    major = natural(number)
+    return major is not None and major < FIRST_FORWARDING

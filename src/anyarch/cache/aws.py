@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from anyarch.cache.objects import Http
 
-__all__ = ["Credentials", "find_credentials", "sign"]
+__all__ = ["Credentials", "find_credentials", "sign", "xml_element"]
 
 _SOON_S = 120
 
@@ -151,15 +151,13 @@ def _web_identity(env: Mapping[str, str], region: str, http: Http) -> Credential
         from anyarch.cache.objects import failure
 
         raise failure("s3 cache", response, f"taking the role {role}")
-    from anyarch.cache.s3 import _element
-
     raw = response.read_all(1 << 20)
     response.close()
     return Credentials(
-        _element(raw, "AccessKeyId"),
-        _element(raw, "SecretAccessKey"),
-        _element(raw, "SessionToken"),
-        _time(_element(raw, "Expiration")),
+        xml_element(raw, "AccessKeyId"),
+        xml_element(raw, "SecretAccessKey"),
+        xml_element(raw, "SessionToken"),
+        _time(xml_element(raw, "Expiration")),
     )
 
 
@@ -281,3 +279,12 @@ def _time(text: str) -> float:
     from anyarch.spec.timestamp import parse_time
 
     return (parse_time(text) or 0.0) if text else 0.0
+
+
+def xml_element(raw: bytes, name: str) -> str:
+    """The text of the first element of that name in an answer of the service; "" without one."""
+    import html
+    import re
+
+    match = re.search(rf"<{name}>([^<]*)</{name}>", raw.decode("utf-8", "replace"))
+    return html.unescape(match[1]) if match is not None else ""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.spec.number import natural
 from anyarch.spec.oci import Descriptor, decode
 from anyarch.spec.timestamp import format_time
 
@@ -283,8 +284,10 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
         canonical = config.records[special.link].digest.partition(":")[2]
         if special.selector == _ALIAS:
             found.links[hexdigits] = canonical
-        elif chain is not None and special.selector.removeprefix(_OUTPUT).isdigit():
-            outputs.setdefault(canonical, {})[int(special.selector.removeprefix(_OUTPUT))] = chain
+        elif chain is not None:
+            output = natural(special.selector.removeprefix(_OUTPUT))
+            if output is not None:
+                outputs.setdefault(canonical, {})[output] = chain
     announced: dict[str, set[str]] = {}
     for record in config.records:
         for item in (item for group in record.inputs for item in group):

@@ -25,6 +25,7 @@ from anyarch.errors import CacheError, UsageError
 from anyarch.http.cancel import pause
 from anyarch.http.client import FileBody
 from anyarch.http.retry import RetryPolicy
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -369,6 +370,7 @@ def _blob(digest: str) -> str:
 
 def _number(key: str, prefix: str) -> int:
     text = key.removeprefix(prefix)
-    if not (text.isascii() and text.isdigit()):
+    number = natural(text)
+    if number is None:
         raise CacheError(f"{_WHAT}: the index {key} has no number")
-    return int(text)
+    return number

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -16,11 +15,12 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from anyarch.cache.aws import find_credentials, sign
+from anyarch.cache.aws import find_credentials, sign, xml_element
 from anyarch.cache.objects import DOCUMENT_LIMIT, Http, failure
 from anyarch.errors import CacheError, UsageError
 from anyarch.http.client import FileBody
 from anyarch.http.retry import RetryPolicy
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -101,9 +101,10 @@ def _positive(attrs: Mapping[str, str], name: str, default: int) -> int:
     text = attrs.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+    number = natural(text)
+    if not number:
         raise UsageError(f"{name} must be a positive integer")
-    return int(text)
+    return number
 
 
 class S3:
@@ -196,7 +197,7 @@ class S3:
                     ),
                     f"touching {key}",
                 )
-                tags.append(_element(raw, "ETag"))
+                tags.append(xml_element(raw, "ETag"))
 
     def put(self, descriptor: Descriptor, open_: Callable[[], BinaryIO]) -> None:
         key = self._blob(descriptor.digest)
@@ -236,7 +237,7 @@ class S3:
         """The document and its entity tag."""
         response = self._request("GET", self._manifest(name), whole=DOCUMENT_LIMIT)
         if response.status == 404:
-            code = _element(response.read_all(1 << 16), "Code")
+            code = xml_element(response.read_all(1 << 16), "Code")
             response.close()
             if code == "NoSuchBucket":
                 raise CacheError(f"{_WHAT}: there is no bucket {self._config.bucket}", hint="create it first")
@@ -255,7 +256,7 @@ class S3:
         with response:
             raw = response.read_all(1 << 20)
         if b"<Error>" in raw:  # copies and completions answer 200 before they know
-            raise CacheError(f"{_WHAT}: {what}: {_element(raw, 'Code')}: {_element(raw, 'Message')}")
+            raise CacheError(f"{_WHAT}: {what}: {xml_element(raw, 'Code')}: {xml_element(raw, 'Message')}")
         return raw
 
     def _request(
@@ -304,7 +305,7 @@ class _Upload:
 
     def __enter__(self) -> tuple[str, list[str]]:
         response = self._s3._request("POST", self._key, query="uploads=", body=b"")
-        self._id = _element(self._s3._done(response, f"writing {self._key}"), "UploadId")
+        self._id = xml_element(self._s3._done(response, f"writing {self._key}"), "UploadId")
         return quote(self._id, safe=""), self._tags
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -341,10 +342,3 @@ def _hash(open_: Callable[[], BinaryIO], begin: int, size: int) -> str:
             digest.update(data)
             size -= len(data)
     return digest.hexdigest()
-
-
-def _element(raw: bytes, name: str) -> str:
-    import html
-
-    match = re.search(rf"<{name}>([^<]*)</{name}>", raw.decode("utf-8", "replace"))
-    return html.unescape(match[1]) if match is not None else ""

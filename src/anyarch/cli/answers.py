@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anyarch.spec.number import natural
+
 if TYPE_CHECKING:
     from anyarch.engine.request import BuildResult, Method
 
@@ -28,8 +30,8 @@ def print_answer(result: BuildResult, method: Method) -> int:
 
         stderr().write(f"ERROR: {failure}\n")
         return 1
-    status = answer.get("result.statuscode", "")
-    return int(status) if status.isdigit() and not method.ignore_status else 0
+    status = natural(answer.get("result.statuscode", ""))
+    return 0 if method.ignore_status else status or 0
 
 
 def _print_findings(document: str, text: str) -> str:

@@ -10,7 +10,7 @@ import shtab
 
 from anyarch.cli.dispatch import load
 from anyarch.cli.flags import GLOBAL_FLAGS
-from anyarch.cli.main import ALIASES, COMMANDS
+from anyarch.cli.table import ALIASES, COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

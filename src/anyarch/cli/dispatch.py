@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from anyarch.cli.flags import GLOBAL_FLAGS, BadCommandLine, Command, Flag, parse, suggestion
-from anyarch.cli.main import ALIASES, COMMANDS, HIDDEN, LATER
+from anyarch.cli.table import ALIASES, COMMANDS, HIDDEN, LATER
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:

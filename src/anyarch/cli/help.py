@@ -92,7 +92,7 @@ EXIT_STATUS = (
 
 def program_help(group: str = "") -> str:
     """The text of `anyarch --help`, or of a group of commands (`imagetools`)."""
-    from anyarch.cli.main import COMMANDS
+    from anyarch.cli.table import COMMANDS
 
     commands = [
         (name, summary)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from anyarch.cli.dispatch import load
 from anyarch.cli.flags import GLOBAL_FLAGS
 from anyarch.cli.help import DESCRIPTION, ENVIRONMENT, EXAMPLES, EXIT_STATUS, FILES, flag_text
-from anyarch.cli.main import COMMANDS
+from anyarch.cli.table import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -22,6 +22,7 @@ from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
 from anyarch.llb.definition import Definition
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,8 +212,7 @@ class Control:
                 result = SolveResult(ref=definition if definition.ops else None)
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
-        text = request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", "")
-        epoch = int(text) if text.isascii() and text.isdigit() else None
+        epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
 
         async def export(bench: Workbench) -> BuildResult:
             return await bench.export(

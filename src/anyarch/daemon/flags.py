@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 
 __all__ = ["FLAGS", "Flag", "parse_flags", "usage"]
 
@@ -90,9 +91,10 @@ def parse_flags(arguments: list[str]) -> dict[str, Value]:
             assert isinstance(values, list)
             values += [part.strip() for part in value.split(",")]
         elif flag.takes == "int":
-            if not value.isascii() or not value.isdigit():
+            number = natural(value)
+            if number is None:
                 raise UsageError(f'invalid value "{value}" for flag -{name}: not a number')
-            found[flag.name] = int(value)
+            found[flag.name] = number
         else:
             found[flag.name] = value
     return found

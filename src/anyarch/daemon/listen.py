@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     import ssl
@@ -112,7 +113,8 @@ def _refuse_if_served(path: str) -> None:
 def _tcp(address: str, rest: str, settings: Settings) -> Listener:
     host, _, port = rest.rpartition(":")
     host = host.strip("[]")
-    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+    number = natural(port)
+    if number is None or number > 65535:
         raise UsageError(f"addr {address} has no port", hint="write tcp://HOST:PORT")
     _demand_certificates(address, settings)
     family = socket.AF_INET6 if ":" in host or not host else socket.AF_INET

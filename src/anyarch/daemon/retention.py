@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 from anyarch.store.policy import Disk, parse_duration
 from anyarch.store.policy import Settings as GcSettings
 
@@ -54,10 +55,10 @@ def gc_table(config: Config, keep: str) -> dict[str, Any] | None:
 
 
 def _flag_limits(text: str) -> dict[str, int]:
-    parts = text.split(",")
-    if len(parts) > len(_LIMITS) or not all(part.isascii() and part.isdigit() for part in parts):
+    numbers = [number for number in map(natural, text.split(",")) if number is not None]
+    if len(numbers) <= text.count(",") or len(numbers) > len(_LIMITS):
         raise UsageError(f"oci-worker-gc-keepstorage: {text!r} is not RESERVED[,FREE[,MAXIMUM]] in MB")
-    return dict(zip(_LIMITS, (int(part) * 10**6 for part in parts), strict=False))
+    return dict(zip(_LIMITS, (number * 10**6 for number in numbers), strict=False))
 
 
 def _policy(rule: dict[str, Any], path: str) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def history_limits(config: Config) -> HistoryLimits:
 def _seconds(value: object, what: str) -> float:
     text = str(value).strip()
     try:
-        return float(text) if text.isascii() and text.isdigit() else parse_duration(text)
+        number = natural(text)
+        return float(number) if number is not None else parse_duration(text)
     except UsageError as error:
         raise UsageError(f"{what}: {error.message}", hint=error.hint) from None

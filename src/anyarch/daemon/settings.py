@@ -11,6 +11,7 @@ from anyarch.daemon.config import default_path, read_config
 from anyarch.daemon.retention import HistoryLimits, gc_table, history_limits
 from anyarch.errors import UsageError
 from anyarch.registry.hosts import Hosts
+from anyarch.spec.number import natural
 from anyarch.worker.cdi import Settings as CdiSettings
 from anyarch.worker.limits import Limits
 
@@ -179,8 +180,9 @@ def default_address() -> str:
 def _gid(text: str) -> int:
     if not text:
         return -1
-    if text.isascii() and text.isdigit():
-        return int(text)
+    number = natural(text)
+    if number is not None:
+        return number
     import grp
 
     try:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.archive.entry import Kind
+from anyarch.engine.attributes import flag
 from anyarch.engine.export import to_file
-from anyarch.engine.options import flag
 from anyarch.errors import BuildError, UsageError
 from anyarch.spec import media
 from anyarch.spec.digest import Digest

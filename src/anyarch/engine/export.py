@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from anyarch.engine.options import annotation_of, annotations_of, compression_of, epoch_of, flag, image_names
+from anyarch.engine.attributes import compression_of, flag
+from anyarch.engine.options import annotation_of, annotations_of, epoch_of, image_names
 from anyarch.engine.request import BuildResult, Output
 from anyarch.engine.request import PlatformResult as PlatformSummary
 from anyarch.errors import OutputError, UsageError

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from anyarch.engine.attributes import compression_of, flag
 from anyarch.engine.remote import is_download, is_remote
 from anyarch.engine.request import Annotation
 from anyarch.engine.settings import BuildSettings
 from anyarch.engine.validate import check_directory
 from anyarch.errors import ContextError, UsageError
 from anyarch.exporter.assemble import Annotations
+from anyarch.spec.number import natural
 from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
 from anyarch.worker.session import Lent, LentSecret, LentSsh
@@ -19,7 +21,6 @@ from anyarch.worker.session import Lent, LentSecret, LentSsh
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anyarch.archive.compression import Compression
     from anyarch.engine.request import BuildRequest, BuildResult, Output
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.store.store import Store
@@ -30,17 +31,12 @@ __all__ = [
     "answer_of",
     "build_epoch",
     "check_output",
-    "compression_of",
     "epoch_of",
-    "flag",
     "frontend_attrs",
     "image_names",
     "local_inputs",
     "wants_frontend_images",
 ]
-
-_TRUE = frozenset({"1", "t", "true", "y", "yes", ""})
-_FALSE = frozenset({"0", "f", "false", "n", "no"})
 
 _IMAGE_ATTRS = frozenset(
     [
@@ -85,27 +81,9 @@ _BOOLEANS = (
     "part",
     "platform-split",
 )
-_COMPRESSIONS: dict[str, Literal["gzip", "estargz", "zstd", "uncompressed"]] = {
-    "gzip": "gzip",
-    "estargz": "estargz",
-    "zstd": "zstd",
-    "uncompressed": "uncompressed",
-}
 LOCAL_DELETE = "buildx.local.delete"
 """Allows `mode=delete` of a local output to delete outside the working directory."""
 _ONLY_OCI = ("estargz",)
-
-
-def flag(attrs: dict[str, str], name: str, *, default: bool) -> bool:
-    """A boolean exporter attribute. Raises `UsageError`."""
-    text = attrs.get(name)
-    if text is None:
-        return default
-    if text.lower() in _TRUE:
-        return True
-    if text.lower() in _FALSE:
-        return False
-    raise UsageError(f"invalid value {text!r} for {name}", hint="write true or false")
 
 
 def check_output(output: Output) -> None:
@@ -303,37 +281,17 @@ def image_names(request: BuildRequest, output: Output) -> list[Reference]:
     return [Reference.parse(name) for name in names]
 
 
-def compression_of(attrs: dict[str, str]) -> Compression:
-    from anyarch.archive.compression import Compression
-
-    wanted = attrs.get("compression", "gzip")
-    kind = _COMPRESSIONS.get(wanted)
-    if kind is None:
-        raise UsageError(
-            f"unsupported compression type {wanted}", hint="choose gzip, estargz, zstd or uncompressed"
-        )
-    text = attrs.get("compression-level", "")
-    level: int | None = None
-    if text:
-        if not text.lstrip("-").isdigit():
-            raise UsageError(f"compression-level {text!r} is not a number")
-        level = int(text)
-        top = 22 if kind == "zstd" else 9
-        if not 0 <= level <= top:
-            raise UsageError(f"compression-level {level} is out of range", hint=f"{kind} takes 0 to {top}")
-    return Compression(kind, level)
-
-
 def epoch_of(attrs: dict[str, str], epoch: int | None) -> int | None:
     """The time that bounds those of an output: its own, else `epoch`, that of the build. Seconds."""
     text = attrs.get("source-date-epoch")
     if not text:
         return epoch if text is None else None  # an empty one takes back that of the build
-    if not text.isascii() or not text.isdigit():
+    number = natural(text)
+    if number is None:
         raise UsageError(
             f"invalid source-date-epoch {text!r} of an output", hint="give a number of seconds since 1970"
         )
-    return int(text)
+    return number
 
 
 def build_epoch(frontend: FrontendResult) -> int | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.engine.options import compression_of, flag
+from anyarch.engine.attributes import compression_of, flag
 from anyarch.errors import AnyarchError, UsageError
 from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
 from anyarch.solver.vertex import Edge

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from anyarch.engine.export import stored_image
+from anyarch.engine.failure import os_errors
 from anyarch.engine.ports import relaying
-from anyarch.engine.solve import os_errors
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
 from anyarch.llb.ops import HostIP, NetMode
 from anyarch.source.layout import import_layout, is_layout

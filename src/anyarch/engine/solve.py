@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
@@ -13,6 +12,7 @@ import msgspec
 
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
+from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway
 from anyarch.engine.options import (
     answer_of,
@@ -27,7 +27,7 @@ from anyarch.engine.options import (
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
 from anyarch.engine.policy import Failures
 from anyarch.engine.request import PlatformResult as PlatformSummary
-from anyarch.errors import AnyarchError, Canceled, NoSpace, OutputError
+from anyarch.errors import AnyarchError, Canceled
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.solver.solver import Solver
@@ -38,7 +38,7 @@ from anyarch.worker.limits import Limits
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from anyarch.cache.stock import StockKey
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
@@ -60,21 +60,6 @@ class BuildStats:
 
     def __init__(self) -> None:
         self.executed: list[Vertex] = []
-
-
-@contextmanager
-def os_errors() -> Iterator[None]:
-    """Turn what the machine refuses anywhere in a build into an error that says so."""
-    try:
-        yield
-    except OSError as error:
-        where = f": {os.fsdecode(error.filename)}" if error.filename else ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(
-                f"no space left on device{where}",
-                hint="free space on the disk of the store or output, or set ANYARCH_ROOT to another disk",
-            ) from None
-        raise OutputError(f"{error.strerror or error}{where}") from error
 
 
 async def build_async(

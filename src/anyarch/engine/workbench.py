@@ -15,10 +15,10 @@ import msgspec
 
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
+from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway, EngineRef
 from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
-from anyarch.engine.solve import os_errors
 from anyarch.errors import BuildError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
@@ -27,6 +27,7 @@ from anyarch.llb.definition import Definition
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
 from anyarch.spec.codec import json_decoder
+from anyarch.spec.number import natural
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
@@ -378,9 +379,9 @@ def _config(raw: bytes, platform: Platform) -> bytes:
 
 def _epoch(result: SolveResult) -> int | None:
     prefix = "source.date.epoch/"
-    found = [
-        int(value)
+    found = (
+        natural(value.decode("latin-1"))
         for key, value in result.metadata.items()
-        if (key.startswith(prefix) or key == "source.date.epoch") and value.isdigit()
-    ]
-    return max(found, default=None)
+        if key.startswith(prefix) or key == "source.date.epoch"
+    )
+    return max((epoch for epoch in found if epoch is not None), default=None)

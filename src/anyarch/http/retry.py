@@ -11,6 +11,8 @@ import random
 
 import msgspec
 
+from anyarch.spec.number import natural
+
 __all__ = ["IMPATIENT", "RETRY_STATUSES", "RetryPolicy", "retry_after_s"]
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -72,8 +74,9 @@ def retry_after_s(text: str | None, now: float) -> float | None:
     if not text:
         return None
     text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(min(int(text), 86400))
+    seconds = natural(text)
+    if seconds is not None:
+        return float(min(seconds, 86400))
     from email.utils import parsedate_to_datetime
 
     try:

@@ -20,6 +20,7 @@ from anyarch.registry.novelty import Novelty
 from anyarch.registry.transport import Transport
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
+from anyarch.spec.number import natural
 from anyarch.spec.oci import Blob
 
 if TYPE_CHECKING:
@@ -103,10 +104,11 @@ class Registry:
                 length = response.headers.get("Content-Length") or ""
             _refuse_schema1(ref, media_type)
             _check_digest(ref, endpoint, digest, ref.digest)
-            if digest is None or not length.isdigit() or media_type not in media.INDEXES | media.MANIFESTS:
+            size = natural(length)
+            if digest is None or size is None or media_type not in media.INDEXES | media.MANIFESTS:
                 blob = self._get_manifest(endpoint, ref, ref.object, ref.digest, cancel, retry)
                 return blob.digest, blob.media_type, len(blob.raw)
-            return digest, media_type, int(length)
+            return digest, media_type, size
 
         return self._somewhere(ref, "resolved", attempt)
 
@@ -211,10 +213,10 @@ class Registry:
             )
             self._expect(endpoint, response, 200)
             with response:
-                length = response.headers.get("Content-Length") or ""
-            if not length.isdigit():
+                size = natural(response.headers.get("Content-Length") or "")
+            if size is None:
                 raise RegistryError(f"{ref.familiar}: {endpoint.label} does not tell the size of {digest}")
-            return int(length)
+            return size
 
         return self._somewhere(ref, "asked for", attempt)
 

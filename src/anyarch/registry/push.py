@@ -18,6 +18,7 @@ from anyarch.http.client import FileBody
 from anyarch.http.retry import RETRY_STATUSES, RetryPolicy, retry_after_s
 from anyarch.registry.download import ACCEPT
 from anyarch.registry.failure import Failure, Refused
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,8 +203,7 @@ class Upload:
             if response.status != 202:
                 raise Refused(self._transport.failure(endpoint, response))
         with response:
-            minimum = response.headers.get("OCI-Chunk-Min-Length") or ""
-            self._min_piece = int(minimum) if minimum.isdigit() else 0
+            self._min_piece = natural(response.headers.get("OCI-Chunk-Min-Length") or "") or 0
             return self._location(response, url)
 
     def _abandon(self, location: str) -> None:
@@ -353,10 +353,11 @@ class Upload:
                 return 0, None
             first, dash, last = (response.headers.get("Range") or "").removeprefix("bytes=").partition("-")
             place = self._location(response, location)
-            if not dash or first != "0" or not last.isdigit():
+            end = natural(last)
+            if not dash or first != "0" or end is None:
                 return 0, None
             # `0-0` is what docker-registry says of an upload that has nothing yet (and of one byte).
-            return (int(last) + 1 if int(last) else 0), place
+            return (end + 1 if end else 0), place
 
     def _location(self, response: Response, base: str) -> str:
         found = response.headers.get("Location") or response.headers.get("Docker-Upload-Location")

@@ -12,6 +12,7 @@ from anyarch.api.rpc.client import Channel
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import Tunnel
 from anyarch.errors import BuildError, Canceled
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -112,8 +113,8 @@ class Sessions:
 
 
 def _interval(call: ServerCall) -> float:
-    text = call.metadata.get("x-buildkit-session-health-custom-timeout")
-    return max(1.0, int(text) / 1000) if text.isascii() and text.isdigit() else _HEALTH_INTERVAL_S
+    wanted_ms = natural(call.metadata.get("x-buildkit-session-health-custom-timeout"))
+    return _HEALTH_INTERVAL_S if wanted_ms is None else max(1.0, wanted_ms / 1000)
 
 
 class WireCalls:

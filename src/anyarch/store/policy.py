@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -236,8 +237,9 @@ def _policy(table: Mapping[str, Any], disk: Disk) -> Policy:
 def parse_size(value: object, disk: Disk | None = None) -> int:
     """Bytes of `1024`, `512MB`, `1.5g`, `10GiB` (units of 1024) or, of a disk, `10%`. Raises `UsageError`."""
     text = str(value).strip().lower()
-    if disk is not None and text.endswith("%") and text[:-1].isdigit():
-        return disk.total * int(text[:-1]) // 100
+    percent = natural(text.removesuffix("%")) if text.endswith("%") else None
+    if disk is not None and percent is not None:
+        return disk.total * percent // 100
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgtp]?)(?:i?b)?", text)
     if match is None:
         raise UsageError(f"invalid size: {value!r}", hint="a number with one of k, m, g, t, for example 10GB")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.errors import UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ class Limits(msgspec.Struct, frozen=True):
         for text in texts:
             for field in text.split(","):
                 name, _, number = field.strip().partition("=")
-                if name not in _NAMES or not (number.isascii() and number.isdigit() and int(number) > 0):
+                if name not in _NAMES or not natural(number):
                     raise UsageError(f"invalid value {field!r} of --parallel", hint=_HINT)
                 values[name] = int(number)
         return cls(**values)

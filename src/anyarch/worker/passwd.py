@@ -9,6 +9,7 @@ import msgspec
 
 from anyarch.archive.entry import Kind
 from anyarch.errors import BuildError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from anyarch.snapshot.view import TreeView
@@ -108,4 +109,5 @@ def _rows(raw: bytes, fields: int) -> list[list[str]]:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and int(text) < 1 << 32 else None
+    number = natural(text)
+    return number if number is not None and number < 1 << 32 else None

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from anyarch.cli.dispatch import load
-from anyarch.cli.main import COMMANDS, LATER
+from anyarch.cli.table import COMMANDS, LATER
 
 BUILDX = json.loads((Path(__file__).parent / "buildx_flags.json").read_text())
 

@@ -9,8 +9,8 @@ import pytest
 
 from anyarch.cli.argparsers import program_parser
 from anyarch.cli.dispatch import load
-from anyarch.cli.main import COMMANDS
 from anyarch.cli.manpage import manual_page
+from anyarch.cli.table import COMMANDS
 from anyarch.version import __version__
 
 PROJECT = Path(__file__).resolve().parents[3]

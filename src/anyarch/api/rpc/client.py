@@ -10,6 +10,7 @@ from anyarch.api.http2.errors import CANCEL, NO_ERROR, REFUSED_STREAM
 from anyarch.api.rpc.messages import MAX_MESSAGE, Message, MessageStream, parse
 from anyarch.api.rpc.metadata import Metadata
 from anyarch.api.rpc.status import Code, RpcError, decode_binary, decode_message
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,19 +76,23 @@ class ClientCall(MessageStream):
             if self.headers is None:
                 self.headers = Metadata()
             if status != "0":
-                code = int(status) if status.isascii() and status.isdigit() else Code.UNKNOWN
+                code = natural(status)
                 details = found.get("grpc-status-details-bin")
                 try:
                     raw = decode_binary(details) if details else b""
                 except RpcError:
                     raw = b""
-                self._status = RpcError(code, decode_message(found.get("grpc-message")), details=raw)
+                self._status = RpcError(
+                    Code.UNKNOWN if code is None else code,
+                    decode_message(found.get("grpc-message")),
+                    details=raw,
+                )
         elif self.headers is None:
             http = found.get(":status")
             if http.startswith("1"):
                 return
             if http != "200":
-                code = _HTTP_CODES.get(int(http) if http.isascii() and http.isdigit() else 0, Code.UNKNOWN)
+                code = _HTTP_CODES.get(natural(http) or 0, Code.UNKNOWN)
                 self.fail(RpcError(code, f"unexpected HTTP status code received from server: {http}"))
                 return
             self.headers = found

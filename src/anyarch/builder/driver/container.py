@@ -14,6 +14,7 @@ from anyarch.builder.docker_api import DockerApi, EngineError
 from anyarch.builder.driver import NodeState, option_bool, option_int, refuse_unknown
 from anyarch.builder.wire import open_client
 from anyarch.errors import BuilderError, NodeLost, UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -185,11 +186,12 @@ def _restart_policy(text: str) -> dict[str, Any]:
         raise UsageError(
             f"invalid restart policy {text!r}", hint="no, always, unless-stopped or on-failure[:COUNT]"
         )
-    if count and not count.isdigit():
+    most = natural(count)
+    if count and most is None:
         raise UsageError(f"invalid restart policy {text!r}: maximum retry count must be an integer")
     policy: dict[str, Any] = {"Name": name}
-    if count:
-        policy["MaximumRetryCount"] = int(count)
+    if most is not None:
+        policy["MaximumRetryCount"] = most
     return policy
 
 

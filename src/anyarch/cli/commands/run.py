@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.cli.flags import Command, Flag
 from anyarch.errors import NotSupported, UsageError
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -275,7 +276,7 @@ def _port(text: str) -> Port:
     head, _, container = mapping.rpartition(":")
     address, _, host = head.rpartition(":")
     host = host or container
-    numbers = [int(n) if n.isascii() and n.isdigit() else 0 for n in (host, container)]
+    numbers = [natural(n) or 0 for n in (host, container)]
     if not all(0 < number < 65536 for number in numbers):
         raise UsageError(f"invalid port {text!r}", hint="write [IP:]HOST:PORT, for example -p 8080:80")
     return Port(numbers[0], numbers[1], address.strip("[]"))

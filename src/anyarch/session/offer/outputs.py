@@ -13,6 +13,7 @@ from anyarch.api.rpc.tunnel import message_data
 from anyarch.errors import AnyarchError, OutputError
 from anyarch.session.packet import ERR, encode_packet
 from anyarch.session.receiver import TreeReceiver
+from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +39,8 @@ def output_methods(targets: Mapping[int, Target], failures: list[AnyarchError]) 
 
     async def diff_copy(call: ServerCall) -> None:
         number = call.metadata.get(_EXPORTER, "0")
-        target = targets.get(int(number)) if number.isascii() and number.isdigit() else None
+        position = natural(number)
+        target = None if position is None else targets.get(position)
         if target is None:
             raise RpcError(Code.NOT_FOUND, f"no output has the number {number}")
         try:

@@ -10,6 +10,7 @@ from anyarch.errors import BuildError, ContextError, DigestMismatch, NotSupporte
 from anyarch.solver.vertex import CacheMap
 from anyarch.source.local import LocalFiles
 from anyarch.spec.digest import Digest
+from anyarch.spec.number import natural
 from anyarch.spec.reference import Reference
 from anyarch.worker.result import LocalResult, SnapshotResult
 
@@ -87,9 +88,9 @@ class ImageSource:
         if self._checksum:
             Digest.parse(self._checksum)
         limit = op.attrs.get("oci.layerlimit" if self.is_layout else "image.layerlimit", "")
-        if limit and not (limit.isascii() and limit.isdigit() and int(limit) > 0):
+        self._limit = natural(limit)
+        if limit and not self._limit:
             raise BuildError(f"invalid layer limit {limit}")
-        self._limit = int(limit) if limit else None
         self._image: Image | None = None
 
     async def find(self) -> Image:
