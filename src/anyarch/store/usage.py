@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -196,9 +197,9 @@ def _chains(meta: Metadata) -> tuple[dict[str, set[str]], dict[str, int]]:
 def _directories(store: Store, place: str, kind: str) -> Iterator[Record]:
     """Directories that are locked (by `<name>.lock` beside them) while they are used."""
     for entry in _scan(f"{store.root}/{place}"):
-        if not entry.is_dir(follow_symlinks=False):
+        made = _stat(entry)
+        if made is None or not stat.S_ISDIR(made.st_mode):
             continue
-        made = entry.stat(follow_symlinks=False)
         used, description, is_locked = made.st_mtime, "", False
         try:
             fd = os.open(f"{entry.path}.lock", os.O_RDONLY | os.O_CLOEXEC)
@@ -225,9 +226,19 @@ def _directories(store: Store, place: str, kind: str) -> Iterator[Record]:
         )
 
 
+def _stat(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """None when it was removed since the directory was listed."""
+    try:
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
 def _files(store: Store, place: str, kind: str, description: str) -> Iterator[Record]:
     for entry in _scan(f"{store.root}/{place}"):
-        found = entry.stat(follow_symlinks=False)
+        found = _stat(entry)
+        if found is None:
+            continue
         yield Record(
             f"{place}/{entry.name}",
             kind,
