@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.errors import CacheError
-from anyarch.exporter.whole_file import output_error, whole_file
 from anyarch.spec import media
 from anyarch.spec.codec import convert
 from anyarch.spec.oci import Descriptor, Index, decode, encode
+from anyarch.store.whole_file import output_error, whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path

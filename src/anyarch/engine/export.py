@@ -463,7 +463,7 @@ def _created(image: AssembledImage) -> str | None:
 
 def to_file(output: Output, write: Callable[[Callable[[bytes | memoryview], object]], None]) -> None:
     """Write an archive to a file, complete or not at all, or to standard output."""
-    from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
+    from anyarch.store.whole_file import clear_leftovers, output_error, whole_file
 
     if output.dest is None:
         raise UsageError(f"output type={output.type} needs dest")

@@ -11,9 +11,9 @@ import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import OutputError
-from anyarch.exporter.whole_file import output_error
 from anyarch.snapshot.view import TreeView
 from anyarch.spec.platform import Platform
+from anyarch.store.whole_file import output_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

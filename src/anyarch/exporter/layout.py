@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Descriptor, encode
+from anyarch.store.whole_file import clear_leftovers, output_error, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

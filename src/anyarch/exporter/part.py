@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.exporter.whole_file import whole_file
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.oci import Descriptor, encode
+from anyarch.store.whole_file import whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
@@ -17,11 +18,13 @@ import msgspec
 from anyarch.errors import BlobNotFound, ManifestNotFound, UnsupportedMedia, UsageError
 from anyarch.imagetools.layout import LayoutReference, TarFiles, read_oci_layout
 from anyarch.imagetools.origin import LayoutOrigin
-from anyarch.imagetools.target import LayoutTarget, disk_errors, whole
+from anyarch.imagetools.scratch import scratch_directory
+from anyarch.imagetools.target import LayoutTarget, disk_errors
 from anyarch.spec import media
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.oci import Blob, Descriptor, ImageConfig, Index, Manifest, decode, encode
 from anyarch.spec.reference import Reference
+from anyarch.store.whole_file import clear_leftovers, whole_file
 
 if TYPE_CHECKING:
     import io
@@ -229,7 +232,7 @@ class TarTarget(LayoutTarget):
         self._docker = docker
         parent = os.path.dirname(os.path.abspath(path)) if path else None
         with disk_errors(path or "the directory for temporary files"):
-            self._directory = tempfile.mkdtemp(prefix=".anyarch-copy-", dir=parent)
+            self._directory, self._lock_fd = scratch_directory(parent or tempfile.gettempdir())
         pairs = [(str(name), name.tag) for name in names] + [("", tag) for tag in tags]
         super().__init__(self._directory, pairs, cancel=cancel)
 
@@ -239,8 +242,10 @@ class TarTarget(LayoutTarget):
 
     def put_name(self, blob: Blob, descriptor: Descriptor) -> Sequence[str]:
         super().put_name(blob, descriptor)
-        with disk_errors(self._path), whole(self._path) as out:
-            self.write_tar(blob, out.write)
+        with disk_errors(self._path):
+            clear_leftovers(Path(os.path.abspath(self._path)).parent)
+            with whole_file(Path(self._path)) as out:
+                self.write_tar(blob, out.write)
         names = [name.familiar for name in self._references] or [tag for _, tag in self._names]
         return tuple(f"{self.name}:{name}" for name in names) or (self.name,)
 
@@ -288,6 +293,7 @@ class TarTarget(LayoutTarget):
 
     def close(self) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock_fd)
 
 
 class ArchiveTarget(TarTarget):

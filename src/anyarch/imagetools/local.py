@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from anyarch.errors import AnyarchError, BlobNotFound, ManifestNotFound
+from anyarch.imagetools.pour import pour
 from anyarch.registry.document import media_type_of
 from anyarch.snapshot.layers import CACHED, LAYOUT
 from anyarch.spec.codec import json_decoder
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["StoreOrigin", "StoreTarget", "open_store"]
 
 _IMAGES = "image"  # the namespace of names in the store's memo
-_PIECE = 1 << 20
 
 
 def open_store(root: str | None = None) -> Store:
@@ -133,21 +133,15 @@ class StoreTarget:
     def put_blob(
         self, descriptor: Descriptor, origin: Origin, on_progress: Callable[[int], None] | None = None
     ) -> bool:
-        from anyarch.http.cancel import check
-
         content = self._store.content
         if content.has(descriptor.digest):
             return False
-        with (
-            origin.open(descriptor, verify=False) as stream,
-            content.writer(expected=descriptor.digest, size=descriptor.size) as writer,
-        ):
-            while piece := stream.read(_PIECE):
-                check(self._cancel)
-                writer.write(piece)
-                if on_progress is not None:
-                    on_progress(len(piece))
-            writer.commit()
+        pour(
+            lambda: origin.open(descriptor, verify=False),
+            lambda: content.writer(expected=descriptor.digest, size=descriptor.size, resume=True),
+            on_progress=on_progress,
+            cancel=self._cancel,
+        )
         return True
 
     def put_document(self, blob: Blob) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 from contextlib import contextmanager
@@ -13,9 +12,11 @@ import msgspec
 
 from anyarch.errors import DigestMismatch, NoSpace, OutputError, UsageError
 from anyarch.imagetools.layout import NAME, REF_NAME, LayoutReference
+from anyarch.imagetools.pour import pour
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Index, decode, encode
+from anyarch.store.partial import clear_partials, ingest_file, partial_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Blob, Descriptor
     from anyarch.spec.reference import Reference
 
-__all__ = ["LayoutTarget", "RegistryTarget", "Target", "disk_errors", "whole", "write_layout_index"]
+__all__ = ["LayoutTarget", "RegistryTarget", "Target", "disk_errors", "write_layout_index"]
 
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-_PIECE = 1 << 20
+INGEST = "ingest"
+"""Where a layout has what is unfinished, beside its blobs; containerd's store has the same."""
 
 
 class Target(Protocol):
@@ -117,6 +119,7 @@ class LayoutTarget:
     ) -> None:
         """`names` are pairs of an image name (may be empty) and a tag. Raises `OutputError`."""
         self.path = path
+        self._ingest = f"{path}/{INGEST}"
         self._names = tuple(names)
         self._cancel = cancel
         self._lock = threading.Lock()
@@ -125,8 +128,9 @@ class LayoutTarget:
             raise UsageError(f"{path}: it is not a directory", hint="an OCI layout is made as a directory")
         with disk_errors(path):
             os.makedirs(f"{path}/blobs/sha256", exist_ok=True)
+            clear_partials(self._ingest)
             if not os.path.exists(f"{path}/oci-layout"):
-                _replace(f"{path}/oci-layout", LAYOUT)
+                _replace(self._ingest, f"{path}/oci-layout", LAYOUT)
 
     @property
     def name(self) -> str:
@@ -143,37 +147,26 @@ class LayoutTarget:
     def put_blob(
         self, descriptor: Descriptor, origin: Origin, on_progress: Callable[[int], None] | None = None
     ) -> bool:
-        from anyarch.http.cancel import check
-
         file = self._file(descriptor.digest)
         with self._lock:
             lock = self._blob_locks.setdefault(descriptor.digest, threading.Lock())
         with lock:
             if _has_size(file, descriptor.size):
                 return False
-            hasher = hashlib.new(Digest.parse(descriptor.digest).algorithm)
-            with origin.open(descriptor, verify=False) as stream, disk_errors(file), whole(file) as out:
-                done = 0
-                while piece := stream.read(_PIECE):
-                    check(self._cancel)
-                    hasher.update(piece)
-                    out.write(piece)
-                    done += len(piece)
-                    if on_progress is not None:
-                        on_progress(len(piece))
-                found = f"{hasher.name}:{hasher.hexdigest()}"
-                if found != descriptor.digest or done != descriptor.size:
-                    raise DigestMismatch(
-                        f"{origin.name}: {descriptor.digest} has other bytes ({found}, {done} bytes)",
-                        hint="its copy there is damaged; make or fetch it again",
-                    )
+            with disk_errors(file):
+                pour(
+                    lambda: origin.open(descriptor, verify=False),
+                    lambda: _LayoutWriter(self._ingest, file, descriptor, origin.name),
+                    on_progress=on_progress,
+                    cancel=self._cancel,
+                )
         return True
 
     def put_document(self, blob: Blob) -> None:
         file = self._file(blob.digest)
         if not _has_size(file, len(blob.raw)):
-            with disk_errors(file), whole(file) as out:
-                out.write(blob.raw)
+            with disk_errors(file):
+                _replace(self._ingest, file, blob.raw)
 
     def put_referrer(self, descriptor: Descriptor) -> None:
         write_layout_index(self.path, [descriptor])
@@ -195,7 +188,11 @@ class LayoutTarget:
         )
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Takes away the directory of unfinished files, if there are none."""
+        try:
+            os.rmdir(self._ingest)
+        except OSError:
+            return  # a part of a blob is kept there, or another process writes to the layout
 
 
 def write_layout_index(path: str, entries: Sequence[Descriptor]) -> None:
@@ -212,7 +209,7 @@ def write_layout_index(path: str, entries: Sequence[Descriptor]) -> None:
             kept.pop(_key(entry), None)
             kept[_key(entry)] = entry
         changed = msgspec.structs.replace(index, manifests=tuple(kept.values()))
-        _replace(f"{path}/index.json", encode(changed))
+        _replace(f"{path}/{INGEST}", f"{path}/index.json", encode(changed))
 
 
 def _key(entry: Descriptor) -> tuple[str, str]:
@@ -239,30 +236,57 @@ def _locked(directory: str) -> Iterator[None]:
         os.close(number)
 
 
-def _replace(file: str, raw: bytes) -> None:
-    with whole(file) as out:
-        out.write(raw)
-
-
-class _Out(Protocol):
-    def write(self, data: bytes, /) -> int: ...
-
-
-@contextmanager
-def whole(file: str) -> Iterator[_Out]:
-    """A new file that has its name once it is complete."""
-    temporary = f"{file}.{os.getpid()}.{threading.get_ident()}.part"
-    os.makedirs(os.path.dirname(file), exist_ok=True)
+def _replace(ingest: str, file: str, raw: bytes) -> None:
+    out = ingest_file(ingest, _unique(file))
     try:
-        with open(temporary, "wb") as out:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
-    except BaseException:
-        if os.path.lexists(temporary):
-            os.unlink(temporary)
-        raise
+        out.write(raw)
+        out.publish(file)
+    finally:
+        out.discard()
+
+
+class _LayoutWriter:
+    """A blob of a layout: the part that is there, and the rest."""
+
+    def __init__(self, ingest: str, file: str, descriptor: Descriptor, source: str) -> None:
+        self._file = file
+        self._descriptor = descriptor
+        self._source = source
+        part = partial_of(ingest, descriptor.digest, descriptor.size)
+        if part is None:
+            part = ingest_file(ingest, _unique(file), Digest.parse(descriptor.digest).algorithm)
+        self._part = part
+
+    @property
+    def offset(self) -> int:
+        return self._part.offset
+
+    def write(self, data: bytes, /) -> None:
+        self._part.write(data)
+
+    def commit(self) -> None:
+        found, done = self._part.digest, self._part.offset
+        if found != self._descriptor.digest or done != self._descriptor.size:
+            raise DigestMismatch(
+                f"{self._source}: {self._descriptor.digest} has other bytes ({found}, {done} bytes)",
+                hint="its copy there is damaged; make or fetch it again",
+            )
+        self._part.publish(self._file)
+
+    def discard(self) -> None:
+        self._part.discard()
+
+    def __enter__(self) -> _LayoutWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, OSError):
+            self._part.discard()  # a full disk is not to be kept full
+        self._part.keep()
+
+
+def _unique(file: str) -> str:
+    return f"{os.path.basename(file)}.{os.getpid()}.{threading.get_ident()}"
 
 
 @contextmanager

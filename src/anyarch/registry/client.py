@@ -135,14 +135,22 @@ class Registry:
         on_progress: Callable[[int], None] | None = None,
         cancel: Cancel | None = None,
         verify: bool = True,
+        start: int = 0,
     ) -> None:
         """Stream one blob into `writer.write`; the caller commits or discards.
 
         Resumes where the connection broke, at another mirror if need be. Size and digest are checked here
         too; `verify=False` leaves the digest to a writer that computes it anyway (`BlobWriter(expected=…)`).
+        With it `start` bytes are left out, which the writer has already.
         `on_progress` gets the number of bytes of each chunk. Raises as `resolve`, and `DigestMismatch`.
         """
-        download = Download(self._transport, ref, descriptor, writer, on_progress, cancel, verify)
+        if start and verify:
+            raise RegistryError(f"{ref.familiar}: a part of a blob cannot be verified")
+        if start == descriptor.size > 0:
+            return
+        download = Download(
+            self._transport, ref, descriptor, writer, on_progress, cancel, verify=verify, start=start
+        )
         what = f"{ref.familiar}: layer {Digest(descriptor.digest).short}"
         if descriptor.media_type not in media.LAYERS:
             what = f"{ref.familiar}: blob {Digest(descriptor.digest).short}"
@@ -153,7 +161,7 @@ class Registry:
             download.run,
             what=what,
             elsewhere=download.run_urls if urls else None,
-            is_clean=lambda: download.done == 0,
+            is_clean=lambda: download.done == start,
         )
         download.finish()
 

@@ -48,7 +48,9 @@ class Download:
         writer: BlobSink,
         on_progress: Callable[[int], None] | None,
         cancel: Cancel | None,
+        *,
         verify: bool,
+        start: int,
     ) -> None:
         import hashlib
 
@@ -60,7 +62,7 @@ class Download:
         self._on_progress = on_progress
         self._cancel = cancel
         self._hash = hashlib.new(digest.algorithm) if verify else None
-        self.done = 0
+        self.done = start
         self._buffer = bytearray(min(_MAX_PIECE, max(descriptor.size, 1)))
         self._piece = _MIN_PIECE
 

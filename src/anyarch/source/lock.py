@@ -219,22 +219,32 @@ class LockedRegistry(Registry):
         on_progress: Callable[[int], None] | None = None,
         cancel: Cancel | None = None,
         verify: bool = True,
+        start: int = 0,
     ) -> None:
         if self._bundle is None or not self._bundle.has(descriptor.digest):
             self._refuse(ref, descriptor.digest)
-            super().fetch(ref, descriptor, writer, on_progress=on_progress, cancel=cancel, verify=verify)
+            super().fetch(
+                ref,
+                descriptor,
+                writer,
+                on_progress=on_progress,
+                cancel=cancel,
+                verify=verify,
+                start=start,
+            )
             return
         import hashlib
 
         digest = Digest.parse(descriptor.digest)
         hasher = hashlib.new(digest.algorithm)
         with self._bundle.open(digest) as stream:
+            stream.seek(start)
             while piece := stream.read(_PIECE):
                 hasher.update(piece)
                 writer.write(piece)
                 if on_progress is not None:
                     on_progress(len(piece))
-        if hasher.hexdigest() != digest.hex:
+        if not start and hasher.hexdigest() != digest.hex:
             raise _damaged(ref, digest)
 
     def _refuse(self, ref: Reference, digest: str | None) -> None:

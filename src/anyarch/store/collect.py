@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from anyarch.errors import StoreError
 from anyarch.store.failure import disk_errors
 from anyarch.store.leases import Marks, collecting
+from anyarch.store.partial import clear_partials
 from anyarch.store.policy import Disk, Settings
 from anyarch.store.tree import move_tree, remove_tree
 from anyarch.store.usage import records_of
@@ -56,7 +57,10 @@ def collect(
         chosen = _choose(records_of(store, marks), policies, Disk.of(store.root))
         removed, trash = _take(store, chosen)
         if any(policy.all and not policy.filters and not policy.keep_s for policy in policies):
-            _forget_hints(store, everything=not any(p.reserved or p.max_used or p.min_free for p in policies))
+            everything = not any(p.reserved or p.max_used or p.min_free for p in policies)
+            _forget_hints(store, everything=everything)
+            if everything:
+                clear_partials(f"{store.root}/partial", older_s=0)
     for record in removed:
         on_removed(record)
     for path in trash:

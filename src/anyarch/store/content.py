@@ -1,8 +1,8 @@
 """Content store: complete blobs under their digest (`blobs/sha256/<hex>`), as in an OCI layout.
 
-A blob is written to `ingest/`, digested on the way, synced and renamed, so whatever has its name is
-complete. The file itself says that a blob is there; the database only keeps sizes and times for garbage
-collection.
+A blob is written to `ingest/` (or `partial/`, see that module), digested on the way, synced and renamed,
+so whatever has its name is complete. The file itself says that a blob is there; the database only keeps
+sizes and times for garbage collection.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from anyarch.errors import BlobNotFound, DigestMismatch, StoreError
 from anyarch.spec.digest import Digest
 from anyarch.store.failure import disk_errors, storage_error
+from anyarch.store.partial import Partial, partial_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ class ContentStore:
         hold: Callable[[str], object] = lambda digest: None,
     ) -> None:
         self._blobs = f"{root}/blobs"
+        self._partial = f"{root}/partial"
         self._hold = hold
         self._unfinished = unfinished
         self._committed = committed
@@ -95,9 +97,25 @@ class ContentStore:
             writer.write(raw)
             return writer.commit()
 
-    def writer(self, *, expected: str | None = None, size: int | None = None) -> BlobWriter:
-        """A writer for one blob that must turn out as announced (when it was)."""
-        return BlobWriter(self, self._unfinished(), expected=expected, size=size)
+    def writer(
+        self, *, expected: str | None = None, size: int | None = None, resume: bool = False
+    ) -> BlobWriter:
+        """A writer for one blob that must turn out as announced (when it was). With `resume` what another
+        writer left unfinished is gone on with: write from the writer's `offset` on, which may be all there
+        is."""
+        if expected is not None:
+            expected = Digest.parse(expected)
+        part: Partial | None = None
+        if resume and expected is not None and size is not None:
+            with disk_errors(self._partial):
+                part = partial_of(self._partial, expected, size)
+        if part is None:
+            path = self._unfinished()
+            with disk_errors(path):
+                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            algorithm = expected.partition(":")[0] if expected else "sha256"
+            part = Partial(path, fd, algorithm, is_resumable=False)
+        return BlobWriter(self, part, expected=expected, size=size)
 
     def adopt(self, file: str, digest: Digest, size: int) -> Digest:
         """Make a complete file of the same file system a blob without copying it (a hard link: it must not
@@ -139,39 +157,38 @@ class ContentStore:
             os.unlink(source)
         self._committed(digest, size)
 
+    def announce(self, digest: Digest, size: int) -> None:
+        """A blob has got its name."""
+        self._committed(digest, size)
+
 
 class BlobWriter:
-    """Context manager; leaving it without `commit` discards what was written. Not thread-safe.
+    """Context manager; leaving it without `commit` discards what was written, or keeps it for the next writer
+    where that was asked for and the bytes are not known to be wrong. Not thread-safe.
 
-    `offset` is how many bytes were written so far.
+    `offset` is how many bytes there are so far.
     """
 
-    def __init__(self, store: ContentStore, path: str, *, expected: str | None, size: int | None) -> None:
+    def __init__(self, store: ContentStore, part: Partial, *, expected: str | None, size: int | None) -> None:
         self._store = store
-        self._path = path
-        self._expected = Digest.parse(expected) if expected is not None else None
+        self._part = part
+        self._expected = expected
         self._size = size
-        self._hash = hashlib.new(self._expected.algorithm if self._expected else "sha256")
-        self.offset = 0
-        with disk_errors(path):
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+    @property
+    def offset(self) -> int:
+        return self._part.offset
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
         """Append all of `data`; answers its length. `NoSpace`, `StoreError`."""
-        view = memoryview(data)
-        self._hash.update(view)
-        left = view
         try:
-            while left:
-                left = left[os.write(self._fd, left) :]
+            return self._part.write(data)
         except OSError as error:
-            raise storage_error(error, self._path) from error
-        self.offset += view.nbytes
-        return view.nbytes
+            raise storage_error(error, self._part.path) from error
 
     def commit(self) -> Digest:
         """Publish the blob. `DigestMismatch` when it is not what was announced; `NoSpace`, `StoreError`."""
-        digest = Digest(f"{self._hash.name}:{self._hash.hexdigest()}")
+        digest = self._part.digest
         if self._size is not None and self.offset != self._size:
             raise DigestMismatch(
                 f"blob {self._expected or digest}: {self.offset} bytes instead of {self._size}",
@@ -182,27 +199,17 @@ class BlobWriter:
                 f"blob {self._expected} has digest {digest}",
                 hint="the bytes were changed on the way, or the source is damaged",
             )
-        with disk_errors(self._path):
-            fd, self._fd = self._fd, -1
-            try:
-                if self._store.has(digest) and self._store.size(digest) == self.offset:
-                    os.unlink(self._path)
-                    return digest
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            self._store._publish(self._path, digest, self.offset)
+        with disk_errors(self._part.path):
+            if self._store.has(digest) and self._store.size(digest) == self.offset:
+                self._part.discard()
+                return digest
+            self._part.publish(str(self._store.path(digest)))
+        self._store.announce(digest, self.offset)
         return digest
 
     def discard(self) -> None:
         """Drop what was written; nothing after `commit`."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            return  # it was committed
+        self._part.discard()
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -210,7 +217,10 @@ class BlobWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.discard()
+        if isinstance(error, (DigestMismatch, StoreError)):
+            self._part.discard()
+        else:
+            self._part.keep()
 
 
 def _missing(digest: str) -> BlobNotFound:

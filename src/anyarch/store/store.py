@@ -3,6 +3,7 @@
     anyarch.db        SQLite: layers, blobs, cache keys and results, memos
     blobs/            complete blobs by digest
     ingest/           files being written, named <token>.<n> after the process (see `liveness`)
+    partial/          what was fetched of large blobs, for whoever goes on with it (see `partial`)
     work/             directories being written or worked in, named likewise
     layers/<name>/    forms of layers (see `snapshot.layers`)
     locks/            one locked file for each process; in it, what the process uses (see `leases`)
@@ -28,6 +29,7 @@ from anyarch.store.layers import LayerRecords
 from anyarch.store.leases import Leases, collecting
 from anyarch.store.liveness import Liveness, owner_of
 from anyarch.store.metadata import Metadata
+from anyarch.store.partial import clear_partials
 from anyarch.store.tree import move_tree, remove_tree
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Store:
         store = cls(root, Liveness(root / "locks"))
         try:
             store._clear_leftovers(remove)
+            clear_partials(f"{root}/partial")
         except BaseException:
             store._liveness.close(cleared=True)
             raise

@@ -1,20 +1,24 @@
-"""Sending blobs of the store to a registry, and no byte more than it lacks."""
+"""Blobs between the store and a registry, and no byte more than either lacks."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
+from anyarch.errors import DigestMismatch
 from anyarch.snapshot.layers import BLOBS, LAYOUT
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
+    from anyarch.registry.client import Registry
     from anyarch.spec.oci import Descriptor
+    from anyarch.store.content import ContentStore
     from anyarch.worker.worker import Worker
 
-__all__ = ["push_blob"]
+__all__ = ["fetch_blob", "push_blob"]
 
 
 def push_blob(
@@ -37,3 +41,39 @@ def push_blob(
         return content.open(digest)
 
     registry.push_blob(name, descriptor, opened, mount_from=mount_from, cancel=cancel)
+
+
+def fetch_blob(
+    registry: Registry,
+    content: ContentStore,
+    name: Reference,
+    descriptor: Descriptor,
+    *,
+    on_progress: Callable[[int], None],
+    cancel: threading.Event,
+) -> None:
+    """Bring a blob into the store. What an earlier fetch has left of it is gone on with; should the whole
+    turn out wrong then, it is fetched from its start once more. `on_progress` gets numbers of bytes, a
+    negative one for what was lost."""
+    while True:
+        with content.writer(expected=descriptor.digest, size=descriptor.size, resume=True) as writer:
+            had = writer.offset
+            if had:
+                on_progress(had)
+            try:
+                registry.fetch(
+                    name,
+                    descriptor,
+                    writer,
+                    on_progress=on_progress,
+                    cancel=cancel,
+                    verify=False,
+                    start=had,
+                )
+                writer.commit()
+                return
+            except DigestMismatch:
+                writer.discard()
+                if not had:
+                    raise
+                on_progress(-writer.offset)

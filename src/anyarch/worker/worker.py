@@ -414,16 +414,16 @@ class Worker:
                 last = time.time()
                 report(False)
 
-        with content.writer(expected=digest, size=descriptor.size) as writer:
-            self.registry.fetch(
-                reference,
-                descriptor,
-                writer,
-                on_progress=on_progress,
-                cancel=self._network_cancel,
-                verify=False,
-            )
-            writer.commit()
+        from anyarch.worker.transfer import fetch_blob
+
+        fetch_blob(
+            self.registry,
+            content,
+            reference,
+            descriptor,
+            on_progress=on_progress,
+            cancel=self._network_cancel,
+        )
         report(True)
 
     # trees ----------------------------------------------------------------------------------------

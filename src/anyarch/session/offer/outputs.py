@@ -69,13 +69,13 @@ class FileTarget:
             with self._opened() as stream:
                 await _copy(call, stream)
         except OSError as error:
-            from anyarch.exporter.whole_file import output_error
+            from anyarch.store.whole_file import output_error
 
             raise output_error(error, self._dest) from error
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
-        from anyarch.exporter.whole_file import clear_leftovers, whole_file
+        from anyarch.store.whole_file import clear_leftovers, whole_file
 
         if self._dest == "-":
             yield sys.stdout.buffer
@@ -158,7 +158,7 @@ async def _copy(call: ServerCall, stream: BinaryIO) -> None:
 
 
 def _make_directory(path: Path) -> None:
-    from anyarch.exporter.whole_file import output_error
+    from anyarch.store.whole_file import output_error
 
     if path.exists() and not path.is_dir():
         raise OutputError(f"destination {path} is not a directory")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.errors import NoSpace, OutputError
-from anyarch.exporter.whole_file import clear_leftovers, output_error, whole_file
+from anyarch.store.whole_file import clear_leftovers, output_error, whole_file
 
 if TYPE_CHECKING:
     from pathlib import Path
