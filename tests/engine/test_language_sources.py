@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import os
 import tarfile
@@ -124,6 +125,49 @@ def tar_of(entries: dict[str, bytes], *, time: int = 0, mode: str = "w") -> byte
             info.size, info.mtime = len(data), time
             archive.addfile(info, io.BytesIO(data))
     return buffer.getvalue()
+
+
+def test_a_url_whose_etag_is_the_same_is_not_fetched_again_and_gzip_is_for_the_way_only(
+    scratch_build: Builder, tmp_path: Path
+) -> None:
+    told: list[tuple[str, str | None]] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            told.append(("HEAD", self.headers.get("If-None-Match")))
+            self.send_response(304 if self.headers.get("If-None-Match") == self.etag else 200)
+            self.send_header("ETag", self.etag)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            told.append(("GET", self.headers.get("Accept-Encoding")))
+            body = gzip.compress(self.etag.encode())
+            self.send_response(200)
+            self.send_header("ETag", self.etag)
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+        etag = '"one"'
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            dockerfile = f"FROM scratch\nADD http://127.0.0.1:{server.server_address[1]}/f /f\n"
+            assert scratch_build(dockerfile).read_text("/f") == '"one"'
+            assert scratch_build(dockerfile).read_text("/f") == '"one"'
+            assert told == [("GET", "gzip"), ("HEAD", '"one"')]
+            Handler.etag = '"two"'
+            assert scratch_build(dockerfile).read_text("/f") == '"two"'
+            assert told[2:] == [("HEAD", '"one"'), ("GET", "gzip")]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # git ----------------------------------------------------------------------------------------------

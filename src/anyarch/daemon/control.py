@@ -18,6 +18,7 @@ from anyarch.daemon.failure import translate, with_stack
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
+from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
@@ -25,7 +26,7 @@ from anyarch.llb.definition import Definition
 from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from anyarch.api.proto import worker_pb2
@@ -210,17 +211,30 @@ class Control:
             else:
                 definition = Definition.unmarshal(request.Definition.SerializeToString())
                 result = SolveResult(ref=definition if definition.ops else None)
+        ask_client = None
+        if request.EnableSessionExporter:
+            ask_client = SessionExporter(self._sessions, request.Session)
+            refs = await self.gateway.known_refs(job, result)
+            outputs += _checked(await ask_client.find(result.metadata, refs))
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
 
         async def export(bench: Workbench) -> BuildResult:
             return await bench.export(
-                result, outputs, cache_to=exports, epoch=epoch, on_digests=job.results.update
+                result,
+                outputs,
+                cache_to=exports,
+                epoch=epoch,
+                platforms=_asked_platforms(request.FrontendAttrs),
+                on_digests=job.results.update,
             )
 
         outcome = await job.run(export)
-        return {**_frontend_metadata(result), **_response(outcome, outputs)}
+        response = {**_frontend_metadata(result), **_response(outcome, outputs)}
+        if ask_client is not None:
+            await ask_client.finalize(response)
+        return response
 
 
 def now_header() -> tuple[str, str]:
@@ -232,17 +246,28 @@ def now_header() -> tuple[str, str]:
 
 def _outputs(request: control_pb2.SolveRequest) -> list[Output]:
     """Raises `UsageError` for attributes that are wrong."""
-    from anyarch.engine.options import check_output
-
     pairs = [(item.Type, dict(item.Attrs)) for item in request.Exporters]
     if not pairs and request.ExporterDeprecated:
         pairs = [(request.ExporterDeprecated, dict(request.ExporterAttrsDeprecated))]
+    return _checked(pairs)
+
+
+def _checked(pairs: Sequence[tuple[str, dict[str, str]]]) -> list[Output]:
+    from anyarch.engine.options import check_output
+
     outputs = []
     for kind, attrs in pairs:
         output = Output(kind, None, {key: value for key, value in attrs.items() if key != "dest"})
         check_output(output)
         outputs.append(output)
     return outputs
+
+
+def _asked_platforms(attrs: Mapping[str, str]) -> list[str] | None:
+    """None for a question that gives no image."""
+    if attrs.get("requestid"):
+        return None
+    return [text for text in attrs.get("platform", "").split(",") if text]
 
 
 def _frontend_metadata(result: SolveResult) -> dict[str, str]:

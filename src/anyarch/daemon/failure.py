@@ -58,6 +58,8 @@ def translate(error: Exception) -> RpcError:
 
 def _message(error: AnyarchError) -> str:
     """BuildKit's words where they go beyond ours."""
+    if isinstance(error, Canceled):
+        return "context canceled"
     if isinstance(error, PathNotFound) and error.vertex:
         # What a step uses of an input is read when its key is made.
         reading = f"failed to calculate checksum of ref {error.vertex}: {error.message}"

@@ -115,6 +115,7 @@ class Gateway:
         return (await self._bridge(call)).job
 
     async def ping(self, request: gateway_pb2.PingRequest, call: ServerCall) -> gateway_pb2.PongResponse:
+        await self._bridge(call)
         return gateway_pb2.PongResponse(
             FrontendAPICaps=frontend_caps(), LLBCaps=llb_caps(), Workers=[await self._workers()]
         )
@@ -153,6 +154,17 @@ class Gateway:
 
         refs = await job.run(work)
         return gateway_pb2.SolveResponse(result=_result(job, found, refs))
+
+    async def known_refs(self, job: Job, found: SolveResult) -> list[str]:
+        """Ids under which a client can look into a result."""
+        definitions = found.refs.values() if found.refs is not None else [found.ref]
+        wanted = [definition for definition in definitions if definition is not None]
+
+        async def work(bench: Workbench) -> list[EngineRef]:
+            return [bench.load(definition) for definition in wanted]
+
+        refs = await job.run(work)
+        return [job.know(ref, definition) for ref, definition in zip(refs, wanted, strict=True)]
 
     async def worker_json(self) -> str:
         """The worker as frontends in images are told of it."""

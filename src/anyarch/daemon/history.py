@@ -86,6 +86,8 @@ class History:
             record.ExporterResponse[key] = value
         for number, descriptor in results.items():
             record.Result.Results[number].CopyFrom(_descriptor(descriptor))
+        if results:
+            record.Result.ResultDeprecated.CopyFrom(record.Result.Results[min(results)])
         record.Generation = 1
         began, ended = (stamp.seconds + stamp.nanos / 1e9 for stamp in (record.CreatedAt, record.CompletedAt))
         told = error.message if error is not None else ""

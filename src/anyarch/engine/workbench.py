@@ -8,6 +8,7 @@ layers below.
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.number import natural
+from anyarch.spec.digest import Digest
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
@@ -93,8 +95,8 @@ class SolveResult(msgspec.Struct, frozen=True):
 
 
 class _PlatformItem(msgspec.Struct):
-    id: str = msgspec.field(name="ID")
-    platform: dict[str, str | list[str]] = msgspec.field(name="Platform")
+    id: str = msgspec.field(name="ID", default="")
+    platform: dict[str, str | list[str]] = msgspec.field(name="Platform", default_factory=dict)
 
 
 class _Platforms(msgspec.Struct):
@@ -201,9 +203,11 @@ class Workbench:
         *,
         cache_to: Sequence[CacheOption] = (),
         epoch: int | None = None,
+        platforms: Sequence[str] | None = None,
         on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
     ) -> BuildResult:
-        """Evaluate every ref and make the outputs. Raises `BuildError` and its kin."""
+        """Evaluate every ref and make the outputs. `platforms` is what the frontend was asked for, None for a
+        question that gives no image. Raises `BuildError` and its kin."""
         request = BuildRequest(
             context=".",
             outputs=tuple(outputs),
@@ -212,7 +216,10 @@ class Workbench:
         )
         with os_errors():
             stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
-            results = await self._solve(result)
+            named = _named(result)
+            if platforms is not None and _is_image(result):
+                self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
+            results = await self._solve(result, named)
             exporter = Exporter(
                 request,
                 self.store,
@@ -260,8 +267,23 @@ class Workbench:
         await adopt_stock(self._cache.imported, self.solver, stock)
         return stock
 
-    async def _solve(self, result: SolveResult) -> list[PlatformResult]:
-        named = _named(result)
+    def _verify_platforms(self, asked: Sequence[str], made: Sequence[Platform], result: SolveResult) -> None:
+        from anyarch.engine.verify import platform_warnings
+        from anyarch.solver.events import VertexEvent, WarningEvent
+
+        texts = platform_warnings(asked or [str(host_platform())], made, is_multi=bool(result.refs))
+        if texts:
+            # Warnings are shown with a vertex, and this is about none.
+            name = "verifying platforms of the result"
+            vertex = Digest.of(name.encode())
+            now = time.time()
+            self.worker.emit(VertexEvent(vertex, name, started=now, completed=now))
+            for text in texts:
+                self._plain.warn(WarningEvent(vertex, text))
+
+    async def _solve(
+        self, result: SolveResult, named: Sequence[tuple[str, Platform, Definition | None]]
+    ) -> list[PlatformResult]:
         edges = {
             name: load(self.solver, self.worker, definition) if definition is not None else None
             for name, _, definition in named
@@ -309,9 +331,11 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
     listed: list[_PlatformItem] = []
     if raw:
         try:
-            listed = json_decoder(_Platforms).decode(raw).platforms or []
+            document = msgspec.json.decode(raw, type=_Platforms | None)
+            listed = (document.platforms if document is not None else None) or []
         except msgspec.DecodeError as error:
             raise BuildError(f"failed to parse platforms passed to provenance processor: {error}") from None
+        _check_platforms(listed)
     if result.refs is None:
         platform = _platform(listed[0].platform) if listed else _of_config(result.metadata.get(_CONFIG, b""))
         return [(listed[0].id if listed else str(platform), platform, result.ref)]
@@ -327,6 +351,22 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
             raise BuildError(f"failed to find ref for ID {item.id}")
         found.append((item.id, _platform(item.platform), result.refs[item.id]))
     return found
+
+
+def _check_platforms(listed: Sequence[_PlatformItem]) -> None:
+    """Raises `BuildError` for a list that a frontend must not give."""
+    if not listed:
+        raise BuildError("invalid empty platforms index for exporter")
+    for item in listed:
+        if not item.id:
+            raise BuildError("invalid empty platform key for exporter")
+        if not item.platform.get("os") or not item.platform.get("architecture"):
+            raise BuildError(f"invalid platform value {item.platform} for exporter")
+
+
+def _is_image(result: SolveResult) -> bool:
+    """Whether there is anything that has a platform."""
+    return _PLATFORMS in result.metadata or result.ref is not None or bool(result.refs)
 
 
 def _platform(value: dict[str, str | list[str]]) -> Platform:
@@ -351,9 +391,11 @@ def _of_config(raw: bytes) -> Platform:
     if not raw:
         return host_platform()
     try:
-        target = json_decoder(_Target).decode(raw)
+        target = msgspec.json.decode(raw, type=_Target | None) or _Target()
     except msgspec.DecodeError as error:
         raise BuildError(f"failed to parse image config: {error}") from None
+    if bool(target.os) != bool(target.architecture):
+        raise BuildError("invalid image config: os and architecture must be specified together")
     if not target.os or not target.architecture:
         return host_platform()
     return Platform.make(target.os, target.architecture, target.variant)
@@ -365,6 +407,8 @@ def _config(raw: bytes, platform: Platform) -> bytes:
         document = msgspec.json.decode(raw) if raw else {"config": {"Env": [_PATH], "WorkingDir": "/"}}
     except msgspec.DecodeError as error:
         raise BuildError(f"failed to parse image config: {error}") from None
+    if document is None:
+        raise BuildError("invalid null image config for export")
     if not isinstance(document, dict):
         raise BuildError("failed to parse image config: it is no object")
     document.update(os=platform.os, architecture=platform.architecture)

@@ -392,6 +392,7 @@ class Registry:
 
         Wrong bytes from a mirror are the mirror's failure as long as `is_clean` (nothing was passed on)."""
         failures: list[Failure] = []
+        cause: Exception | None = None
         for endpoint in self._hosts.endpoints(ref.domain):
             if endpoint.is_mirror and (failure := self._shun(endpoint)) is not None:
                 failures.append(failure)
@@ -408,11 +409,12 @@ class Registry:
                 if isinstance(error, UnsupportedMedia):
                     raise
                 failures.append(of_error(endpoint.label, error))
+                cause = error
                 if endpoint.is_mirror and isinstance(error, NetworkError):
                     self._shunned[endpoint.label] = (time.monotonic() + _SHUN_S, failures[-1])
         if elsewhere is not None and (found := elsewhere()) is not None:
             return found
-        raise summary(what or str(ref), action, failures)
+        raise summary(what or str(ref), action, failures) from cause
 
     def _shun(self, endpoint: Endpoint) -> Failure | None:
         found = self._shunned.get(endpoint.label)

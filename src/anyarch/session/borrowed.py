@@ -66,6 +66,7 @@ class SessionLent(Lent):
         self._names = list(names)
         self._directory = directory
         self._sockets: dict[str, str] = {}
+        self._offered: set[str] = set()  # names that were asked of a client that forwards agents at all
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
@@ -92,6 +93,11 @@ class SessionLent(Lent):
 
     # agents ----------------------------------------------------------------------------------------
 
+    def ssh_refusal(self, name: str) -> str:
+        if name in self._offered:
+            return super().ssh_refusal(name)
+        return f'no SSH key "{name}" forwarded from the client'
+
     def ssh_paths(self, name: str) -> tuple[str, ...] | None:
         """A socket of ours whose connections are carried to the client's agent."""
         with self._lock:
@@ -111,6 +117,8 @@ class SessionLent(Lent):
                     _CHECK_AGENT, ssh_pb2.CheckAgentRequest(ID=name), ssh_pb2.CheckAgentResponse
                 )
             except RpcError as error:
+                if error.code != Code.UNIMPLEMENTED:
+                    self._offered.add(name)
                 if error.code in _MISSING or "unset ssh forward key" in error.message:
                     continue
                 raise

@@ -130,6 +130,10 @@ class Lent:
                 f"could not read secret {name}: {path}: {error.strerror}", hint="check --secret id=…,src=FILE"
             ) from None
 
+    def ssh_refusal(self, name: str) -> str:
+        """Why there is nothing for a name."""
+        return f"unset ssh forward key {name}"
+
     def ssh_paths(self, name: str) -> tuple[str, ...] | None:
         """A socket, or key files; None when no such agent was lent. Raises `UsageError`."""
         lent = self._ssh.get(name)

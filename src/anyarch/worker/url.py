@@ -6,13 +6,15 @@ from __future__ import annotations
 import hashlib
 import os
 import posixpath
+import time
+import zlib
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from anyarch.errors import BuildError, DigestMismatch, NetworkError
+from anyarch.errors import BuildError, DigestMismatch, NetworkError, SignatureInvalid
 from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
@@ -21,6 +23,8 @@ from anyarch.version import __version__
 from anyarch.worker.onefile import OneFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyarch.llb.ops import SourceOp
     from anyarch.worker.worker import Worker
 
@@ -103,13 +107,16 @@ def _check_signature(worker: Worker, op: SourceOp, digest: Digest) -> None:
         raise BuildError(f"{op.identifier}: a signature can only be checked with a {missing}")
     from anyarch.source.signature import verify_pgp
 
-    verify_pgp(
-        str(worker.store.content.path(digest)),
-        signature.encode(),
-        key.encode(),
-        what=op.identifier,
-        directory=worker.store.work_dir,
-    )
+    try:
+        verify_pgp(
+            str(worker.store.content.path(digest)),
+            signature.encode(),
+            key.encode(),
+            what=op.identifier,
+            directory=worker.store.work_dir,
+        )
+    except SignatureInvalid as error:
+        raise SignatureInvalid(f"failed to verify pgp signature: {error.message}", hint=error.hint) from None
 
 
 def _upload(worker: Worker, name: str) -> Download:
@@ -128,6 +135,7 @@ def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
     """What a request says besides its URL: headers of the op, and credentials if any were lent."""
     headers = {name: value for name in _HEADERS if (value := op.attrs.get(f"http.header.{name.lower()}", ""))}
     # Servers that treat build tools specially know BuildKit by its name.
+    headers["Accept-Encoding"] = "gzip"
     headers.setdefault("User-Agent", f"anyarch/{__version__} buildkit/v0.32")
     own = op.attrs.get("http.authheadersecret", "")
     host = urlsplit(op.identifier).hostname or ""
@@ -146,29 +154,58 @@ def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
 
 
 def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
-    import time
-
+    """What the URL gives. Within a build it is asked once: what was told of a source is what is built."""
     url = op.identifier
     # What a server sends may depend on what it is asked with.
     asked = [f"{name}={value}" for name, value in sorted(op.attrs.items()) if name.startswith(_ASKED)]
     key = hashlib.sha256("\0".join([url, *asked]).encode("utf-8", "surrogateescape")).hexdigest()
+    own = worker.downloads.get(key)
+    if own is not None and worker.store.content.has(Digest(own.digest)):
+        return own
     raw = worker.store.cache.get_value("http", key)
     known = msgpack_decoder(Download).decode(raw) if raw is not None else None
     headers = _headers(worker, op)
     if known is not None and worker.store.content.has(Digest(known.digest)):
         if known.digest == op.attrs.get("http.checksum", ""):
             return known  # nothing that the server says could change it
-        if known.etag:
-            headers["If-None-Match"] = known.etag
-            # Servers that do not heed the condition would send all of it again.
-            if _is_unchanged(worker, url, headers, known.etag):
-                return known
-        elif known.last_modified:
-            headers["If-Modified-Since"] = known.last_modified
-    started = time.time()
-    with worker.http.request("GET", url, headers=headers, cancel=worker.network_cancel) as response:
-        if response.status == 304 and known is not None:
+        if _is_unchanged(worker, url, headers, known):
+            worker.downloads[key] = known
             return known
+    result = _fetch(worker, url, headers, vertex)
+    worker.store.cache.set_value("http", key, msgspec.msgpack.encode(result))
+    worker.downloads[key] = result
+    return result
+
+
+def _is_unchanged(worker: Worker, url: str, headers: dict[str, str], known: Download) -> bool:
+    """Whether the server still has what is known. Asked by HEAD, as BuildKit does: some servers tell ETags
+    and yet answer a conditional GET with everything."""
+    asked = dict(headers)
+    if known.etag:
+        asked["If-None-Match"] = known.etag
+    elif known.last_modified:
+        asked["If-Modified-Since"] = known.last_modified
+    else:
+        return False
+    try:
+        with worker.http.request("HEAD", url, headers=asked, cancel=worker.network_cancel) as response:
+            told = response.headers.get("ETag")
+            if response.status == 304:
+                return told is None or not known.etag or told == known.etag
+            return response.status == 200 and bool(known.etag) and told == known.etag
+    except NetworkError:
+        return False  # it may not know the method; what is wrong is told when the content is asked for
+
+
+def _fetch(worker: Worker, url: str, headers: dict[str, str], vertex: str) -> Download:
+    started = time.time()
+
+    def told(current: int, total: int, completed: float | None = None) -> None:
+        text = f"downloading {url}"
+        now = time.time()
+        worker.emit(StatusEvent(vertex, text, "downloading", current, total, now, started, completed))
+
+    with worker.http.request("GET", url, headers=headers, cancel=worker.network_cancel) as response:
         if response.status >= 400:
             raise BuildError(
                 f"invalid response status {response.status} from {redacted(url)}",
@@ -178,15 +215,18 @@ def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
             )
         total = int(response.headers.get("Content-Length") or 0)
         current = 0
+        encoding = (response.headers.get("Content-Encoding") or "").strip().lower()
+        plain = _Gunzip(url) if encoding == "gzip" else None
         with worker.store.content.writer() as writer:
             while chunk := response.read(1 << 20):
-                writer.write(chunk)
                 current += len(chunk)
-                worker.emit(
-                    StatusEvent(
-                        vertex, f"downloading {url}", "downloading", current, total, time.time(), started
-                    )
-                )
+                if plain is None:
+                    writer.write(chunk)
+                else:
+                    plain.feed(chunk, writer.write)
+                told(current, total)
+            if plain is not None:
+                plain.end()
             digest = writer.commit()
         disposition = response.headers.get("Content-Disposition") or ""
         result = Download(
@@ -195,31 +235,32 @@ def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
             response.headers.get("Last-Modified") or "",
             _filename(disposition) or posixpath.basename(unquote(urlsplit(url).path)),
         )
-    worker.emit(
-        StatusEvent(
-            vertex,
-            f"downloading {url}",
-            "downloading",
-            current,
-            total or current,
-            time.time(),
-            started,
-            time.time(),
-        )
-    )
-    worker.store.cache.set_value("http", key, msgspec.msgpack.encode(result))
+    told(current, total or current, time.time())
     return result
 
 
-def _is_unchanged(worker: Worker, url: str, headers: dict[str, str], etag: str) -> bool:
-    """Whether the server says so without being asked for the content."""
-    try:
-        with worker.http.request("HEAD", url, headers=headers, cancel=worker.network_cancel) as response:
-            if response.status == 304:
-                return response.headers.get("ETag") in (None, etag)
-            return response.status == 200 and response.headers.get("ETag") == etag
-    except NetworkError:
-        return False  # it may not know the method; what is wrong is told when the content is asked for
+class _Gunzip:
+    """A body that the server compressed for the way only."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._stream = zlib.decompressobj(31)
+
+    def feed(self, data: bytes, write: Callable[[bytes], object]) -> None:
+        try:
+            while data:
+                write(self._stream.decompress(data, 1 << 20))
+                data = self._stream.unconsumed_tail
+                if self._stream.eof and self._stream.unused_data:
+                    data, self._stream = self._stream.unused_data, zlib.decompressobj(31)
+        except zlib.error as error:
+            raise NetworkError(
+                f"{redacted(self._url)}: damaged gzip encoding: {error}", kind="protocol"
+            ) from None
+
+    def end(self) -> None:
+        if not self._stream.eof:
+            raise NetworkError(f"{redacted(self._url)}: the gzip encoding is cut short", kind="closed")
 
 
 def _filename(disposition: str) -> str:

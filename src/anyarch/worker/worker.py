@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from anyarch.worker.draft import Draft
     from anyarch.worker.limits import SharedSlots
     from anyarch.worker.result import Result
+    from anyarch.worker.url import Download
 
 __all__ = ["Worker"]
 
@@ -147,6 +148,8 @@ class Worker:
         self.files = files
         self.layout_blobs = layout_blobs
         self.uploaded: Digest | None = None
+        self.downloads: dict[str, Download] = {}
+        """What URLs gave in this build."""
         """The archive that came as the build context, when it has been read."""
         self.lent = lent or Lent()
         self.pids = _PIDS

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anyarch.api.proto import control_pb2, gateway_pb2, llb_pb2
-from anyarch.api.rpc.status import RpcError
+from anyarch.api.proto import control_pb2, exporter_pb2, gateway_pb2, llb_pb2
+from anyarch.api.rpc.server import unary
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.engine.verify import platform_warnings
 from anyarch.llb.ops import ActionMkfile
 from anyarch.llb.state import State
 from anyarch.session.offer.content import BlobDirectory, content_methods
-from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, tree
+from anyarch.spec.platform import Platform
+from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, statuses, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -183,5 +186,139 @@ def test_zstd_has_a_media_type_of_dockers_too(tmp_path: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(client.archives["0"])) as tar:
             manifest = json.load(tar.extractfile(f"blobs/sha256/{digest}"))  # type: ignore[arg-type]
         assert [item["mediaType"].rpartition(".")[2] for item in manifest["layers"]] == ["zstd"]
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "says"),
+    [
+        ({"containerimage.config": b"null"}, "invalid null image config for export"),
+        (
+            {"containerimage.config": b'{"architecture":"amd64"}'},
+            "invalid image config: os and architecture must be specified together",
+        ),
+        ({"refs.platforms": b"null"}, "invalid empty platforms index for exporter"),
+        ({"refs.platforms": b'{"Platforms":[{"Platform":{}}]}'}, "invalid empty platform key for exporter"),
+        ({"refs.platforms": b'{"Platforms":[{"ID":"x","Platform":{}}]}'}, "invalid platform value"),
+    ],
+)
+def test_what_a_frontend_must_not_return_is_named(
+    tmp_path: Path, metadata: dict[str, bytes], says: str
+) -> None:
+    async def work() -> None:
+        client = Client()
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            with pytest.raises(RpcError) as caught:
+                await lead(
+                    channel, client, gateway_pb2.Result(metadata=metadata), control_pb2.Exporter(Type="oci")
+                )
+            assert says in caught.value.message
+
+    run(work())
+
+
+def test_a_client_says_what_is_made_of_a_result_after_it_has_seen_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        told: list[dict[str, str]] = []
+
+        async with daemon(tmp_path) as channel:
+
+            async def find(request: Any, call: Any) -> exporter_pb2.FindExportersResponse:
+                (ref,) = request.refs
+                found = await channel.unary(
+                    BRIDGE + "ReadFile",
+                    gateway_pb2.ReadFileRequest(Ref=ref, FilePath="/f"),
+                    gateway_pb2.ReadFileResponse,
+                    metadata=[("buildkit-controlapi-buildid", "job")],
+                )
+                name = f"example.com/{found.Data.decode()}:1"
+                wanted = exporter_pb2.ExporterRequest(Type="image", Attrs={"name": name})
+                return exporter_pb2.FindExportersResponse(exporters=[wanted])
+
+            async def finalize(request: Any, call: Any) -> exporter_pb2.FinalizeExportResponse:
+                told.append(dict(request.exporter_response))
+                if len(told) == 2:
+                    raise RpcError(Code.UNKNOWN, "not like that")
+                return exporter_pb2.FinalizeExportResponse()
+
+            client.more = {
+                "/moby.exporter.v1.Exporter/FindExporters": unary(exporter_pb2.FindExportersRequest, find),
+                "/moby.exporter.v1.Exporter/FinalizeExport": unary(
+                    exporter_pb2.FinalizeExportRequest, finalize
+                ),
+            }
+            async with client.serving(channel):
+                asked: dict[str, Any] = {"Definition": graph("seen"), "EnableSessionExporter": True}
+                answer = await solve(channel, client, **asked)
+                assert answer.ExporterResponse["image.name"] == "example.com/seen:1"
+                assert told == [dict(answer.ExporterResponse)]
+                with pytest.raises(RpcError, match="not like that"):
+                    await solve(channel, client, **asked)
+            plain = Client()
+            async with plain.serving(channel):
+                await solve(channel, plain, **asked)
+
+    run(work())
+
+
+def test_a_result_for_other_platforms_than_were_asked_for_is_warned_of(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = Client()
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            for ref, platforms in (("one", "linux/amd64,linux/arm64"), ("two", "")):
+                await solve(
+                    channel,
+                    client,
+                    ref,
+                    Definition=graph("x"),
+                    FrontendAttrs={"platform": platforms} if platforms else {},
+                )
+            texts = {
+                ref: [w.short.decode() for status in await statuses(channel, ref) for w in status.warnings]
+                for ref in ("one", "two")
+            }
+            assert texts == {
+                "one": ["Multiple platforms requested but result is not multi-platform"],
+                "two": [],
+            }
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("asked", "made", "says"),
+    [
+        (["linux/arm64"], ["linux/arm64"], []),
+        (
+            ["linux/arm64"],
+            ["linux/amd64"],
+            ['Requested platform "linux/arm64" does not match result platform "linux/amd64"'],
+        ),
+        (["linux/amd64", "linux/amd64"], [], ['Duplicate platform result requested "linux/amd64"']),
+        (
+            ["linux/amd64"],
+            ["linux/arm64", "linux/amd64"],
+            ["Requested platforms linux/amd64 do not match result platforms linux/amd64,linux/arm64"],
+        ),
+        (["linux/arm64", "linux/amd64"], ["linux/amd64", "linux/arm64"], []),
+    ],
+)
+def test_platforms_of_a_result_are_compared(asked: list[str], made: list[str], says: list[str]) -> None:
+    assert platform_warnings(asked, [Platform.parse(text) for text in made], is_multi=True) == says
+
+
+def test_a_ping_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with daemon(tmp_path) as channel:
+            with pytest.raises(RpcError) as caught:
+                await channel.unary(
+                    BRIDGE + "Ping",
+                    gateway_pb2.PingRequest(),
+                    gateway_pb2.PongResponse,
+                    metadata=[("buildkit-controlapi-buildid", "nobody")],
+                )
+            assert (caught.value.code, caught.value.message) == (Code.NOT_FOUND, "no such job nobody")
 
     run(work())

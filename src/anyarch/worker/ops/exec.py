@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import BuildError, ExecFailed
+from anyarch.errors import BuildError, ExecFailed, SandboxError
 from anyarch.llb.ops import ContentCache, MountType, NetMode, SecurityMode
 from anyarch.solver.events import LogEvent, WarningEvent
 from anyarch.solver.vertex import CacheMap
@@ -300,12 +300,17 @@ class ExecOperation:
                 worker.emit(LogEvent(self._vertex, stream, data, time.time()))
 
             notes: list[tuple[str, str]] = []
-            status = worker.machine.executor().run(
-                request,
-                on_output=on_output,
-                cancel=cancel,
-                on_note=lambda kind, text: notes.append((kind, text)),
-            )
+            try:
+                status = worker.machine.executor().run(
+                    request,
+                    on_output=on_output,
+                    cancel=cancel,
+                    on_note=lambda kind, text: notes.append((kind, text)),
+                )
+            except SandboxError as error:
+                command = " ".join(op.meta.args)
+                error.message = f'process "{command}" did not complete successfully: {error.message}'
+                raise
             if accelerated is not None:
                 accelerated.finish()
             accepted = op.meta.valid_exit_codes or (0,)
@@ -459,7 +464,7 @@ class ExecOperation:
             if options.optional:
                 return None
             raise BuildError(
-                f"unset ssh forward key {name}",
+                self._worker.lent.ssh_refusal(name),
                 hint=f"lend the build an agent: --ssh {name}, or --ssh {name}=KEYFILE",
             )
         return Bind(mounts.agent(paths, options), mount.dest)
