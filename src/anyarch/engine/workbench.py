@@ -59,6 +59,7 @@ __all__ = ["Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
 
 _CONFIG = "containerimage.config"
 _PLATFORMS = "refs.platforms"
+_NULL = b"null"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -331,8 +332,7 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
     listed: list[_PlatformItem] = []
     if raw:
         try:
-            document = msgspec.json.decode(raw, type=_Platforms | None)
-            listed = (document.platforms if document is not None else None) or []
+            listed = json_decoder(_Platforms).decode(raw if raw != _NULL else b"{}").platforms or []
         except msgspec.DecodeError as error:
             raise BuildError(f"failed to parse platforms passed to provenance processor: {error}") from None
         _check_platforms(listed)
@@ -391,7 +391,7 @@ def _of_config(raw: bytes) -> Platform:
     if not raw:
         return host_platform()
     try:
-        target = msgspec.json.decode(raw, type=_Target | None) or _Target()
+        target = json_decoder(_Target).decode(raw if raw != _NULL else b"{}")
     except msgspec.DecodeError as error:
         raise BuildError(f"failed to parse image config: {error}") from None
     if bool(target.os) != bool(target.architecture):
