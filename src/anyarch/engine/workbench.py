@@ -28,8 +28,8 @@ from anyarch.llb.definition import Definition
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
 from anyarch.spec.codec import json_decoder
-from anyarch.spec.number import natural
 from anyarch.spec.digest import Digest
+from anyarch.spec.number import natural
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
