@@ -25,6 +25,8 @@ HEAD_SIZE = 4096
 
 _PT_DYNAMIC, _PT_INTERP, _PT_LOAD = 2, 3, 1
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
+_DT_WANTED = frozenset((_DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH))
+_PT_WANTED = frozenset((_PT_DYNAMIC, _PT_INTERP, _PT_LOAD))
 _MOST_DYNAMIC, _MOST_NAMES, _MOST_SEGMENTS = 64 << 10, 1 << 20, 512
 _SEGMENT_64 = {mark: struct.Struct(mark + "IIQQQQ16x") for mark in "<>"}
 _SEGMENT_32 = {mark: struct.Struct(mark + "5I12x") for mark in "<>"}
@@ -125,7 +127,7 @@ def _part(head: bytes, read: Read, offset: int, size: int) -> bytes:
 
 
 def _segments(head: bytes, read: Read, bits: int, mark: str) -> list[tuple[int, int, int, int]]:
-    """(type, offset, address, size in the file) of each program header."""
+    """(type, offset, address, size in the file) of each program header of the kinds that are looked at."""
     if bits == 64:
         (table,) = struct.unpack_from(mark + "Q", head, 32)
         size, count = struct.unpack_from(mark + "HH", head, 54)
@@ -141,8 +143,14 @@ def _segments(head: bytes, read: Read, bits: int, mark: str) -> list[tuple[int, 
         layout = struct.Struct(f"{layout.format}{size - layout.size}x")
     rows = layout.iter_unpack(raw[: len(raw) // size * size])
     if bits == 64:
-        return [(kind, offset, address, length) for kind, _, offset, address, _, length in rows]
-    return [(kind, offset, address, length) for kind, offset, address, _, length in rows]
+        return [
+            (kind, offset, address, length)
+            for kind, _, offset, address, _, length in rows
+            if kind in _PT_WANTED
+        ]
+    return [
+        (kind, offset, address, length) for kind, offset, address, _, length in rows if kind in _PT_WANTED
+    ]
 
 
 def _dynamic(
@@ -152,9 +160,10 @@ def _dynamic(
     entries: dict[int, list[int]] = {}
     layout = struct.Struct(mark + ("QQ" if bits == 64 else "II"))
     for tag, value in layout.iter_unpack(table[: len(table) // layout.size * layout.size]):
-        if tag == 0:
+        if tag in _DT_WANTED:
+            entries.setdefault(tag, []).append(value)
+        elif not tag:
             break
-        entries.setdefault(tag, []).append(value)
     if _DT_STRTAB not in entries or _DT_STRSZ not in entries:
         return [], []
     address, length = entries[_DT_STRTAB][0], min(entries[_DT_STRSZ][0], _MOST_NAMES)

@@ -4,12 +4,12 @@ through `Files`."""
 from __future__ import annotations
 
 import posixpath
-import re
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from anyarch.elf.libraries import Libraries
 from anyarch.spec.platform import compatible
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ __all__ = ["Files", "Finding", "check_binary", "check_command"]
 
 _FORMATS = {"linux": "elf", "freebsd": "elf", "windows": "pe", "darwin": "macho"}
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LIBRARY_DIRECTORIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64")
+_MOST_NAMES = 20  # that a finding tells
 _MOST_SCRIPTS = 5  # interpreters that are scripts themselves (Linux: 4)
 
 
@@ -47,6 +47,9 @@ class Files(Protocol):
     def binary(self, path: str) -> Binary | None:
         """What the file is, if it is a program or library."""
 
+    def library(self, path: str) -> Binary | None:
+        """Like `binary`, with what a library needs in turn; None too when it is out of reach."""
+
     def named(self, name: str) -> bool:
         """Whether a file of this name is anywhere in the image."""
 
@@ -54,8 +57,11 @@ class Files(Protocol):
         """What the image adds to the loader's directories (ld.so.conf, LD_LIBRARY_PATH)."""
 
 
-def check_binary(path: str, binary: Binary, platform: Platform, files: Files) -> list[Finding]:
-    """What is wrong with a program or library that the build added for `platform`.
+def check_binary(
+    path: str, binary: Binary, platform: Platform, files: Files, *, libraries: Libraries | None = None
+) -> list[Finding]:
+    """What is wrong with a program or library that the build added for `platform`. `libraries` are those of
+    the image, where they have been looked at before.
 
     Files of a format that the system does not run are data to it (a Windows installer in a Linux image).
     """
@@ -68,11 +74,14 @@ def check_binary(path: str, binary: Binary, platform: Platform, files: Files) ->
         return []
     if not files.exists(binary.interpreter):
         return [Finding("loader", path, f"its loader {binary.interpreter} is not in the image")]
-    lacking = [name for name in binary.needed if not _has_library(name, path, binary, files)]
+    lacking = (libraries or Libraries(files)).lacking(path, binary)
     if not lacking:
         return []
     are = "libraries that are" if len(lacking) > 1 else "a library that is"
-    return [Finding("library", path, f"it needs {are} not in the image: {', '.join(lacking)}")]
+    names = [f"{name} (for {of})" if of else name for name, of in lacking[:_MOST_NAMES]]
+    if len(lacking) > len(names):
+        names.append(f"and {len(lacking) - len(names)} more")
+    return [Finding("library", path, f"it needs {are} not in the image: {', '.join(names)}")]
 
 
 @cache
@@ -90,18 +99,6 @@ def _machine(binary: Binary, platform: Platform) -> str:
     if platform.variant == "v5" and binary.float_abi == "hard" and is_dynamic:
         return f"it uses the hard float ABI, which {platform} does not have"
     return ""
-
-
-def _has_library(name: str, path: str, binary: Binary, files: Files) -> bool:
-    if "/" in name:
-        return files.exists(posixpath.join("/", name))
-    origin = posixpath.dirname(path)
-    own = [re.sub(r"\$(ORIGIN|\{ORIGIN\})", lambda _: origin, entry) for entry in binary.search]
-    places = (*own, *files.library_directories(), *_LIBRARY_DIRECTORIES)
-    if any(files.exists(posixpath.join("/", directory, name)) for directory in places):
-        return True
-    # A start script may say where it is: what lies anywhere in the image is not called missing.
-    return files.named(name)
 
 
 def check_command(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MODES", "Located", "TruthCheck", "failure", "producers", "warning_of"]
 
 MODES = ("off", "warn", "error")
-_VERSION = "2"
+_VERSION = "3"
 _MOST_WARNINGS = 20
 _HINT = (
     "name files that are meant to be so with --arch-check-allow PATTERN; --arch-check=warn only warns, "

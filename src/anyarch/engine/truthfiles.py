@@ -12,7 +12,9 @@ import msgspec
 from anyarch.archive.entry import Kind
 from anyarch.elf.binary import HEAD_SIZE, Binary, inspect
 from anyarch.elf.findings import Finding, check_binary, check_command
+from anyarch.elf.libraries import Libraries
 from anyarch.errors import BlobNotFound, PathNotFound
+from anyarch.snapshot.slices import reader_of
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform, compatible
@@ -20,7 +22,6 @@ from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import BinaryIO
 
     from anyarch.exporter.assemble import PlatformResult
     from anyarch.snapshot.view import Node, TreeView
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["ImageFiles", "binaries_of", "inspect_image"]
 
 _SMALLEST = 64  # bytes; no program is smaller than its header
-_LIBRARY = re.compile(r"\.(so|so\.[\w.]*|dylib|dll|exe)$")
+_LIBRARY_NAMES = (".so", ".dylib", ".dll", ".exe")
+_LIBRARY_VERSION = re.compile(r"\.so\.[\w.]*$")
 _TRIPLET = re.compile(r"[\w]+-linux-(gnu|musl)\w*$")
 _VERSION = "2"
 
@@ -44,6 +46,7 @@ def inspect_image(
     base = decode(ImageConfig, base_config) if base_config else None
     inherited = len(base.rootfs.diff_ids or ()) if base is not None else 0
     files = ImageFiles(worker, result.layers, config.env or ())
+    libraries = Libraries(files)
     found: list[tuple[int, Finding]] = []
     is_complete = True
     if base is not None and base.architecture:
@@ -63,7 +66,8 @@ def inspect_image(
                 if node is None or node.position != position:
                     continue  # a later layer has removed it or has another file there
             try:
-                found += [(position, item) for item in check_binary(path, binary, platform, files)]
+                wrong = check_binary(path, binary, platform, files, libraries=libraries)
+                found += [(position, item) for item in wrong]
             except BlobNotFound:
                 is_complete = False
     if has_wrong_base:
@@ -90,14 +94,16 @@ def binaries_of(worker: Worker, layer_id: str) -> list[tuple[str, Binary]]:
     if kept is not None:
         return msgpack_decoder(list[tuple[str, Binary]]).decode(kept) if kept else []
     layer = worker.layers.get(layer_id)
+    candidates = (
+        entry
+        for entry in worker.layers.index(layer)
+        if entry.kind is Kind.FILE
+        and entry.size >= _SMALLEST
+        and (entry.mode & 0o111 or _is_named_as_library(entry.path))
+    )
     found = []
-    for entry in worker.layers.index(layer):
-        if entry.kind is not Kind.FILE or entry.size < _SMALLEST:
-            continue
-        if not entry.mode & 0o111 and not _LIBRARY.search(entry.path):
-            continue
-        with worker.layers.open_file(layer, entry) as stream:
-            binary = inspect(_Reader(stream))
+    for entry, read in worker.layers.open_files(layer, candidates):
+        binary = inspect(read)
         if binary is not None:
             found.append((f"/{entry.path}", binary))
     # A name that is not UTF-8 cannot be kept so; such a layer is looked at again.
@@ -106,22 +112,8 @@ def binaries_of(worker: Worker, layer_id: str) -> list[tuple[str, Binary]]:
     return found
 
 
-class _Reader:
-    """`read(offset, size)` of a stream; its first bytes are read once."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._head: bytes | None = None
-
-    def __call__(self, offset: int, size: int) -> bytes:
-        if self._head is None:
-            self._head = self._stream.read(HEAD_SIZE)
-        if offset + size <= len(self._head):
-            return self._head[offset : offset + size]
-        if offset == 0 and len(self._head) < HEAD_SIZE:
-            return self._head
-        self._stream.seek(offset)
-        return self._stream.read(size)
+def _is_named_as_library(path: str) -> bool:
+    return path.endswith(_LIBRARY_NAMES) or (".so." in path and bool(_LIBRARY_VERSION.search(path)))
 
 
 class ImageFiles:
@@ -164,7 +156,17 @@ class ImageFiles:
         if node is None:
             return None
         with self._view.open(node) as stream:
-            return inspect(_Reader(stream))
+            return inspect(reader_of(stream))
+
+    def library(self, path: str) -> Binary | None:
+        node = self.node(path)
+        if node is None:
+            return None
+        try:
+            with self._view.open(node) as stream:
+                return inspect(reader_of(stream), of_library=True)
+        except BlobNotFound:
+            return None  # it lies in a base that is not here, with what it needs
 
     def named(self, name: str) -> bool:
         if self._names is None:

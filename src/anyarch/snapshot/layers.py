@@ -30,13 +30,13 @@ from anyarch.errors import PathNotFound, StoreError
 from anyarch.snapshot.dirops import LocalDirOps
 from anyarch.snapshot.forms import FormMaker
 from anyarch.snapshot.index import decode_index, encode_index
-from anyarch.snapshot.slices import FileSlice
+from anyarch.snapshot.slices import FileSlice, SharedFile, reader_of
 from anyarch.spec.digest import Digest
 from anyarch.store.failure import disk_errors
 from anyarch.store.tree import move_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from anyarch.archive.compression import Compression
     from anyarch.archive.entry import Entry
@@ -230,6 +230,20 @@ class LayerStore:
         if entry.kind is not Kind.FILE:
             raise PathNotFound(f"{entry.path} is no regular file")
         return cast(BinaryIO, self._open_content(layer, entry))
+
+    def open_files(
+        self, layer: Layer, entries: Iterable[Entry]
+    ) -> Iterator[tuple[Entry, Callable[[int, int], bytes]]]:
+        """Each FILE entry of the layer with `read(offset, size)`, good until the next one is asked for: what
+        lies in the layer's tar is read by one descriptor."""
+        tar, _ = self._content_of(layer.id)
+        with SharedFile(tar or "") as shared:
+            for entry in entries:
+                if tar is not None and entry.offset >= 0:
+                    yield entry, shared.reader(entry.offset, entry.size)
+                else:
+                    with self.open_file(layer, entry) as stream:
+                        yield entry, reader_of(stream)
 
     def file_digests(self, layer: Layer, entries: Iterable[Entry]) -> dict[str, bytes]:
         """sha256 (32 bytes) of FILE entries by path; what had to be computed is kept for the next time."""

@@ -10,9 +10,11 @@ from anyarch.errors import StoreError
 from anyarch.store.failure import DAMAGED
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import BinaryIO, NoReturn
 
-__all__ = ["FileSlice"]
+__all__ = ["FileSlice", "SharedFile", "reader_of"]
 
 
 class FileSlice(io.RawIOBase):
@@ -74,20 +76,70 @@ class FileSlice(io.RawIOBase):
         super().close()
 
     def _open(self) -> int:
-        try:
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise StoreError(
-                f"cannot read {os.fsdecode(self.path)} in the store: {error.strerror}"
-            ) from error
+        return _open(self.path)
 
     def _short(self) -> NoReturn:
-        raise StoreError(
-            f"{os.fsdecode(self.path)} in the store is shorter than recorded",
-            hint=DAMAGED,
-        )
+        raise _too_short(self.path)
 
     def _release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class SharedFile:
+    """Parts of one file, which is opened at the first read and closed by `close`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def reader(self, start: int, length: int) -> Callable[[int, int], bytes]:
+        """`read(offset, size)` of the bytes `start` .. `start + length`: less at their end only."""
+
+        def read(offset: int, size: int) -> bytes:
+            wanted = min(size, length - offset)
+            if wanted <= 0:
+                return b""
+            if self._fd < 0:
+                self._fd = _open(self.path)
+            data = os.pread(self._fd, wanted, start + offset)
+            if len(data) < wanted:
+                raise _too_short(self.path)
+            return data
+
+        return read
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> SharedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def reader_of(stream: BinaryIO) -> Callable[[int, int], bytes]:
+    """`read(offset, size)` of an open file."""
+
+    def read(offset: int, size: int) -> bytes:
+        stream.seek(offset)
+        return stream.read(size)
+
+    return read
+
+
+def _open(path: str | bytes) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as error:
+        raise StoreError(f"cannot read {os.fsdecode(path)} in the store: {error.strerror}") from error
+
+
+def _too_short(path: str | bytes) -> StoreError:
+    return StoreError(f"{os.fsdecode(path)} in the store is shorter than recorded", hint=DAMAGED)

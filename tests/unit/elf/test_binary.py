@@ -115,6 +115,7 @@ class FakeFiles:
     def __init__(self, *paths: str, heads: dict[str, bytes] | None = None, mode: int = 0o755) -> None:
         self.heads = {**dict.fromkeys(paths, b""), **(heads or {})}
         self.mode = mode
+        self.libraries: dict[str, Binary] = {}
 
     def exists(self, path: str) -> bool:
         return path in self.heads
@@ -124,6 +125,9 @@ class FakeFiles:
 
     def binary(self, path: str) -> Binary | None:
         return binary(self.heads[path])
+
+    def library(self, path: str) -> Binary | None:
+        return self.libraries.get(path)
 
     def named(self, name: str) -> bool:
         return any(path.rpartition("/")[2] == name for path in self.heads)
@@ -197,6 +201,38 @@ def test_missing_libraries_are_named() -> None:
         "/x", dynamic(needed=("a.so", "b.so")), ARM64, FakeFiles("/lib/ld.so", "/lib/a.so")
     )
     assert found == Finding("library", "/x", "it needs a library that is not in the image: b.so")
+
+
+def library(*needed: str, search: tuple[str, ...] = ()) -> Binary:
+    return Binary("elf", ("arm64",), needed=needed, search=search)
+
+
+def test_what_libraries_need_in_turn_is_named_with_the_library_that_needs_it() -> None:
+    files = FakeFiles("/lib/ld.so", "/lib/a.so", "/usr/lib/b.so", "/lib/c.so")
+    files.libraries = {
+        "/lib/a.so": library("b.so"),
+        "/usr/lib/b.so": library("c.so", "gone.so", "a.so"),  # a circle
+        "/lib/c.so": library("lost.so"),
+    }
+    (found,) = check_binary("/x", dynamic(needed=("a.so",)), ARM64, files)
+    assert found.message == (
+        "it needs libraries that are not in the image: gone.so (for /usr/lib/b.so), lost.so (for /lib/c.so)"
+    )
+
+
+def test_library_is_looked_for_where_the_one_that_needs_it_says() -> None:
+    files = FakeFiles("/lib/ld.so", "/app/a.so", "/app/inner/b.so", "/lib/b.so")
+    files.libraries = {
+        "/app/a.so": library("b.so", search=("$ORIGIN/inner",)),
+        "/app/inner/b.so": library("gone.so"),
+    }
+    program = dynamic(needed=("a.so",), search=("$ORIGIN",))
+    (found,) = check_binary("/app/x", program, ARM64, files)
+    assert found.message == "it needs a library that is not in the image: gone.so (for /app/inner/b.so)"
+
+
+def test_needs_of_what_is_no_library_are_not_asked() -> None:
+    assert check_binary("/x", dynamic(needed=("a.so",)), ARM64, FakeFiles("/lib/ld.so", "/lib/a.so")) == []
 
 
 def command(files: FakeFiles, *argv: str, env: tuple[str, ...] = ()) -> list[Finding]:
