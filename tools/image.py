@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "image"
 EPOCH = "1735689600"
 PACKAGES = ("ca-certificates", "git", "libseccomp2", "openssh-client", "python3")
-REQUIREMENTS = ("msgspec", "isal", "backports.zstd", "protobuf", "hpack", "PyYAML", "rich", "shtab")
+PYTHON = "3.11"
+"""Of the Debian release below."""
 UNNEEDED = (
     "usr/share/doc",
     "usr/share/man",
@@ -45,17 +47,18 @@ PROGRAMS = {
 
 class Target(NamedTuple):
     debian: str
-    wheels: tuple[str, ...]
+    machine: str
+
+    @property
+    def wheels(self) -> tuple[str, ...]:
+        """Platforms of wheels that run there."""
+        return tuple(
+            f"{name}_{self.machine}" for name in ("manylinux_2_17", "manylinux2014", "manylinux_2_28")
+        )
 
 
-TARGETS = {
-    "linux/amd64": Target(
-        "amd64", ("manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
-    ),
-    "linux/arm64": Target(
-        "arm64", ("manylinux_2_17_aarch64", "manylinux2014_aarch64", "manylinux_2_28_aarch64")
-    ),
-}
+TARGETS = {"linux/amd64": Target("amd64", "x86_64"), "linux/arm64": Target("arm64", "aarch64")}
+"""Those for which all that anyarch needs is published as wheels."""
 
 
 def main() -> int:
@@ -122,6 +125,18 @@ def trim(source: Path, target: Path) -> None:
         new.addfile(entry, io.BytesIO(bundle))
 
 
+def requirements(target: Target) -> list[str]:
+    """What anyarch needs there, its reader of YAML included."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["yaml"]])
+    there = {"platform_machine": target.machine, "python_version": PYTHON, "sys_platform": "linux"}
+    return [
+        f"{one.name}{one.specifier}" for one in wanted if one.marker is None or one.marker.evaluate(there)
+    ]
+
+
 def site_packages(target: Target, directory: Path) -> None:
     """anyarch and what it needs, as wheels of the target."""
     wheels = CACHE / "wheels"
@@ -130,16 +145,17 @@ def site_packages(target: Target, directory: Path) -> None:
         run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", built, str(ROOT))
         own = next(Path(built).glob("anyarch-*.whl"))
         run(
-            *(*pip, "download", "--dest", str(wheels), "--only-binary=:all:", "--python-version=3.11"),
+            *(*pip, "download", "--dest", str(wheels), "--only-binary=:all:", f"--python-version={PYTHON}"),
             *(f"--platform={name}" for name in target.wheels),
-            *("--find-links", str(wheels), *REQUIREMENTS),
+            *("--find-links", str(wheels), *requirements(target)),
         )
+        install = (*pip, "install", "--target", str(directory), "--no-index", "--no-compile")
         run(
-            *(*pip, "install", "--target", str(directory), "--no-index", "--find-links", str(wheels)),
-            *("--only-binary=:all:", "--python-version=3.11", "--no-compile", "--find-links", built),
+            *(*install, "--find-links", str(wheels), "--only-binary=:all:", f"--python-version={PYTHON}"),
             *(f"--platform={name}" for name in target.wheels),
-            *(str(own), *REQUIREMENTS),
+            *requirements(target),
         )
+        run(*install, "--no-deps", str(own))
     shutil.rmtree(directory / "bin", ignore_errors=True)
 
 

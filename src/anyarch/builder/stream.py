@@ -54,7 +54,8 @@ class ByteStream(Protocol):
 
 
 class SocketStream:
-    """A `ByteStream` of asyncio's pair of streams. Raises `NodeLost` where the peer went away."""
+    """A `ByteStream` of asyncio's pair of streams. Raises `NodeLost` where the peer went away, `BuilderError`
+    where it does not trust us."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, label: str) -> None:
         self.reader = reader
@@ -65,7 +66,7 @@ class SocketStream:
         try:
             return await self.reader.read(size)
         except OSError as error:
-            raise _lost(self.label, error) from None
+            raise _refusal(self.label, error) or _lost(self.label, error) from None
 
     async def write(self, data: bytes) -> None:
         try:
@@ -182,7 +183,7 @@ async def connect_socket(
     except TimeoutError:
         raise NodeLost(f"{label}: no answer within {timeout_s:g} seconds") from None
     except OSError as error:
-        raise _lost(label, error) from None
+        raise _refusal(label, error) or _lost(label, error) from None
     if not path:
         _watch(writer)
     return SocketStream(reader, writer, label)
@@ -341,6 +342,23 @@ def program_of(endpoint: str) -> list[str]:
         container = [f"--container={query['container'][0]}"] if query.get("container") else []
         return ["kubectl", *options, "exec", "-i", *container, name, "--", "buildctl", "dial-stdio"]
     raise BuilderError(f"unrecognized url scheme {split.scheme}")
+
+
+def _refusal(label: str, error: OSError) -> BuilderError | None:
+    """For a peer that we do not trust, or that does not trust us: asking again changes nothing."""
+    import ssl
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return BuilderError(
+            f"{label}: {error.verify_message}",
+            hint="cacert has to be the authority of the daemon's certificate, servername a name in that",
+        )
+    if isinstance(error, ssl.SSLError) and "_ALERT_" in (error.reason or ""):
+        return BuilderError(
+            f"{label}: the daemon refuses our certificate: {error.reason.replace('_', ' ').lower()}",
+            hint="cert and key have to be signed by an authority that the daemon trusts",
+        )
+    return None
 
 
 def _lost(label: str, error: OSError) -> NodeLost:

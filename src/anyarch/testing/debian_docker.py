@@ -5,6 +5,7 @@ It has no network and touches none of the machine's: no bridge, no iptables.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from anyarch.errors import AnyarchError
+from anyarch.testing.bounded_runtime import write_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +51,9 @@ class DebianDocker:
         if program is None:
             raise AnyarchError("dockerd is not installed", hint="apt-get install docker.io")
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "daemon.json").write_text("{}")
+        runtime = write_runtime(self.directory / "runtime")
+        config = {"runtimes": {"bounded": {"path": str(runtime)}}, "default-runtime": "bounded"}
+        (self.directory / "daemon.json").write_text(json.dumps(config))
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [

@@ -91,11 +91,27 @@ class ContainerDriver:
                 ) from None
             log(f"using local image {image}")
         log(f"creating container {self._name}")
-        if await self._api.create(self._name, container_config(self._setup, await self._api.info())):
+        if await self._make(container_config(self._setup, await self._api.info()), log):
             files = self._setup.node.files
             if files:
                 directory = CONFIG_DIRECTORY.rpartition("/")[0]
                 await self._api.put_archive(self._name, directory, config_archive(files))
+
+    async def _make(self, config: dict[str, Any], log: Callable[[str], None]) -> bool:
+        """Make the container; False when there is one. podman may be installed without the program that is
+        the init of a container, and does not say so before it is asked for one."""
+        try:
+            return await self._api.create(self._name, config)
+        except EngineError:
+            without = {**config, "HostConfig": {**config["HostConfig"], "Init": False}}
+            try:
+                made = await self._api.create(self._name, without)
+            except EngineError:
+                made = None  # it was not that
+            if made is None:
+                raise
+        log("the engine has no init program for containers; going without")
+        return made
 
     async def _wait(self) -> None:
         """Until the daemon answers. Raises `BuilderError` with what it said."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RemoteDriver", "open_driver"]
 
 WAIT_S = 20.0
+_CLOSED = "daemons that are not content with our certificate may close without a word: see cert and key"
 _OPTIONS = ("cacert", "cert", "default-load", "key", "servername")
 
 
@@ -56,6 +57,10 @@ class RemoteDriver:
         client = await self.client()
         try:
             await client.workers()
+        except NodeLost as error:
+            if self._tls is not None:
+                error.hint = error.hint or _CLOSED
+            raise
         finally:
             await client.close()
 
