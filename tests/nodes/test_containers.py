@@ -1,4 +1,4 @@
-"""The driver docker-container with real engines, Debian's docker and podman, and anyarch's image of a daemon."""
+"""The driver docker-container with Debian's docker and podman, and anyarch's own image of a daemon."""
 
 from __future__ import annotations
 
