@@ -140,6 +140,12 @@ def test_what_could_change_the_output_is_emulated_and_told(shared: Builder, scri
     assert reason in lines[0]
 
 
+def test_a_locale_does_not_count_where_another_outdoes_it(shared: Builder) -> None:
+    _, told = run(shared, "export LANG=de_DE.UTF-8 LC_CTYPE=tr_TR LC_ALL=C; /bin/true")
+
+    assert "was emulated" not in notes(told)
+
+
 def test_names_do_not_matter_but_files_do(shared: Builder) -> None:
     """Relative paths, links and faithful copies run natively; a fresh copy is another file."""
     _, told = run(

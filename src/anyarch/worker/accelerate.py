@@ -23,6 +23,7 @@ from anyarch.solver.events import LogEvent
 from anyarch.spec.codec import json_decoder
 from anyarch.worker.accelerated_step import DISPATCHER, LOG, Step, TwinSet
 from anyarch.worker.compilers import TWINS, CompilerPackages, Compilers
+from anyarch.worker.languages import Languages, ToolChains
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Acceleration:
         self.reports: dict[str, StepReport] = {}
         self._bases: dict[str, SourceOp | None] = {}
         self._compilers = Compilers(worker, packages)
+        self._languages = Languages(worker, self._compilers, self._packages_of)
         self._siblings: dict[tuple[str, str], tuple[str, ...] | str] = {}
         self._lock = threading.RLock()
         self._packages: dict[tuple[str, ...], Packages] = {}
@@ -148,10 +150,21 @@ class Acceleration:
             archive = await self._archive(vertex, sibling, platform)
             if archive.missing:
                 self.say(vertex, archive.missing)
-            return await asyncio.to_thread(self._step, vertex, platform, root, sibling, archive)
+            chains = await self._chains(vertex, platform, root.layers, sibling)
+            return await asyncio.to_thread(self._step, vertex, platform, root, sibling, archive, chains)
         except (NotSupported, SandboxError) as error:
             self.say(vertex, f"the step is emulated: {error.message}")
             return None
+
+    async def _chains(
+        self, vertex: str, platform: Platform, root: tuple[str, ...], sibling: tuple[str, ...]
+    ) -> ToolChains:
+        if self.mode == "tools":
+            return ToolChains()
+        await self.worker.ensure_local(SnapshotResult(root))
+        base = await self._base(vertex, platform)
+        based = len(base) if isinstance(base, tuple) and root[: len(base)] == base else 0
+        return await self._languages.of(root, based, sibling, platform.architecture)
 
     def _step(
         self,
@@ -160,6 +173,7 @@ class Acceleration:
         root: SnapshotResult,
         sibling: tuple[str, ...],
         archive: CompilerPackages,
+        chains: ToolChains,
     ) -> Step:
         worker = self.worker
         emulator = worker.private_emulator(platform)
@@ -169,11 +183,11 @@ class Acceleration:
         if not target.installed:
             raise NotSupported("no packages of dpkg are in its root")
         native = self._packages_of(sibling)
-        key = self._key(target, native, platform, archive, emulator.digest(worker.host.memo))
+        key = self._key(target, native, platform, archive, chains, emulator.digest(worker.host.memo))
         with self._lock:
             found = self._kept(key)
             if found is None:
-                found = self._make(target, native, archive, platform, emulator.path)
+                found = self._make(target, native, archive, chains, platform, emulator.path)
                 raw = msgspec.json.encode(found)
                 worker.store.cache.set_value(TWINS, key, raw)
         for what, reason in found.emulated:
@@ -195,7 +209,13 @@ class Acceleration:
             return found
 
     def _key(
-        self, target: Packages, native: Packages, platform: Platform, archive: CompilerPackages, emulator: str
+        self,
+        target: Packages,
+        native: Packages,
+        platform: Platform,
+        archive: CompilerPackages,
+        chains: ToolChains,
+        emulator: str,
     ) -> str:
         """Of a set of twins: of all that it is made from."""
         from anyarch.emulation.accelerate.twins import state_of
@@ -205,6 +225,7 @@ class Acceleration:
         whole = hashlib.sha256(msgspec.json.encode(parts))
         whole.update(repr(sorted(native.installed.items())).encode())
         whole.update(state_of(target, native, architecture))
+        whole.update(chains.state())
         if archive.layers:
             from anyarch.emulation.accelerate.cross import state_of_compilers
 
@@ -224,26 +245,33 @@ class Acceleration:
         return found
 
     def _make(
-        self, target: Packages, native: Packages, archive: CompilerPackages, platform: Platform, emulator: str
+        self,
+        target: Packages,
+        native: Packages,
+        archive: CompilerPackages,
+        chains: ToolChains,
+        platform: Platform,
+        emulator: str,
     ) -> TwinSet:
         from anyarch.emulation.accelerate.dispatcher import dispatcher
         from anyarch.emulation.accelerate.twins import choose_tools
 
         host = self.worker.platform.architecture
         chosen = choose_tools(target, native, "t", host=host, architecture=platform.architecture)
+        further = chains.choose()
         if archive.layers:
             from anyarch.emulation.accelerate.cross import choose_compilers
 
             own, other = (self._packages_of((layer,)) for layer in archive.layers)
             architecture = platform.architecture
-            further = choose_tools(other, own, "u", host=host, architecture=architecture, root=target)
-            compilers = choose_compilers(
-                [target, other], own, "x", host=host, target=architecture, gcc=archive.gcc
-            )
-            for each in (further, compilers):
-                chosen.twins += each.twins
-                chosen.files |= each.files
-                chosen.emulated |= each.emulated
+            further += [
+                choose_tools(other, own, "u", host=host, architecture=architecture, root=target),
+                choose_compilers([target, other], own, "x", host=host, target=architecture, gcc=archive.gcc),
+            ]
+        for each in further:
+            chosen.twins += each.twins
+            chosen.files |= each.files
+            chosen.emulated |= each.emulated
         with open(emulator, "rb") as file:
             files = {DISPATCHER: dispatcher(file.read(), chosen.twins, host=host), LOG: b""}
         layer = self._keep({**chosen.files, **files})

@@ -24,7 +24,7 @@ from anyarch.spec.codec import json_decoder
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import BinaryIO
 
     from anyarch.emulation.accelerate.archive import Release
@@ -97,6 +97,81 @@ class Compilers:
             found = await asyncio.to_thread(self._fetch, key, trees, release, platform, place, gcc)
         self._known[key] = found
         return found
+
+    async def equal(self, sibling: tuple[str, ...], wanted: Mapping[str, str], kept: str) -> str:
+        """The layer with this machine's packages in given versions (`wanted`, by name), or of one source,
+        of which the files that match `kept` are needed. Raises `NotSupported` when they are not to be had."""
+        from anyarch.emulation.accelerate.archive import release_of
+
+        worker = self._worker
+        try:
+            place, name = await self._place()
+        except AnyarchError as error:
+            raise NotSupported(error.message) from None
+        release = release_of(worker.view(SnapshotResult(sibling)))
+        words = [f"{package}={version}" for package, version in sorted(wanted.items())]
+        key = " ".join(["equal 1", str(release), worker.platform.architecture, kept, *words, name])
+        async with self._locks.setdefault("", asyncio.Lock()):
+            found = self._known.get(key) or await asyncio.to_thread(self._kept, key)
+            if found is None:
+                await worker.ensure_local(SnapshotResult(place))
+                found = await asyncio.to_thread(self._fetch_equal, key, sibling, release, place, wanted, kept)
+            self._known[key] = found
+        if found.missing:
+            raise NotSupported(found.missing)
+        return found.layers[0]
+
+    def _fetch_equal(
+        self,
+        key: str,
+        sibling: tuple[str, ...],
+        release: Release,
+        place: tuple[str, ...],
+        wanted: Mapping[str, str],
+        kept: str,
+    ) -> CompilerPackages:
+        from anyarch.emulation.accelerate.selection import TARGETS
+
+        host = TARGETS[self._worker.platform.architecture].debian
+        try:
+            if self._source:
+                files = self._equal_from_source(place, host, wanted, kept)
+            else:
+                files = self._equal_from_archive(sibling, release, host, wanted, kept)
+        except NotSupported as error:
+            return CompilerPackages(missing=error.message)
+        layer = self._keep_files([file for name in (host, "all") for file in files.get(name, [])])
+        found = CompilerPackages((layer,))
+        self._worker.store.cache.set_value(TWINS, key, msgspec.json.encode(found))
+        return found
+
+    def _equal_from_archive(
+        self, sibling: tuple[str, ...], release: Release, host: str, wanted: Mapping[str, str], kept: str
+    ) -> dict[str, list[KeptFile]]:
+        from anyarch.emulation.accelerate import archive
+
+        worker = self._worker
+        if release.distribution not in ("debian", "ubuntu"):
+            raise NotSupported("the packages are neither Debian's nor Ubuntu's")
+        work = worker.store.work_dir()
+        try:
+            known = archive.archive_of({host: worker.view(SnapshotResult(sibling))}, release)
+            return archive.fetch_equal(work / "archive", known, host=host, wanted=wanted, kept=kept)
+        finally:
+            worker.layers.dispose(work)
+
+    def _equal_from_source(
+        self, place: tuple[str, ...], host: str, wanted: Mapping[str, str], kept: str
+    ) -> dict[str, list[KeptFile]]:
+        from anyarch.emulation.accelerate.deb import equal_files, kept_files
+
+        paths = self._packages_of_image(place) if place else _packages_below(self._source)
+        try:
+            chosen = equal_files(paths, wanted, host)
+            with ExitStack() as stack:
+                return kept_files(((path, stack.enter_context(paths[path]())) for path in chosen), kept=kept)
+        except NotSupported as error:
+            raise NotSupported(f"{self._source}: {error.message}") from None
 
     async def _place(self) -> tuple[tuple[str, ...], str]:
         """The layers of the image that packages come from, and a name for the state of the source."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.emulation.accelerate.deb import kept_files
+from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from anyarch.emulation.accelerate.deb import KeptFile
     from anyarch.snapshot.view import TreeView
 
-__all__ = ["Archive", "Release", "Repository", "archive_of", "download", "fetch", "release_of"]
+__all__ = ["Archive", "Release", "Repository", "archive_of", "download", "fetch", "fetch_equal", "release_of"]
 
 _DEFAULTS = {
     "debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian"),
@@ -149,6 +150,32 @@ def fetch(
         return kept_files((path.name, stack.enter_context(path.open("rb"))) for path in paths)
 
 
+def fetch_equal(
+    directory: Path, archive: Archive, *, host: str, wanted: Mapping[str, str], kept: str
+) -> dict[str, list[KeptFile]]:
+    """The files of this machine's packages in given versions, or of the same source, as far as they match
+    `kept`; by architecture.
+
+    Raises `NotSupported` when the machine has no apt, or the archive has one of them in other versions only.
+    """
+    _configure(directory, archive, host, [host])
+    _run(directory, ["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+    known: dict[str, list[str]] = {}
+    for line in _run(directory, ["apt-cache", "madison", *wanted]).splitlines():
+        name, version, _ = (field.strip() for field in line.split("|", 2))
+        known.setdefault(name, []).append(version)
+    chosen = []
+    for name, version in sorted(wanted.items()):
+        same = [one for one in known.get(name, []) if is_same_source(one, version)]
+        if not same:
+            has = ", ".join(dict.fromkeys(known.get(name, []))) or "none"
+            raise NotSupported(f"{name} {version} is not in the archive, which has {has}")
+        chosen.append(f"{name}={version if version in same else same[0]}")
+    with ExitStack() as stack:
+        paths = _downloaded(directory, chosen)
+        return kept_files(((path.name, stack.enter_context(path.open("rb"))) for path in paths), kept=kept)
+
+
 def download(
     directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
 ) -> list[Path]:
@@ -163,8 +190,12 @@ def download(
     shown = _run(directory, ["apt-cache", "policy", *optional]) if optional else ""
     known = set(re.findall(r"^(\S+):\n  Installed: [^\n]*\n  Candidate: (?!\(none\))", shown, re.MULTILINE))
     extra = [name for name in optional if name in known or name.rpartition(":")[0] in known]
+    return _downloaded(directory, [*packages, *extra])
+
+
+def _downloaded(directory: Path, packages: Sequence[str]) -> list[Path]:
     (directory / "packages").mkdir()
-    _run(directory, ["apt-get", "-q", "download", *packages, *extra], cwd=directory / "packages")
+    _run(directory, ["apt-get", "-q", "download", *packages], cwd=directory / "packages")
     return sorted((directory / "packages").glob("*.deb"))
 
 

@@ -17,7 +17,7 @@ import msgspec
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
-from anyarch.emulation.accelerate.selection import TARGETS, environment_rules
+from anyarch.emulation.accelerate.selection import TARGETS, conditions
 from anyarch.emulation.accelerate.twins import Chosen, identity_of
 from anyarch.errors import NotSupported
 
@@ -118,8 +118,8 @@ def choose_compilers(
     natives = Natives(native, group, host=host, target=target)
     chosen = Chosen([], natives.files, {})
     triplet = TARGETS[target].multiarch
-    rules = environment_rules(target)
-    driver_rules = (*rules, *(EnvironmentRule(f"{name}=", ("",)) for name in _DRIVER_VARIABLES))
+    rules = conditions(target)
+    driver_rules = conditions(target, tuple(EnvironmentRule(f"{name}=", ("",)) for name in _DRIVER_VARIABLES))
     table = [
         *(
             (f"usr/bin/{triplet}-{name}-{gcc}", _DRIVER_REFUSED, driver_rules)
@@ -133,7 +133,7 @@ def choose_compilers(
         ),
     ]
     known: set[tuple[str, Identity]] = set()
-    for path, refused, environment in table:
+    for path, refused, allowed in table:
         name = path.rpartition("/")[2]
         own = path.replace("/gcc/", "/gcc-cross/") if "/gcc/" in path else path
         for packages in targets:
@@ -150,7 +150,7 @@ def choose_compilers(
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
                 continue
-            chosen.twins.append(msgspec.structs.replace(twin, environment=environment))
+            chosen.twins.append(msgspec.structs.replace(twin, conditions=allowed))
     return chosen
 
 

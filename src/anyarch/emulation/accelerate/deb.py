@@ -17,15 +17,16 @@ from urllib.parse import unquote
 import msgspec
 
 from anyarch.archive.decompression import open_decompressed
+from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.errors import AnyarchError, NotSupported
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
-__all__ = ["KeptFile", "compare_versions", "kept_files", "wanted_files"]
+__all__ = ["KeptFile", "compare_versions", "equal_files", "kept_files", "wanted_files"]
 
-_KEPT = re.compile(r"(usr/)?(bin|sbin|lib|lib64|libexec)/")
+_KEPT = r"(usr/)?(bin|sbin|lib|lib64|libexec)/"
 _UNKEPT = re.compile(r"\.(a|o|h|py|py3|gresource|x[a-z]*)$|/plugin/include/|/include/|/share/|/ldscripts/")
 _NAME = re.compile(r"(?:.*/)?(?P<name>[^_/]+)_(?P<version>[^_/]+)_(?P<architecture>[a-z0-9-]+)\.deb")
 _MAGIC, _HEADER = b"!<arch>\n", 60
@@ -60,14 +61,32 @@ def wanted_files(paths: Iterable[str], packages: Sequence[str], optional: Sequen
     return [newest[name][1] for name in (*packages, *optional) if name in newest]
 
 
-def kept_files(packages: Iterable[tuple[str, BinaryIO]]) -> dict[str, list[KeptFile]]:
-    """The kept files of packages (name to tell them by, content), by architecture, with dpkg's database.
-    Raises `NotSupported` for what is no package."""
+def equal_files(paths: Iterable[str], wanted: Mapping[str, str], host: str) -> list[str]:
+    """Of files called `NAME_VERSION_ARCH.deb` those in the `wanted` versions by name, or of the same source,
+    that are for `host` (Debian's name) or for all. Raises `NotSupported` when one is not among them."""
+    found: dict[str, str] = {}
+    for path in sorted(paths):
+        match = _NAME.fullmatch(path)
+        if match is None or match["architecture"] not in (host, "all"):
+            continue
+        name, version = match["name"], unquote(match["version"])
+        # no epoch stands in the name of a file
+        if name in wanted and is_same_source(version.rpartition(":")[2], wanted[name].rpartition(":")[2]):
+            found[name] = path
+    missing = [f"{name} {version}" for name, version in sorted(wanted.items()) if name not in found]
+    if missing:
+        raise NotSupported(f"these packages are not there: {', '.join(missing)}")
+    return [found[name] for name in sorted(found)]
+
+
+def kept_files(packages: Iterable[tuple[str, BinaryIO]], *, kept: str = _KEPT) -> dict[str, list[KeptFile]]:
+    """The files of packages (name to tell them by, content) whose paths match `kept`, by architecture, with
+    dpkg's database. Raises `NotSupported` for what is no package."""
     found: dict[str, list[KeptFile]] = {}
     status: dict[str, list[str]] = {}
     for what, file in packages:
         try:
-            control, text, files = _unpacked(file)
+            control, text, files = _unpacked(file, re.compile(kept))
         except (AnyarchError, tarfile.TarError, ValueError, KeyError, EOFError) as error:
             raise NotSupported(f"{what} is not a Debian package that can be read: {error}") from None
         architecture = control["Architecture"]
@@ -79,7 +98,7 @@ def kept_files(packages: Iterable[tuple[str, BinaryIO]]) -> dict[str, list[KeptF
     return found
 
 
-def _unpacked(file: BinaryIO) -> tuple[Mapping[str, str], str, list[KeptFile]]:
+def _unpacked(file: BinaryIO, kept: re.Pattern[str]) -> tuple[Mapping[str, str], str, list[KeptFile]]:
     control, text = {}, ""
     files: list[KeptFile] = []
     if file.read(len(_MAGIC)) != _MAGIC:
@@ -95,7 +114,7 @@ def _unpacked(file: BinaryIO) -> tuple[Mapping[str, str], str, list[KeptFile]]:
                     line.split(": ", 1) for line in text.splitlines() if ": " in line and line[0] != " "
                 )
             else:
-                files = list(_files(members, control))
+                files = list(_files(members, control, kept))
     if not {"Package", "Version", "Architecture"} <= control.keys():
         raise ValueError("its control file says too little")
     return control, text, files
@@ -120,12 +139,12 @@ def _control(members: tarfile.TarFile) -> str:
     raise ValueError("it has no control file")
 
 
-def _files(members: tarfile.TarFile, control: Mapping[str, str]) -> Iterator[KeptFile]:
+def _files(members: tarfile.TarFile, control: Mapping[str, str], kept: re.Pattern[str]) -> Iterator[KeptFile]:
     listed, sums = [], []
     data: dict[str, bytes] = {}
     for member in members:
         name = member.name.removeprefix("./")
-        if not _KEPT.match(name) or _UNKEPT.search(name) or ".." in name.split("/"):
+        if not kept.match(name) or _UNKEPT.search(name) or ".." in name.split("/"):
             continue
         # on both sides as on a system whose /bin and /lib are links into /usr
         place = name if name.startswith("usr/") else f"usr/{name}"

@@ -33,6 +33,7 @@ __all__ = [
     "RAN",
     "REPLACED",
     "ArgumentRule",
+    "Condition",
     "EnvironmentRule",
     "Identity",
     "Twin",
@@ -86,14 +87,24 @@ class ArgumentRule(msgspec.Struct, frozen=True, order=True):
     value: str = ""
 
 
+class Condition(msgspec.Struct, frozen=True, order=True):
+    """When a twin may run: each of `needs` begins some variable, no rule forbids another, and the first
+    argument begins with `first`."""
+
+    needs: tuple[str, ...] = ()
+    rules: tuple[EnvironmentRule, ...] = ()
+    first: str = ""
+
+
 class Twin(msgspec.Struct, frozen=True, order=True):
-    """`path` of the foreign program, `program` of the native one below `HIDDEN`. `append` are arguments that
-    it gets behind all others."""
+    """`path` of the foreign program, `program` of the native one below `HIDDEN`. One of `conditions` has to
+    hold, where there are any; if none does, the next twin in a table counts if it is for the same file.
+    `append` are arguments that it gets behind all others."""
 
     path: str
     program: str
     identities: tuple[Identity, ...]
-    environment: tuple[EnvironmentRule, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     arguments: tuple[ArgumentRule, ...] = ()
     append: tuple[str, ...] = ()
 
@@ -142,10 +153,9 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV = 0, 0x200, 0x1800, 0x1808
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<9Q")
-_HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT, _ENV_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(
-    0, 72, 8
-)
+_ENTRY = struct.Struct("<11Q")
+_HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
+_ENV_AT, _NEED_AT, _FIRST_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(40, 88, 8)
 
 
 def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int) -> bytes:
@@ -219,6 +229,7 @@ def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int)
     asm.jump("search")
 
     _check_environment(asm)
+    _check_needs(asm)
     _check_arguments(asm)
     _run(asm)
     _tell(asm)
@@ -232,17 +243,12 @@ def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int)
 
 def _check_environment(asm: Assembler) -> None:
     """Every variable against every rule: a = variable, b = rule, c and d bytes, limit = place in envp."""
-    a, b, c, d, entry, frame, limit, top = range(8)
+    a, b, c, d, entry, frame, limit, _top = range(8)
     asm.label("known")
-    asm.load(a, top)  # argc
-    asm.constant(b, 8)
-    asm.multiply(a, b)
-    asm.move(limit, top)
-    asm.add(limit, a)
-    asm.add_constant(limit, 16)  # past argc and the end of argv
+    _variables(asm, limit)
     asm.label("variable")
     asm.load(a, limit)
-    asm.branch_zero(a, "environment_ok")
+    asm.branch_zero(a, "needs")
     asm.load(b, entry, _ENV_AT)
     asm.address(c, "texts")
     asm.add(b, c)
@@ -295,6 +301,61 @@ def _check_environment(asm: Assembler) -> None:
     asm.label("next_variable")
     asm.add_constant(limit, 8)
     asm.jump("variable")
+
+
+def _variables(asm: Assembler, place: int) -> None:
+    """The register gets the place of the first variable."""
+    a, b, top = 0, 1, 7
+    asm.load(a, top)  # argc
+    asm.constant(b, 8)
+    asm.multiply(a, b)
+    asm.move(place, top)
+    asm.add(place, a)
+    asm.add_constant(place, 16)  # past argc and the end of argv
+
+
+def _check_needs(asm: Assembler) -> None:
+    """For every need some variable that begins with it; and the first argument."""
+    a, b, c, d, entry, frame, limit, top = range(8)
+    asm.label("needs")
+    asm.load(b, entry, _NEED_AT)
+    asm.address(c, "texts")
+    asm.add(b, c)
+    asm.label("need")  # b at a mark: _ITEM or _END
+    asm.load(c, b, bits=8)
+    asm.branch_zero(c, "first")
+    asm.add_constant(b, 1)
+    asm.store(b, frame, _ARGV)
+    _variables(asm, limit)
+    asm.label("need_variable")
+    asm.load(a, limit)
+    asm.branch_zero(a, "refuse_environment")
+    asm.load(b, frame, _ARGV)
+    asm.label("need_compare")
+    asm.load(c, b, bits=8)
+    asm.add_constant(b, 1)
+    asm.branch_zero(c, "need")
+    asm.load(d, a, bits=8)
+    asm.add_constant(a, 1)
+    asm.branch("eq", c, d, "need_compare")
+    asm.add_constant(limit, 8)
+    asm.jump("need_variable")
+    asm.label("first")
+    asm.load(b, entry, _FIRST_AT)
+    asm.address(c, "texts")
+    asm.add(b, c)
+    asm.load(c, b, bits=8)
+    asm.branch_zero(c, "environment_ok")
+    asm.load(a, top, 32)  # behind the program's own name
+    asm.branch_zero(a, "refuse_environment")
+    asm.label("first_compare")
+    asm.load(c, b, bits=8)
+    asm.branch_zero(c, "environment_ok")
+    asm.load(d, a, bits=8)
+    asm.branch("ne", c, d, "refuse_environment")
+    asm.add_constant(a, 1)
+    asm.add_constant(b, 1)
+    asm.jump("first_compare")
 
 
 def _check_arguments(asm: Assembler) -> None:
@@ -426,12 +487,7 @@ def _run(asm: Assembler) -> None:
     asm.address(c, "run_now")
     asm.jump("tell")
     asm.label("run_now")
-    asm.load(a, top)
-    asm.constant(b, 8)
-    asm.multiply(a, b)
-    asm.move(limit, top)
-    asm.add(limit, a)
-    asm.add_constant(limit, 16)  # envp
+    _variables(asm, limit)
     asm.load(c, frame, _ARGV)
     asm.load(a, entry, _PROGRAM_AT)
     asm.address(b, "texts")
@@ -442,7 +498,13 @@ def _run(asm: Assembler) -> None:
     asm.address(c, "emulate")
     asm.jump("tell")
 
+    # by this condition; the next entry may be of the same file, with another one
     asm.label("refuse_environment")
+    asm.load(a, entry, _HASH_AT)
+    asm.load(b, entry, _ENTRY.size + _HASH_AT)
+    asm.add_constant(entry, _ENTRY.size)
+    asm.branch("eq", a, b, "known")
+    asm.add_constant(entry, -_ENTRY.size)
     asm.constant(d, ENVIRONMENT)
     asm.address(c, "emulate")
     asm.jump("tell")
@@ -518,17 +580,25 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
     for number, twin in enumerate(twins):
         name = text(twin.path.encode() + b"\0")
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
-        environment = text(b"".join(map(_environment_rule, twin.environment)) + _END)
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + _END)
         rest = text(b"".join(_ITEM + item.encode() + b"\0" for item in twin.append) + _END)
         assert len(twin.append) <= _MOST_APPENDED
+        conditions = [
+            (
+                text(b"".join(map(_environment_rule, one.rules)) + _END),
+                text(b"".join(_ITEM + need.encode() + b"\0" for need in one.needs) + _END),
+                text(one.first.encode() + b"\0"),
+            )
+            for one in twin.conditions or (Condition(),)
+        ]
         for each in twin.identities:
-            row = (each.hash, each.size, each.mtime & _WORD, name, program, environment, arguments)
-            rows.append(_ENTRY.pack(*row, rest, number))
+            known_by = (each.hash, each.size, each.mtime & _WORD, name, program)
+            rows += [_ENTRY.pack(*known_by, *condition, arguments, rest, number) for condition in conditions]
     asm.align(8)
     asm.label("entries")
     asm.data(b"".join(rows))
     asm.label("entries_end")
+    asm.data(bytes(_ENTRY.size))  # behind the last one: of no file
     asm.label("texts")
     asm.data(bytes(texts))
     asm.label("log")

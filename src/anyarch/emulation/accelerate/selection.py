@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule
+from anyarch.emulation.accelerate.dispatcher import ArgumentRule, Condition, EnvironmentRule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TARGETS", "Target", "allowed_programs", "arguments_of", "environment_rules", "native_texts"]
+__all__ = ["TARGETS", "Target", "allowed_programs", "arguments_of", "conditions", "native_texts"]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -108,14 +108,14 @@ def arguments_of(program: str, target: str) -> tuple[ArgumentRule, ...]:
     return _ARGUMENTS.get(program, ())
 
 
-def environment_rules(target: str) -> tuple[EnvironmentRule, ...]:
-    """Libraries that are to be loaded before others are foreign; compiled locales have a byte order, and only
-    those that the C library knows by itself are the same; settings for QEMU are for QEMU."""
-    plain: tuple[str, ...] = ("", "C", "POSIX")
+def conditions(target: str, further: tuple[EnvironmentRule, ...] = ()) -> tuple[Condition, ...]:
+    """What the environment of a twin may be. Libraries that are to be loaded before others are foreign;
+    compiled locales have a byte order, and only those that the C library knows by itself are the same
+    (LC_ALL outdoes all other names); settings for QEMU are for QEMU."""
+    plain: tuple[str, ...] = ("C", "POSIX")
     if TARGETS[target].is_little:
         plain += ("C.UTF-8", "C.utf8")
-    names = ("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_NUMERIC", "LC_TIME")
-    return (
+    rules = (
         EnvironmentRule("LD_PRELOAD=", ("",)),
         EnvironmentRule("LD_LIBRARY_PATH=", ("",)),
         EnvironmentRule("LD_RUN_PATH=", ("",)),
@@ -123,8 +123,13 @@ def environment_rules(target: str) -> tuple[EnvironmentRule, ...]:
         EnvironmentRule("GCONV_PATH="),
         EnvironmentRule("LOCPATH="),
         EnvironmentRule("QEMU_"),
-        *(EnvironmentRule(f"{name}=", plain) for name in names),
-        *(EnvironmentRule(prefix) for prefix in ("LC_",)),
+        *further,
+    )
+    names = ("LANG", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_NUMERIC", "LC_TIME")
+    locales = (*(EnvironmentRule(f"{name}=", ("", *plain)) for name in names), EnvironmentRule("LC_"))
+    return (
+        Condition((), (*rules, *locales)),
+        Condition(("LC_ALL=",), (*rules, EnvironmentRule("LC_ALL=", plain))),
     )
 
 

@@ -15,7 +15,7 @@ from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import (
     allowed_programs,
     arguments_of,
-    environment_rules,
+    conditions,
 )
 from anyarch.errors import NotSupported, PathNotFound
 
@@ -51,7 +51,7 @@ def choose_tools(
     where that is not `target`."""
     natives = Natives(native, group, host=host, target=architecture)
     chosen = Chosen([], natives.files, {})
-    rules = environment_rules(architecture)
+    rules = conditions(architecture)
     for package in sorted(target.installed):
         names = allowed_programs(package, architecture)
         if not names:
@@ -73,7 +73,7 @@ def choose_tools(
                 chosen.emulated[f"/{path}"] = error.message
                 continue
             if twin is not None:
-                chosen.twins.append(msgspec.structs.replace(twin, environment=rules))
+                chosen.twins.append(msgspec.structs.replace(twin, conditions=rules))
     return chosen
 
 

@@ -14,6 +14,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     PAGE,
     RAN,
     ArgumentRule,
+    Condition,
     EnvironmentRule,
     Identity,
     Twin,
@@ -54,7 +55,10 @@ def test_the_code_is_made_for_every_host_and_is_the_same_each_time(host: str) ->
         "/bin/true",
         "t/bin/true",
         (Identity(1, 2, 3),),
-        (EnvironmentRule("LD_"), EnvironmentRule("LANG=", ("", "C"))),
+        (
+            Condition((), (EnvironmentRule("LD_"), EnvironmentRule("LANG=", ("", "C")))),
+            Condition(("LC_ALL=",)),
+        ),
         (ArgumentRule("refuse", "-x"), ArgumentRule("next", "-p", "/a"), ArgumentRule("swap", "/a", "/b")),
         ("-v",),
     )

@@ -8,7 +8,7 @@ from anyarch.emulation.accelerate.selection import (
     TARGETS,
     allowed_programs,
     arguments_of,
-    environment_rules,
+    conditions,
 )
 
 
@@ -48,7 +48,8 @@ def test_what_depends_on_word_size_or_byte_order_is_left_out_where_that_differs(
 
 def test_compiled_locales_are_for_the_byte_order_of_this_machine() -> None:
     def allowed(target: str) -> tuple[str, ...]:
-        return next(rule.allowed for rule in environment_rules(target) if rule.prefix == "LC_ALL=")
+        (allowed,) = {rule.allowed for rule in conditions(target)[1].rules if rule.prefix == "LC_ALL="}
+        return allowed
 
     assert "C.UTF-8" in allowed("arm64")
     assert "C.UTF-8" not in allowed("s390x")

@@ -1,0 +1,172 @@
+"""Twins of Go's back ends.
+
+Compiler, assembler, linker, cgo and the like make the same code on every machine: they take the architecture
+that it is for from GOARCH. Only without it they take their own. The `go` command sets it for all that it
+starts, with GOTOOLDIR and the other variables that have a default: who starts a back end in another way gets
+the emulated one. The `go` command itself tells the machine's architecture (`go env`, GOHOSTARCH, the
+directory of its tools, whether cgo is the default): it is emulated.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.emulation.accelerate.chains import owned_natives
+from anyarch.emulation.accelerate.dispatcher import Condition, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.natives import Natives, read_file
+from anyarch.emulation.accelerate.twins import Chosen, identity_of
+from anyarch.errors import NotSupported
+
+if TYPE_CHECKING:
+    from anyarch.emulation.accelerate.chains import Scene
+    from anyarch.emulation.accelerate.packages import Packages
+
+__all__ = ["Go"]
+
+_TOOLS = ("asm", "buildid", "cgo", "compile", "cover", "link", "pack", "preprofile", "vet")
+_PACKAGE = re.compile(r"golang-(1\.[0-9]+)-go")
+_UPSTREAM = "usr/local/go"
+_VERSION = re.compile(r"go1\.[0-9]+(?:\.[0-9]+|(?:rc|beta)[0-9]+)?")
+# what programs are told to look for their loader by: the linker's default, unless it was built for another
+_LOADER = re.compile(rb"/lib(?:32|64)?/ld(?:32|64)?[-a-z0-9_]*\.so\.[0-9]")
+
+_ARCHITECTURES = (
+    *("386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le"),
+    *("riscv64", "s390x", "wasm"),
+)
+_SYSTEMS = (
+    *("aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "ios", "js", "linux", "netbsd"),
+    *("openbsd", "plan9", "solaris", "wasip1", "windows"),
+)
+_BY_GO = Condition(
+    ("GOARCH=", "GOOS=", "GOTOOLDIR="),
+    (
+        EnvironmentRule("GOARCH=", _ARCHITECTURES),
+        EnvironmentRule("GOOS=", _SYSTEMS),
+        EnvironmentRule("QEMU_"),
+    ),
+)
+_BY_ANYONE = Condition((), (EnvironmentRule("QEMU_"),))
+
+
+class _Tree(msgspec.Struct, frozen=True):
+    """A Go in a root: where, and of which package (none for one of Go's own archives)."""
+
+    directory: str
+    package: str = ""
+
+    def tools(self, architecture: str) -> dict[str, str]:
+        """Paths by name."""
+        below = f"{self.directory}/pkg/tool/linux_{architecture}"
+        return {
+            **{name: f"{below}/{name}" for name in _TOOLS},
+            "gofmt": f"{self.directory}/bin/gofmt",
+        }
+
+
+class Go:
+    """Debian's and Ubuntu's packages golang-1.NN-go, and Go's own archive in /usr/local/go."""
+
+    group = "g"
+    kept = r"usr/lib/go-1\.[0-9]+/(pkg/tool/|bin/|VERSION$)"
+
+    def packages(self, root: Packages, target: str) -> dict[str, str]:
+        return {name: package.version for name, package in root.installed.items() if _PACKAGE.fullmatch(name)}
+
+    def state(self, scene: Scene) -> object:
+        return [
+            (
+                tree,
+                _version(scene.root, tree),
+                [_version(native, tree) for native in scene.natives],
+                [
+                    (path, identity_of(scene.root, path), _is_of_base(scene, path))
+                    for path in tree.tools(scene.target).values()
+                ],
+            )
+            for tree in _trees(scene.root)
+        ]
+
+    def choose(self, scene: Scene) -> Chosen:
+        chosen = Chosen([], {}, {})
+        for tree in _trees(scene.root):
+            try:
+                native = _native(scene, tree)
+            except NotSupported as error:
+                chosen.emulated[tree.package or f"/{tree.directory}"] = error.message
+                continue
+            natives = Natives(native, self.group, host=scene.host, target=scene.target)
+            for name, path in tree.tools(scene.target).items():
+                try:
+                    twin = _twin(scene, native, natives, name, path, tree.tools(scene.host)[name])
+                except NotSupported as error:
+                    chosen.emulated[f"/{path}"] = error.message
+                    continue
+                if twin is not None:
+                    chosen.twins.append(twin)
+            chosen.files |= natives.files
+        return chosen
+
+
+def _trees(root: Packages) -> list[_Tree]:
+    found = [
+        _Tree(f"usr/lib/go-{match[1]}", name)
+        for name in sorted(root.installed)
+        if (match := _PACKAGE.fullmatch(name))
+    ]
+    upstream = _Tree(_UPSTREAM)
+    return [*found, upstream] if _version(root, upstream) else found
+
+
+def _version(packages: Packages, tree: _Tree) -> str:
+    """`go1.22.1`; empty for a development version or no Go at all."""
+    try:
+        words = read_file(packages, f"{tree.directory}/VERSION").decode("utf-8", "replace").split()
+    except NotSupported:
+        return ""
+    return words[0] if words and _VERSION.fullmatch(words[0]) else ""
+
+
+def _native(scene: Scene, tree: _Tree) -> Packages:
+    """The native tree with the same Go."""
+    present = [path for path in tree.tools(scene.target).values() if _exists(scene.root, path)]
+    if tree.package:
+        return owned_natives(scene, tree.package, present)
+    version = _version(scene.root, tree)
+    for path in present:
+        if not _is_of_base(scene, path):
+            raise NotSupported(f"{version} is not the base image's, but came by a step")
+    sibling = _version(scene.natives[0], tree)
+    if sibling != version:
+        raise NotSupported(f"{version}, but {sibling or 'none'} in the native image")
+    return scene.natives[0]
+
+
+def _twin(scene: Scene, native: Packages, natives: Natives, name: str, path: str, own: str) -> Twin | None:
+    found = identity_of(scene.root, path)
+    if found is None:
+        return None  # not of this version of Go
+    if name == "link":
+        _check_loaders(read_file(scene.root, path), read_file(native, own))
+    place = natives.program(own, path, texts={})
+    condition = _BY_ANYONE if name == "gofmt" else _BY_GO
+    return Twin(f"/{path}", place, (found,), (condition,))
+
+
+def _check_loaders(theirs: bytes, ours: bytes) -> None:
+    """A linker may have been built with a default for its own architecture that it has not for others."""
+    unknown = set(_LOADER.findall(theirs)) - set(_LOADER.findall(ours))
+    if unknown:
+        raise NotSupported(f"it was built for the loader {min(unknown).decode()}, the native one was not")
+
+
+def _exists(packages: Packages, path: str) -> bool:
+    return packages.tree.lookup(path) is not None
+
+
+def _is_of_base(scene: Scene, path: str) -> bool:
+    node = scene.root.tree.lookup(path)
+    return node is not None and node.position < scene.based

@@ -1,0 +1,179 @@
+"""Go's back ends with native twins give the same bytes as emulated ones."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.engine.request import Output
+from anyarch.testing.builder import Builder
+from anyarch.testing.debian_archive import DebianArchive
+from anyarch.testing.debian_images import cached
+from anyarch.testing.debian_roots import cross_packages, release_context
+from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from anyarch.testing.builder import BuiltImage
+
+# a root with Go is 700 MB, and emulating its compiler takes its time
+pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow]
+
+TOOLS = "/usr/lib/go-1.19/pkg/tool/linux_arm64"
+MAIN = """package main
+
+import (
+	"fmt"
+	"sort"
+)
+
+func main() {
+	words := []string{"b", "a"}
+	sort.Strings(words)
+	fmt.Println(words, 0.1+0.2, half(3))
+}
+"""
+PURE = """//go:build !cgo
+
+package main
+
+func half(x float64) float64 { return x / 2 }
+"""
+CGO = """package main
+
+// #cgo LDFLAGS: -lm
+// #include <math.h>
+// static double half(double x) { return fma(x, 0.5, 0.0); }
+import "C"
+
+func half(x float64) float64 { return float64(C.half(C.double(x))) }
+"""
+TEST = """package main
+
+import "testing"
+
+func TestHalf(t *testing.T) {
+	if half(3) != 1.5 {
+		t.Fatal(half(3))
+	}
+}
+"""
+ASM = """#include "textflag.h"
+
+TEXT \u00b7Answer(SB),NOSPLIT,$0-8
+	MOVD $42, R0
+	MOVD R0, ret+0(FP)
+	RET
+"""
+SOURCES = {
+    "go.mod": "module example.org/halves\n\ngo 1.19\n",
+    "main.go": MAIN,
+    "pure.go": PURE,
+    "cgo.go": CGO,
+    "half_test.go": TEST,
+    "answer/answer.go": "package answer\n\nfunc Answer() int\n",
+    "answer/answer_arm64.s": ASM,
+}
+DOCKERFILE = """
+FROM debian AS work
+ENV HOME=/root
+COPY . /src/
+WORKDIR /src
+RUN {script}
+FROM scratch
+COPY --from=work /src /src
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Builder:
+    """Above a base image in which only the foreign side has Go."""
+    directory = tmp_path_factory.mktemp("debian")
+    base = chain_image(cache_directory, directory, ("golang-go",))
+    packages = chain_packages(cache_directory, directory, ("golang-1.19-go",))
+    return Builder(
+        tmp_path_factory.mktemp("accelerate"),
+        build_contexts={"debian": base},
+        accelerate=f"cross,packages={packages}",
+    )
+
+
+def chain_image(cache: Path, directory: Path, packages: Sequence[str]) -> str:
+    """Debian 12 with a tool chain for arm64, and without it for this machine; as a build context."""
+    roots = directory / "roots"
+    release_context(cache, roots, ("arm64",), suite="bookworm", packages=packages)
+    release_context(cache, roots, ("amd64",), suite="bookworm")
+    builder = Builder(directory, context=str(roots))
+    layout = directory / "layout"
+    builder(BASE, platform=BOTH, outputs=(Output("oci", str(layout), {"tar": "false"}),))
+    return f"oci-layout://{layout}"
+
+
+def chain_packages(cache: Path, directory: Path, names: Sequence[str]) -> Path:
+    """A directory with what twins are made of: for compilers and a tool chain."""
+
+    def make(kept: Path) -> None:
+        archive = DebianArchive(cache / "debian" / "apt-chain", {"bookworm": ["amd64"]})
+        archive.download([f"{name}:amd64" for name in names], kept)
+
+    found = directory / "packages"
+    found.mkdir()
+    more = cached(cache, f"chain-{names[0]}", make)
+    for path in (*cross_packages(cache, "arm64", suite="bookworm").glob("*.deb"), *more.glob("*.deb")):
+        os.link(path, found / path.name)
+    return found
+
+
+def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str]:
+    """One RUN step in /src, which is all that is kept of it; and its log."""
+    image = build(DOCKERFILE.format(script=script), platform=ARM, files=SOURCES, **request)
+    return image, log(image)
+
+
+def test_programs_are_equal_byte_by_byte_with_and_without_cgo(shared: Builder) -> None:
+    script = (
+        "go build -o with . && CGO_ENABLED=0 go build -o without . && ./with > with.out && "
+        "./without > without.out && go vet ./... && go test -count=1 . && go build -o answer.a ./answer && "
+        "gofmt -l . > formatted && go test -c -cover -o covered ."
+    )
+    plain, _ = run(shared, script, accelerate="off")
+    fast, told = run(shared, script)
+
+    names = ("with", "without", "with.out", "without.out", "answer.a", "formatted", "covered")
+    different = [
+        name
+        for name in names
+        if fast.path(f"/src/{name}").read_bytes() != plain.path(f"/src/{name}").read_bytes()
+    ]
+    assert different == []
+    assert fast.read_text("/src/with.out") == "[a b] 0.3 1.5\n"
+    assert "/usr/lib/go-1.19" not in notes(told)
+
+
+def test_a_native_back_end_calls_itself_what_the_emulated_one_does(shared: Builder) -> None:
+    """What caches of the go command are keyed by; and without its variables it is the emulated one."""
+    script = (
+        "for tool in asm cgo compile cover link vet; do go tool $tool -V=full; done > versions; "
+        f"go env GOARCH GOHOSTARCH GOTOOLDIR CGO_ENABLED > environment; {TOOLS}/compile -V=full > direct"
+    )
+    plain, _ = run(shared, script, accelerate="off")
+    fast, told = run(shared, script)
+
+    for name in ("versions", "environment", "direct"):
+        assert fast.read_text(f"/src/{name}") == plain.read_text(f"/src/{name}")
+    (line,) = [line for line in notes(told).splitlines() if "/compile was emulated" in line]
+    assert "1 times because a variable" in line
+
+
+def test_a_replaced_compiler_is_emulated(shared: Builder) -> None:
+    _, told = run(
+        shared,
+        f"cp {TOOLS}/asm /tmp/asm && cat /tmp/asm > {TOOLS}/asm && go tool asm -V=full",
+    )
+
+    (line,) = [line for line in notes(told).splitlines() if "/asm was emulated" in line]
+    assert "is not the package's any more" in line
