@@ -1,4 +1,4 @@
-"""What is done to the directories of layers: unpack, scan, pack, remove.
+"""What is done to the directories of layers: unpack, scan, amend, pack, remove.
 
 They are plain functions of paths, because an ordinary user has to run them inside a user namespace:
 `python -I -m anyarch.snapshot.dirops` does what the JSON line on its standard input asks for.
@@ -23,6 +23,7 @@ from anyarch import errors
 from anyarch.archive.entry import Entry
 from anyarch.errors import AnyarchError, DigestMismatch, NoSpace, StoreError
 from anyarch.snapshot.index import decode_index, encode_index
+from anyarch.snapshot.upper import Amendment, amend_directory
 from anyarch.spec.digest import Digest
 from anyarch.store.failure import disk_errors, no_space, storage_error
 from anyarch.store.tree import remove_tree
@@ -67,6 +68,9 @@ class DirOps(Protocol):
 
     def scan(self, directory: str, *, overlay: Overlay) -> list[Entry]:
         """Sorted entries of an upper directory, its root first."""
+
+    def amend(self, directory: str, amendment: Amendment, *, overlay: Overlay) -> None:
+        """Change an upper directory as `snapshot.upper` found."""
 
     def pack(self, directory: str, entries: Sequence[Entry], write: Callable[[bytes], object]) -> list[Entry]:
         """Write the tar of `entries`, contents from `directory`; answers them with their offsets."""
@@ -118,6 +122,10 @@ class LocalDirOps:
 
         with disk_errors(directory):
             return scan_tree(directory, overlay=overlay, include_root=True)
+
+    def amend(self, directory: str, amendment: Amendment, *, overlay: Overlay) -> None:
+        with disk_errors(directory):
+            amend_directory(directory, amendment, f"{overlay}.overlay.opaque")
 
     def pack(self, directory: str, entries: Sequence[Entry], write: Callable[[bytes], object]) -> list[Entry]:
         from anyarch.archive.tar import TarWriter
@@ -195,6 +203,12 @@ class NamespacedDirOps:
     def scan(self, directory: str, *, overlay: Overlay) -> list[Entry]:
         index, _ = self._call({"op": "scan", "directory": _text(directory), "overlay": overlay})
         return list(decode_index(index))
+
+    def amend(self, directory: str, amendment: Amendment, *, overlay: Overlay) -> None:
+        paths = {
+            name: [_text(path) for path in paths] for name, paths in msgspec.structs.asdict(amendment).items()
+        }
+        self._call({"op": "amend", "directory": _text(directory), "overlay": overlay, **paths})
 
     def pack(self, directory: str, entries: Sequence[Entry], write: Callable[[bytes], object]) -> list[Entry]:
         request = {"op": "pack", "directory": _text(directory)}
@@ -302,6 +316,10 @@ def _perform(request: dict[str, Any], payload: bytes, send: Callable[[int, bytes
             return {"diff_id": str(unpacked.diff_id), "tar_size": unpacked.tar_size}
         case "scan":
             send(_INDEX, encode_index(local.scan(_path(request["directory"]), overlay=request["overlay"])))
+            return {}
+        case "amend":
+            paths = {name: tuple(map(_path, request[name])) for name in ("removed", "whiteouts", "opened")}
+            local.amend(_path(request["directory"]), Amendment(**paths), overlay=request["overlay"])
             return {}
         case "pack":
             entries = list(decode_index(payload))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
@@ -31,6 +32,7 @@ from anyarch.snapshot.dirops import LocalDirOps
 from anyarch.snapshot.forms import FormMaker
 from anyarch.snapshot.index import decode_index, encode_index
 from anyarch.snapshot.slices import FileSlice, SharedFile, reader_of
+from anyarch.snapshot.upper import drop_roots, settle
 from anyarch.spec.digest import Digest
 from anyarch.store.failure import disk_errors
 from anyarch.store.tree import move_tree
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.dirops import DirOps, Overlay
     from anyarch.snapshot.index import LayerIndex
     from anyarch.snapshot.tarlayer import TarLayer
+    from anyarch.snapshot.view import Node, TreeView
     from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
 
@@ -55,6 +58,7 @@ LAYOUT = "layout:"
 BLOBS = "blobs:"
 """Begins the source of a layer that is in an OCI layout directory."""
 
+_COMPARED = 1 << 20
 _CACHED_ENTRIES = 300_000  # entries of indexes kept in memory, about 150 MB at worst
 
 
@@ -141,21 +145,21 @@ class LayerStore:
         return any(not name.startswith(CACHED) for _, name in self.store.records.sources(layer.id))
 
     def adopt_upper(
-        self,
-        upper: Path,
-        *,
-        overlay: Overlay,
-        unchanged: Callable[[Entry], bool] | None = None,
-        description: str = "",
+        self, upper: Path, *, overlay: Overlay, below: TreeView | None = None, description: str = ""
     ) -> Layer | None:
         """Make the upper directory of a step a layer, by renaming it into the store (same file system).
 
-        `unchanged(entry)` says of a directory whether it is below as it is here: then it was only copied
-        up, and has no entry unless something in it changed (the root: never). Without it the root has no
-        entry. `overlay` tells how opaque directories are marked. None when nothing changed: `upper` stays
-        where it is.
+        `below` is the tree that the step ran on: what is here as it is there has no entry, and no directory
+        is opaque (`snapshot.upper`). Without it all is kept but the root. `overlay` tells how opaque
+        directories are marked. None when nothing changed: `upper` stays where it is.
         """
-        entries = _drop_copied_up(self.dirops.scan(str(upper), overlay=overlay), unchanged)
+        scanned = self.dirops.scan(str(upper), overlay=overlay)
+        if below is None:
+            entries = drop_roots(scanned)
+        else:
+            entries, amendment = settle(scanned, below, partial(_has_content, upper, below))
+            if entries and amendment:
+                self.dirops.amend(str(upper), amendment, overlay=overlay)
         if not entries:
             return None
         layer = f"x-{os.urandom(16).hex()}"
@@ -391,18 +395,17 @@ class LayerStore:
             os.rename(unfinished, path)
 
 
-def _drop_copied_up(entries: Sequence[Entry], unchanged: Callable[[Entry], bool] | None) -> list[Entry]:
-    """Without directories that are as they are below and have no changed entry in them."""
-    kept: list[Entry] = []
-    needed: set[str] = set()
-    for entry in reversed(entries):
-        path = entry.path
-        droppable = not path or (entry.kind is Kind.DIRECTORY and not entry.opaque and path not in needed)
-        if droppable and (not path if unchanged is None else unchanged(entry)):
-            continue
-        needed.add(path.rpartition("/")[0])
-        kept.append(entry)
-    return kept[::-1]
+def _has_content(upper: Path, below: TreeView, entry: Entry, node: Node) -> bool:
+    """Whether the file `entry` of `upper` has the content of the file `node` of `below`. One that this
+    process may not read counts as changed."""
+    path = b"%b/%b" % (os.fsencode(upper), entry.path.encode("utf-8", "surrogateescape"))
+    if not os.access(path, os.R_OK):
+        return False
+    with open(path, "rb") as here, below.open(node) as there:
+        while data := here.read(_COMPARED):
+            if data != there.read(_COMPARED):
+                return False
+        return not there.read(1)
 
 
 def _read(path: str) -> bytes:

@@ -146,9 +146,8 @@ class Draft:
         """Names in a directory, sorted."""
         names = set(self._children.get(path, ()))
         if self._base is not None and not self._hidden(path):
-            item = self._items.get(path)
             below = self._below(path)
-            if below is not None and below.kind is Kind.DIRECTORY and not (item and item.entry.opaque):
+            if below is not None and below.kind is Kind.DIRECTORY:
                 found = self._base.listdir(path)
                 self.facts[path + "/"] = found
                 names.update(n for n in found if join(path, n) not in self._removed)
@@ -245,22 +244,44 @@ class Draft:
         out: list[tuple[str, Entry, Content | None]] = []
         for path, item in self._items.items():
             entry = item.entry
-            replaced = path in self._removed
-            if entry.mtime_ns == _INHERIT or replaced:
-                entry = msgspec.structs.replace(
-                    entry,
-                    mtime_ns=newest.get(path, 0) if entry.mtime_ns == _INHERIT else entry.mtime_ns,
-                    opaque=entry.opaque or (replaced and entry.kind is Kind.DIRECTORY),
-                )
+            if entry.mtime_ns == _INHERIT:
+                entry = msgspec.structs.replace(entry, mtime_ns=newest.get(path, 0))
             out.append((path.replace("/", "\0"), entry, item.content))
         out.extend(
             (path.replace("/", "\0"), Entry(path, Kind.WHITEOUT), None)
-            for path in self._removed
+            for top in sorted(self._removed)
             # Below a removed ancestor everything is hidden already.
-            if path not in self._items and not any(p in self._removed for p in _ancestors(path))
+            if not any(p in self._removed for p in _ancestors(top))
+            for path in self._gone(top)
         )
         out.sort(key=lambda item: item[0])
         return [(entry, content) for _, entry, content in out]
+
+    def _gone(self, top: str) -> Iterator[str]:
+        """What the removed `top` needs whiteouts for. A directory in its place is not made opaque: put above
+        another tree (`merge`) the layer would hide what this step has not seen."""
+        if top not in self._items:
+            yield top
+            return
+        assert self._base is not None
+        stack = [top]
+        while stack:
+            directory = stack.pop()
+            below = self._below(directory)
+            if (
+                below is None
+                or below.kind is not Kind.DIRECTORY
+                or self._items[directory].entry.kind is not Kind.DIRECTORY
+            ):
+                continue
+            names = self._base.listdir(directory)
+            self.facts[directory + "/"] = names
+            for name in names:
+                path = join(directory, name)
+                if path in self._items:
+                    stack.append(path)
+                else:
+                    yield path
 
     def commit(self, sink: LayerSink) -> None:
         """Write everything to `sink`. Of several names of one file the first in order holds the content."""

@@ -547,21 +547,8 @@ class Worker:
 
     def adopt(self, upper: Path, base: SnapshotResult | None) -> str:
         """What a step left in `upper` as a layer; the empty layer when it changed nothing."""
-        tree = self.view(base)
-
-        def unchanged(entry: Entry) -> bool:
-            node = tree.lookup(entry.path)
-            if node is None or node.entry.kind is not entry.kind:
-                return False
-            old = node.entry
-            return (old.mode, old.uid, old.gid, old.xattrs) == (
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.xattrs,
-            )
-
-        layer = self.layers.adopt_upper(upper, overlay=self.machine.executor().overlay, unchanged=unchanged)
+        overlay = self.machine.executor().overlay
+        layer = self.layers.adopt_upper(upper, overlay=overlay, below=self.view(base))
         return layer.id if layer is not None else self.empty_layer()
 
     def empty_layer(self) -> str:

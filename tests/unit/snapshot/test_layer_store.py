@@ -401,42 +401,6 @@ def test_the_diff_id_of_a_step_is_computed_without_a_blob(layers: LayerStore, tm
     assert layers.diff_id(layer) == diff_id == Digest.of(_tar_of(layers, layer))
 
 
-def test_a_step_that_changed_nothing_is_no_layer(layers: LayerStore, tmp_path: Path) -> None:
-    upper = _upper(tmp_path)
-    (upper / "usr/lib").mkdir(parents=True)
-    assert layers.adopt_upper(upper, overlay="trusted", unchanged=lambda _: True) is None
-    assert upper.is_dir()
-    upper.rename(tmp_path / "elsewhere")
-
-
-@pytest.mark.root
-@needs_root
-def test_directories_that_were_only_copied_up_are_left_out(layers: LayerStore, tmp_path: Path) -> None:
-    upper = _upper(tmp_path)
-    for path in ("same/deep", "changed", "holds/deep/er", "opaque"):
-        (upper / path).mkdir(parents=True)
-    (upper / "holds/deep/er/file").write_bytes(b"")
-    os.setxattr(upper / "opaque", "trusted.overlay.opaque", b"y")
-    layer = layers.adopt_upper(upper, overlay="trusted", unchanged=lambda entry: entry.path != "changed")
-    assert layer is not None
-    assert [entry.path for entry in layers.index(layer)] == [
-        "changed",
-        "holds",
-        "holds/deep",
-        "holds/deep/er",
-        "holds/deep/er/file",
-        "opaque",
-    ]
-
-
-def test_the_root_has_an_entry_only_when_it_changed(layers: LayerStore, tmp_path: Path) -> None:
-    upper = _upper(tmp_path)
-    (upper / "f").write_bytes(b"")
-    layer = layers.adopt_upper(upper, overlay="trusted", unchanged=lambda entry: entry.path != "")
-    assert layer is not None
-    assert [entry.path for entry in layers.index(layer)] == ["", "f"]
-
-
 @pytest.mark.root
 @needs_root
 def test_an_opaque_directory_is_remade_for_the_other_kind_of_mount(

@@ -8,6 +8,7 @@ import pytest
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError, PathNotFound
+from anyarch.snapshot.view import View
 from anyarch.worker.draft import Draft, bytes_content, clean
 
 from .conftest import listing
@@ -30,6 +31,28 @@ def test_removing_hides_what_is_below_and_putting_again_shows_only_the_new(trees
     draft.put(file("d/new"), bytes_content(b"n"))
     assert draft.listdir("d") == ["new"]
     assert listing(trees.above(base, draft)) == ["d d", "f d/new=n", "f f=3"]
+
+
+def test_a_directory_made_again_hides_only_what_was_there_when_it_lies_on_another_base(trees: Trees) -> None:
+    base = trees.tree({"d/old": b"1", "d/sub/older": b"2", "d/sub/kept": b"3", "f": b"4"})
+    draft = Draft(base)
+    draft.remove("d")
+    draft.make_parents("d/sub")
+    draft.put(file("d/sub/kept"), bytes_content(b"k"))
+    draft.remove("f")
+    draft.make_parents("f")
+    with trees.layers.new_tar() as layer:
+        draft.commit(layer)
+        made = layer.commit()
+    entries = list(trees.layers.index(made))
+    assert [entry.path for entry in entries if entry.kind is Kind.WHITEOUT] == ["d/old", "d/sub/older"]
+    assert not any(entry.opaque for entry in entries)
+    other = trees.layers.get(trees.layer({"d/other": b"o", "d/sub/another": b"a", "f/inner": b"i"}))
+    moved = View(trees.layers, [other, made])
+    assert listing(moved) == [
+        *("d d", "f d/other=o", "d d/sub", "f d/sub/another=a", "f d/sub/kept=k"),
+        *("d f", "f f/inner=i"),
+    ]
 
 
 def test_a_whiteout_is_written_only_for_what_is_there(trees: Trees) -> None:
