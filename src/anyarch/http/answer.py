@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import socket
     from typing import BinaryIO
 
+    from anyarch.http.tunnel import TunnelledTls
+
 __all__ = ["Answer", "Headers"]
 
 _MAX_LINE = 65536
@@ -48,8 +50,8 @@ class Answer(http.client.HTTPResponse):
 
     headers: Headers  # type: ignore[assignment]  # what the base class asks of them is `get`
 
-    def __init__(self, sock: socket.socket, *, method: str) -> None:
-        super().__init__(sock, method=method)
+    def __init__(self, sock: socket.socket | TunnelledTls, *, method: str) -> None:
+        super().__init__(sock, method=method)  # type: ignore[arg-type]  # `makefile` is all it asks of a socket
         self._is_head = method == "HEAD"
 
     def begin(self) -> None:

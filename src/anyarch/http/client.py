@@ -290,6 +290,7 @@ class HttpClient:
             label=target.label,
             context=self._context(target.tls) if target.scheme == "https" else None,
             proxy=proxy,
+            proxy_context=self._context(DEFAULT_TLS) if proxy is not None and proxy.is_tls else None,
             connect_timeout_s=self._connect_timeout_s,
             idle_timeout_s=self._idle_timeout_s,
         )
@@ -351,9 +352,7 @@ def _converse(
                 is_complete = True
             else:
                 connection.send(method, path, headers, None, cancel=cancel, answer_timeout_s=answer_timeout_s)
-                is_complete = connection.send_stream(
-                    stream, body.size, cancel=cancel, on_progress=on_progress
-                )
+                is_complete = connection.send_stream(stream, body.size, on_progress=on_progress)
         response = connection.receive()
         if not is_complete:
             response.will_close = True
@@ -373,7 +372,7 @@ def _read_all(stream: BinaryIO, size: int, label: str) -> bytes:
         parts.append(part)
         left -= len(part)
     if left:
-        from anyarch.http.connection import ended_early
+        from anyarch.http.problem import ended_early
 
         raise ended_early(label, left)
     return b"".join(parts)

@@ -23,11 +23,17 @@ _HINT = "the proxy comes from HTTP_PROXY, HTTPS_PROXY or ALL_PROXY; exceptions g
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """An HTTP proxy. `authorization` is the Proxy-Authorization header, or empty."""
+    """An HTTP proxy, reached by TLS or not. `authorization` is the Proxy-Authorization header, or empty."""
 
     host: str
     port: int
     authorization: str = ""
+    is_tls: bool = False
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def is_loopback(host: str) -> bool:
@@ -54,15 +60,15 @@ def proxy_for(env: Mapping[str, str], scheme: str, host: str, port: int) -> Prox
 
 
 def parse_proxy(text: str) -> Proxy:
-    """`http://[user:password@]host[:port]`; the scheme may be left out. Raises `NetworkError`."""
+    """`http[s]://[user:password@]host[:port]`; the scheme may be left out (http). Raises `NetworkError`."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
     except ValueError:
         raise NetworkError(f"invalid proxy address {text!r}", kind="proxy", hint=_HINT) from None
-    if parts.scheme != "http":
+    if parts.scheme not in ("http", "https"):
         raise NetworkError(
-            f"proxy {parts.scheme}://{parts.hostname}: only plain HTTP proxies are supported",
+            f"proxy {parts.scheme}://{parts.hostname}: only HTTP and HTTPS proxies are supported",
             kind="proxy",
             hint=_HINT,
         )
@@ -74,7 +80,8 @@ def parse_proxy(text: str) -> Proxy:
 
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + b64encode(pair.encode()).decode()
-    return Proxy(host, port or 80, authorization)
+    is_tls = parts.scheme == "https"
+    return Proxy(host, port or (443 if is_tls else 80), authorization, is_tls)
 
 
 def _is_exempt(no_proxy: str, host: str, port: int) -> bool:

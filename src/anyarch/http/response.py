@@ -6,7 +6,7 @@ from http.client import HTTPException, IncompleteRead
 from typing import TYPE_CHECKING
 
 from anyarch.errors import NetworkError
-from anyarch.http.connection import network_error
+from anyarch.http.problem import network_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

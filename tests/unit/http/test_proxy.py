@@ -68,8 +68,15 @@ def test_credentials_of_a_proxy_become_a_header():
     )
 
 
+def test_a_proxy_may_be_reached_by_tls():
+    assert parse_proxy("https://proxy.example") == Proxy("proxy.example", 443, is_tls=True)
+    assert parse_proxy("https://a:b@proxy.example:3129") == Proxy(
+        "proxy.example", 3129, "Basic YTpi", is_tls=True
+    )
+
+
 @pytest.mark.parametrize(
-    "text", ["socks5://proxy.example", "https://proxy.example", "http://", "http://h:port"]
+    "text", ["socks5://proxy.example", "ftp://proxy.example", "http://", "http://h:port"]
 )
 def test_a_proxy_that_cannot_be_used_is_named(text):
     with pytest.raises(NetworkError) as caught:
