@@ -17,7 +17,7 @@ from anyarch.http.retry import RetryPolicy
 from anyarch.spec.digest import Digest
 from anyarch.testing.registry import FakeRegistry
 
-from .servers import Loopback, make_certificate, read_header, saying
+from .servers import Loopback, make_certificate, read_header
 
 BIG = random.Random(7).randbytes(5 << 20)
 QUICK = RetryPolicy(attempts=2, budget_s=1, first_delay_s=0.01, refusals=0)
@@ -156,17 +156,23 @@ def test_a_proxy_whose_certificate_nobody_knows_is_not_used(registry, tls_proxy,
 
 
 def test_a_proxy_that_speaks_plain_http_is_told(registry, certificate):
-    with Loopback(saying(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")) as server:
-        with pytest.raises(NetworkError) as caught:
-            exchange(client_of(server), f"{registry.url}/v2/", certificate)
+    def serve(connection):
+        connection.recv(4096)
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with Loopback(serve) as server, pytest.raises(NetworkError) as caught:
+        exchange(client_of(server), f"{registry.url}/v2/", certificate)
     assert "speaks plain HTTP" in caught.value.message
     assert "http://" in (caught.value.hint or "")
 
 
 def test_the_certificate_of_the_server_is_checked_inside_the_tunnel(tls_proxy, certificate, tmp_path):
-    with FakeRegistry(tls=make_certificate(tmp_path)) as registry, tls_proxy(relay([])) as server:
-        with pytest.raises(NetworkError) as caught:
-            client_of(server).request("GET", f"{registry.url}/v2/").close()
+    with (
+        FakeRegistry(tls=make_certificate(tmp_path)) as registry,
+        tls_proxy(relay([])) as server,
+        pytest.raises(NetworkError) as caught,
+    ):
+        client_of(server).request("GET", f"{registry.url}/v2/").close()
     assert caught.value.message.startswith(f"{registry.address}: its certificate is not trusted")
 
 
