@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +13,7 @@ import pytest
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_roots import cross_packages, release_context
-from tests.engine.test_accelerate import ARM, BASE, log, notes
+from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from anyarch.testing.builder import BuiltImage
 
 # the compilers of two architectures and their lists are 150 MB to fetch, and emulating one takes its time
-pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 C = """
 #include <stddef.h>
@@ -72,9 +76,18 @@ def base(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> str
     return base_image(cache_directory, tmp_path_factory.mktemp("debian"), "bookworm", "arm64", ARM)
 
 
-def base_image(cache: Path, directory: Path, suite: str, architecture: str, platform: str) -> str:
+def base_image(
+    cache: Path,
+    directory: Path,
+    suite: str,
+    architecture: str,
+    platform: str,
+    *,
+    packages: tuple[str, ...] = (),
+) -> str:
     """A release with compilers for this machine and another, as a build context."""
-    context = release_context(cache, directory / "roots", ("amd64", architecture), suite=suite)
+    architectures = ("amd64", architecture)
+    context = release_context(cache, directory / "roots", architectures, suite=suite, packages=packages)
     builder = Builder(directory, context=str(context))
     layout = directory / "layout"
     outputs = (Output("oci", str(layout), {"tar": "false"}),)
@@ -182,3 +195,88 @@ def test_an_upgraded_compiler_is_emulated(shared: Builder) -> None:
     )
 
     assert "/cc1 was emulated 1 times because the file is not the package's any more" in notes(told)
+
+
+TARGETS = [
+    *[
+        ("trixie", *each)
+        for each in (("arm64", ARM), ("armhf", "linux/arm/v7"), ("riscv64", "linux/riscv64"))
+    ],
+    *[
+        ("bookworm", *each)
+        for each in (("armhf", "linux/arm/v7"), ("s390x", "linux/s390x"), ("ppc64el", "linux/ppc64le"))
+    ],
+]
+OPTIONS = ("-O0", "-O2", "-Os", "-O3 -ffast-math", "-O2 -fPIC -fno-plt", "-O2 -g3 -fno-omit-frame-pointer")
+ALL_OPTIONS = "; ".join(
+    f"gcc {options} -c c.c -o {number}.o; g++ {options} -c cc.cc -o cc{number}.o"
+    for number, options in enumerate(OPTIONS)
+)
+
+
+@pytest.mark.parametrize(("suite", "architecture", "platform"), TARGETS)
+def test_the_compilers_of_every_target_have_twins_that_make_the_same(
+    tmp_path: Path, cache_directory: Path, suite: str, architecture: str, platform: str
+) -> None:
+    base = base_image(cache_directory, tmp_path / "debian", suite, architecture, platform)
+    packages = cross_packages(cache_directory, architecture, suite=suite)
+    build = Builder(
+        tmp_path / "build", build_contexts={"debian": base}, accelerate=f"cross,packages={packages}"
+    )
+    script = f"make -j2 CC=gcc CXX=g++ && ./c > c.out && ./cc > cc.out; {ALL_OPTIONS}"
+    dockerfile = DOCKERFILE.format(script=script)
+    fast = build(dockerfile, platform=platform, files=SOURCES)
+    plain = build(dockerfile, platform=platform, files=SOURCES, accelerate="off")
+
+    told = [line for line in notes(log(fast)).splitlines() if "emulated" in line]
+    assert told == []
+    assert ran(fast)[1] > 60
+    files = {path.name: path.read_bytes() for path in plain.path("/src").iterdir()}
+    assert len(files) >= 22
+    assert [name for name, raw in files.items() if fast.path(f"/src/{name}").read_bytes() != raw] == []
+
+
+def test_ubuntu_is_known_by_its_name(tmp_path: Path, base: str, packages: Path) -> None:
+    """Its archive cannot be had everywhere: packages of Debian under Ubuntu's name show that nothing but the
+    name decides on that."""
+    make = Builder(tmp_path / "ubuntu", build_contexts={"debian": base})
+    layout = tmp_path / "layout"
+    outputs = (Output("oci", str(layout), {"tar": "false"}),)
+    files = {"os-release": "ID=ubuntu\nVERSION_CODENAME=noble\n"}
+    make("FROM debian\nCOPY os-release /etc/os-release\n", platform=BOTH, files=files, outputs=outputs)
+    build = Builder(
+        tmp_path / "build",
+        build_contexts={"debian": f"oci-layout://{layout}"},
+        accelerate=f"cross,packages={packages}",
+    )
+    image, told = run(build, "gcc -O2 -c c.c -o 1.o")
+
+    assert "no cross compilers" not in told
+    assert ran(image)[1] >= 4  # sh, gcc, cc1, as
+
+
+def test_without_any_network_packages_and_twins_come_from_the_disk(
+    tmp_path: Path, base: str, packages: Path
+) -> None:
+    """In an empty network namespace: first from a directory of packages, then from the store alone."""
+    (tmp_path / "context").mkdir()
+    for name, text in SOURCES.items():
+        (tmp_path / "context" / name).write_text(text)
+    told = []
+    for number, accelerate in enumerate([f"cross,packages={packages}"] * 2):
+        (tmp_path / "context/Dockerfile").write_text(DOCKERFILE.format(script=f"gcc -c c.c -o {number}.o"))
+        done = subprocess.run(
+            [
+                *("unshare", "--net", sys.executable, "-m", "anyarch", "build", "--progress=plain"),
+                *(f"--build-context=debian={base}", f"--platform={ARM}", f"--accelerate={accelerate}"),
+                *("--output", f"{tmp_path}/out{number}", str(tmp_path / "context")),
+            ],
+            env={**os.environ, "ANYARCH_ROOT": str(tmp_path / "store")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / f"out{number}/src/{number}.o").exists()
+        told.append(re.findall(r"accelerate: runs of native programs: (\d+)", done.stderr))
+    assert [int(one) >= 4 for (one,) in told] == [True, True]

@@ -98,24 +98,20 @@ def root_context(cache: Path, name: str, architectures: Sequence[str], packages:
 def cross_packages(cache: Path, architecture: str, *, suite: str) -> Path:
     """A directory with the packages that the twins of compilers are made of, kept in `cache`: a source for
     `--accelerate cross,packages=`. Raises `NotSupported`."""
-    from anyarch.emulation.accelerate import archive
-    from anyarch.emulation.accelerate.cross import GCC_VERSIONS, host_packages, target_packages
+    from anyarch.emulation.accelerate.archive import Archive, PrivateApt, Repository
+    from anyarch.emulation.accelerate.cross import default_compiler, host_packages, target_packages
 
     def make(directory: Path) -> None:
         (target,) = (each.target for each in ARCHITECTURES if each.debian == architecture)
         host = native()
-        repository = archive.Repository(machine_mirror(), suite, architectures=(host.debian, architecture))
-        gcc = GCC_VERSIONS[f"debian {suite}"]
-        sets = (host_packages(gcc, host.target, target), target_packages(gcc, target))
+        repository = Repository(machine_mirror(), suite, architectures=(host.debian, architecture))
+        archive = Archive((repository,), {KEYRING.name: KEYRING.read_bytes()})
         with tempfile.TemporaryDirectory(dir=cache / "debian") as work:
-            paths = archive.download(
-                Path(work) / "apt",
-                archive.Archive((repository,), {KEYRING.name: KEYRING.read_bytes()}),
-                host=host.debian,
-                packages=[name for needed, _ in sets for name in needed],
-                optional=[name for _, more in sets for name in more],
-            )
-            for path in paths:
+            apt = PrivateApt(Path(work) / "apt", archive, host=host.debian, architectures=[architecture])
+            gcc = default_compiler(apt.depends(f"gcc:{host.debian}"))
+            sets = (host_packages(gcc, host.target, target), target_packages(gcc, target))
+            names = [name for needed, _ in sets for name in needed]
+            for path in apt.download(names, [name for _, more in sets for name in more]):
                 path.rename(directory / path.name)
 
     return cached(cache, f"cross-{suite}-{architecture}", make)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/5"
+_VERSION = "twins/6"
 
 
 class Acceleration:

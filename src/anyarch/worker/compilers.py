@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from anyarch.spec.platform import Platform
     from anyarch.worker.worker import Worker
 
+    _Files = dict[str, Callable[[], BinaryIO]]
+
 __all__ = ["TWINS", "CompilerPackages", "Compilers"]
 
 TWINS = "twins"
@@ -73,15 +75,16 @@ class Compilers:
         self, sibling: tuple[str, ...], platform: Platform, base: Callable[[], Awaitable[tuple[str, ...]]]
     ) -> CompilerPackages:
         from anyarch.emulation.accelerate.archive import release_of
-        from anyarch.emulation.accelerate.cross import GCC_VERSIONS
         from anyarch.emulation.accelerate.selection import TARGETS
 
         worker = self._worker
         release = release_of(worker.view(SnapshotResult(sibling)))
-        gcc = GCC_VERSIONS.get(str(release))
-        if gcc is None or platform.architecture not in TARGETS:
-            releases = ", ".join(GCC_VERSIONS)
-            return CompilerPackages(missing=f"cross compilers are known of {releases}, not of this base")
+        if release.distribution not in ("debian", "ubuntu") or not release.codename:
+            return CompilerPackages(
+                missing="cross compilers are known of Debian and Ubuntu, not of this base"
+            )
+        if platform.architecture not in TARGETS:
+            return CompilerPackages(missing=f"no cross compilers are known for {platform}")
         try:
             place, name = await self._place()
         except AnyarchError as error:
@@ -94,7 +97,7 @@ class Compilers:
             if not self._source:
                 trees[platform.architecture] = await base()
                 await worker.ensure_local(SnapshotResult(trees[platform.architecture]))
-            found = await asyncio.to_thread(self._fetch, key, trees, release, platform, place, gcc)
+            found = await asyncio.to_thread(self._fetch, key, trees, release, platform, place)
         self._known[key] = found
         return found
 
@@ -208,61 +211,53 @@ class Compilers:
         release: Release,
         platform: Platform,
         place: tuple[str, ...],
-        gcc: str,
     ) -> CompilerPackages:
-        from anyarch.emulation.accelerate.cross import host_packages, target_packages
+        from anyarch.emulation.accelerate.deb import kept_files
         from anyarch.emulation.accelerate.selection import TARGETS
 
         host, target = self._worker.platform.architecture, platform.architecture
-        sets = (host_packages(gcc, host, target), target_packages(gcc, target))
-        needed = [name for each, _ in sets for name in each]
-        optional = [name for _, each in sets for name in each]
         try:
-            if self._source:
-                files = self._from_source(place, needed, optional)
-            else:
-                files = self._from_archive(trees, release, needed, optional)
+            with ExitStack() as stack:
+                if self._source:
+                    gcc, files = self._from_source(place, host, target)
+                else:
+                    gcc, files = self._from_archive(stack, trees, release, target)
+                opened = ((path, stack.enter_context(open_file())) for path, open_file in files.items())
+                kept = kept_files(opened)
         except NotSupported as error:
-            return CompilerPackages(missing=f"no cross compilers could be fetched: {error.message}")
-        own, other = (self._keep_files(files.get(TARGETS[name].debian, [])) for name in (host, target))
+            where = f"{self._source}: " if self._source else ""
+            return CompilerPackages(missing=f"no cross compilers could be fetched: {where}{error.message}")
+        own, other = (self._keep_files(kept.get(TARGETS[name].debian, [])) for name in (host, target))
         found = CompilerPackages((own, other), gcc)
         self._worker.store.cache.set_value(TWINS, key, msgspec.json.encode(found))
         return found
 
     def _from_archive(
-        self, trees: dict[str, tuple[str, ...]], release: Release, needed: list[str], optional: list[str]
-    ) -> dict[str, list[KeptFile]]:
-        from anyarch.emulation.accelerate import archive
+        self, stack: ExitStack, trees: dict[str, tuple[str, ...]], release: Release, target: str
+    ) -> tuple[str, _Files]:
+        from anyarch.emulation.accelerate.archive import PrivateApt, archive_of
+        from anyarch.emulation.accelerate.cross import default_compiler
         from anyarch.emulation.accelerate.selection import TARGETS
 
         worker = self._worker
+        host = worker.platform.architecture
         views = {TARGETS[name].debian: worker.view(SnapshotResult(layers)) for name, layers in trees.items()}
         work = worker.store.work_dir()
-        try:
-            return archive.fetch(
-                work / "archive",
-                archive.archive_of(views, release),
-                host=TARGETS[worker.platform.architecture].debian,
-                packages=needed,
-                optional=optional,
-            )
-        finally:
-            worker.layers.dispose(work)
+        stack.callback(worker.layers.dispose, work)
+        archive = archive_of(views, release)
+        apt = PrivateApt(work / "archive", archive, host=TARGETS[host].debian, architectures=views)
+        gcc = default_compiler(apt.depends(f"gcc:{TARGETS[host].debian}"))
+        return gcc, _by_path(apt.download(*_wanted(gcc, host, target)))
 
-    def _from_source(
-        self, place: tuple[str, ...], needed: list[str], optional: list[str]
-    ) -> dict[str, list[KeptFile]]:
-        from anyarch.emulation.accelerate.deb import kept_files, wanted_files
+    def _from_source(self, place: tuple[str, ...], host: str, target: str) -> tuple[str, _Files]:
+        from anyarch.emulation.accelerate.cross import default_compiler
+        from anyarch.emulation.accelerate.deb import wanted_files
 
-        paths = self._packages_of_image(place) if place else _packages_below(self._source)
-        try:
-            wanted = wanted_files(paths, needed, optional)
-            with ExitStack() as stack:
-                return kept_files((path, stack.enter_context(paths[path]())) for path in wanted)
-        except NotSupported as error:
-            raise NotSupported(f"{self._source}: {error.message}") from None
+        files = self._packages_of_image(place) if place else _packages_below(self._source)
+        gcc = default_compiler((os.path.basename(path).partition("_")[0] for path in files), target)
+        return gcc, {path: files[path] for path in wanted_files(files, *_wanted(gcc, host, target))}
 
-    def _packages_of_image(self, layers: tuple[str, ...]) -> dict[str, Callable[[], BinaryIO]]:
+    def _packages_of_image(self, layers: tuple[str, ...]) -> _Files:
         tree = self._worker.view(SnapshotResult(layers))
         return {
             node.entry.path: partial(tree.open, node)
@@ -288,10 +283,21 @@ class Compilers:
             return layer.commit().id
 
 
-def _packages_below(directory: str) -> dict[str, Callable[[], BinaryIO]]:
+def _wanted(gcc: str, host: str, target: str) -> tuple[list[str], list[str]]:
+    """Packages that have to be there, and others."""
+    from anyarch.emulation.accelerate.cross import host_packages, target_packages
+
+    sets = (host_packages(gcc, host, target), target_packages(gcc, target))
+    return [name for needed, _ in sets for name in needed], [name for _, more in sets for name in more]
+
+
+def _packages_below(directory: str) -> _Files:
     if not os.path.isdir(directory):
         raise NotSupported(f"{directory} is not a directory")
-    paths = sorted(path for path in Path(directory).rglob("*.deb") if path.is_file())
+    return _by_path(sorted(path for path in Path(directory).rglob("*.deb") if path.is_file()))
+
+
+def _by_path(paths: Iterable[Path]) -> _Files:
     return {str(path): partial(_opened, path) for path in paths}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anyarch.emulation.accelerate.deb import KeptFile
     from anyarch.snapshot.view import TreeView
 
-__all__ = ["Archive", "Release", "Repository", "archive_of", "download", "fetch", "fetch_equal", "release_of"]
+__all__ = ["Archive", "PrivateApt", "Release", "Repository", "archive_of", "fetch_equal", "release_of"]
 
 _DEFAULTS = {
     "debian": ("http://deb.debian.org/debian", "http://deb.debian.org/debian"),
@@ -141,13 +141,55 @@ def _stanzas(text: str) -> Iterator[Repository]:
                     yield Repository(uri.rstrip("/"), suite, tuple(fields["components"]))
 
 
-def fetch(
-    directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
-) -> dict[str, list[KeptFile]]:
-    """The kept files of `NAME:ARCH` packages, by architecture; as `download`."""
-    paths = download(directory, archive, host=host, packages=packages, optional=optional)
-    with ExitStack() as stack:
-        return kept_files((path.name, stack.enter_context(path.open("rb"))) for path in paths)
+class PrivateApt:
+    """An apt in `directory`, which is new, with the lists of an archive. `host` is Debian's name of this
+    machine's architecture, `architectures` are those of packages.
+
+    Every method raises `NotSupported` when the machine has no apt, or apt cannot do it.
+    """
+
+    def __init__(self, directory: Path, archive: Archive, *, host: str, architectures: Iterable[str]) -> None:
+        self._directory = directory
+        _configure(directory, archive, host, sorted({host, *architectures}))
+        self._run(["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
+
+    def depends(self, package: str) -> list[str]:
+        """The names of the packages that one depends on."""
+        said = self._run(["apt-cache", "depends", "--important", package])
+        return [line.split()[1] for line in said.splitlines() if line.strip().startswith("Depends:")]
+
+    def download(self, packages: Sequence[str], optional: Sequence[str]) -> list[Path]:
+        """The files of `NAME:ARCH` packages, somewhere below the directory; of `optional` those there are."""
+        shown = self._run(["apt-cache", "policy", *optional]) if optional else ""
+        known = set(
+            re.findall(r"^(\S+):\n  Installed: [^\n]*\n  Candidate: (?!\(none\))", shown, re.MULTILINE)
+        )
+        extra = [name for name in optional if name in known or name.rpartition(":")[0] in known]
+        return self._downloaded([*packages, *extra])
+
+    def download_equal(self, wanted: Mapping[str, str]) -> list[Path]:
+        """The files of packages in given versions, or of the same source."""
+        known: dict[str, list[str]] = {}
+        for line in self._run(["apt-cache", "madison", *wanted]).splitlines():
+            name, version, _ = (field.strip() for field in line.split("|", 2))
+            known.setdefault(name, []).append(version)
+        chosen = []
+        for name, version in sorted(wanted.items()):
+            same = [one for one in known.get(name, []) if is_same_source(one, version)]
+            if not same:
+                has = ", ".join(dict.fromkeys(known.get(name, []))) or "none"
+                raise NotSupported(f"{name} {version} is not in the archive, which has {has}")
+            chosen.append(f"{name}={version if version in same else same[0]}")
+        return self._downloaded(chosen)
+
+    def _downloaded(self, packages: Sequence[str]) -> list[Path]:
+        place = self._directory / "packages"
+        place.mkdir()
+        self._run(["apt-get", "-q", "download", *packages], cwd=place)
+        return sorted(place.glob("*.deb"))
+
+    def _run(self, argv: list[str], *, cwd: Path | None = None) -> str:
+        return _run(self._directory, argv, cwd=cwd)
 
 
 def fetch_equal(
@@ -158,45 +200,9 @@ def fetch_equal(
 
     Raises `NotSupported` when the machine has no apt, or the archive has one of them in other versions only.
     """
-    _configure(directory, archive, host, [host])
-    _run(directory, ["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
-    known: dict[str, list[str]] = {}
-    for line in _run(directory, ["apt-cache", "madison", *wanted]).splitlines():
-        name, version, _ = (field.strip() for field in line.split("|", 2))
-        known.setdefault(name, []).append(version)
-    chosen = []
-    for name, version in sorted(wanted.items()):
-        same = [one for one in known.get(name, []) if is_same_source(one, version)]
-        if not same:
-            has = ", ".join(dict.fromkeys(known.get(name, []))) or "none"
-            raise NotSupported(f"{name} {version} is not in the archive, which has {has}")
-        chosen.append(f"{name}={version if version in same else same[0]}")
+    paths = PrivateApt(directory, archive, host=host, architectures=[host]).download_equal(wanted)
     with ExitStack() as stack:
-        paths = _downloaded(directory, chosen)
         return kept_files(((path.name, stack.enter_context(path.open("rb"))) for path in paths), kept=kept)
-
-
-def download(
-    directory: Path, archive: Archive, *, host: str, packages: Sequence[str], optional: Sequence[str]
-) -> list[Path]:
-    """The files of `NAME:ARCH` packages, somewhere below `directory`, which is new; of `optional` those that
-    there are. `host` is Debian's name of this machine's architecture.
-
-    Raises `NotSupported` when the machine has no apt, or apt cannot get one of `packages`.
-    """
-    architectures = sorted({package.rpartition(":")[2] for package in (*packages, *optional)} | {host})
-    _configure(directory, archive, host, architectures)
-    _run(directory, ["apt-get", "-q", "update", "-o", "APT::Update::Error-Mode=any"])
-    shown = _run(directory, ["apt-cache", "policy", *optional]) if optional else ""
-    known = set(re.findall(r"^(\S+):\n  Installed: [^\n]*\n  Candidate: (?!\(none\))", shown, re.MULTILINE))
-    extra = [name for name in optional if name in known or name.rpartition(":")[0] in known]
-    return _downloaded(directory, [*packages, *extra])
-
-
-def _downloaded(directory: Path, packages: Sequence[str]) -> list[Path]:
-    (directory / "packages").mkdir()
-    _run(directory, ["apt-get", "-q", "download", *packages], cwd=directory / "packages")
-    return sorted((directory / "packages").glob("*.deb"))
 
 
 def _configure(directory: Path, archive: Archive, host: str, architectures: Iterable[str]) -> None:

@@ -22,24 +22,16 @@ from anyarch.emulation.accelerate.twins import Chosen, identity_of
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyarch.elf.edit import Program
     from anyarch.emulation.accelerate.dispatcher import Identity
     from anyarch.emulation.accelerate.packages import Packages
 
-__all__ = ["GCC_VERSIONS", "choose_compilers", "host_packages", "state_of_compilers", "target_packages"]
+__all__ = ["choose_compilers", "default_compiler", "host_packages", "state_of_compilers", "target_packages"]
 
-GCC_VERSIONS = {
-    "debian bookworm": "12",
-    "debian trixie": "14",
-    "debian forky": "15",
-    "ubuntu jammy": "11",
-    "ubuntu noble": "13",
-    "ubuntu plucky": "14",
-    "ubuntu questing": "15",
-}
-"""The compiler of each release that has cross packages of it."""
+_KNOWN = range(11, 17)
+"""Major versions of GCC whose tables and texts were looked into."""
 
 _LIBRARIES = (
     *(
@@ -54,7 +46,15 @@ _LIBRARIES = (
         "zlib1g",
     ),
 )
-_OPTIONAL = ("libbinutils", "libctf0", "libctf-nobfd0", "libjansson4", "libsframe1")
+_OPTIONAL = (
+    "libbinutils",
+    "libctf0",
+    "libctf-nobfd0",
+    "libjansson4",
+    "libsframe1",
+    "libsframe2",
+    "libsframe3",
+)
 _BINUTILS = ("as", "ld.bfd", "ar", "ranlib", "strip", "objcopy", "nm", "size", "readelf", "objdump")
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
 _CONFIGURED = re.compile(rb"\.\./src/configure -v --with-pkgversion=[^\0]{1,4000}(?=\0)")
@@ -64,6 +64,12 @@ _DECIDING = re.compile(
     r"enable-(?:default-pie|default-ssp|fix-cortex[^ =]*|targets|gnu-unique-object|clocale|threads|"
     r"linker-build-id|multiarch|secureplt|initfini-array)|disable-(?:sjlj-exceptions|multilib|libquadmath)|"
     r"with-(?:default-libstdcxx-abi|linker-hash-style))(?:=\S+)?(?= |$)"
+)
+# specs that are long enough not to be put into the code in pieces
+_SPEC_SIZE = 100
+_SPECS = re.compile(rb"(?<![\t\n -~])[\t\n -~]{100,8000}(?=\0)")
+_NATIVE_CPU = re.compile(
+    rb"\s*%\{m[a-z]+=native:%<m[a-z]+=native %:local_cpu_detect\((?:[^()]|\([^()]*\))*\)\}"
 )
 # fixes that a distribution has put into one revision and that change code: what asks for it is emulated
 _KNOWN_FIXES = {
@@ -83,10 +89,24 @@ _DRIVER_REFUSED = (
 )
 _CC1_REFUSED = (
     *("-v", "-fplugin", "-flto", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm", "@"),
-    *("-ftime-report", "--help", "-fpch", "--output-pch"),
+    *("-ftime-report", "--help", "-fpch", "--output-pch", "-Winvalid-pch"),
 )
 _BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto")
 _LD_REFUSED = (*_BINUTILS_REFUSED, "--sysroot", "--verbose", "-Map", "--print-map", "-rpath-link")
+
+
+def default_compiler(names: Iterable[str], target: str = "") -> str:
+    """The version (`12`) of the newest GCC among names of packages, of a cross compiler with `target`. Raises
+    `NotSupported`."""
+    suffix = re.escape(f"-{TARGETS[target].multiarch}") if target else ""
+    found = {int(match[1]) for name in names if (match := re.fullmatch(rf"gcc-([0-9]+){suffix}", name))}
+    if not found:
+        raise NotSupported(
+            f"there is no {'cross ' if target else ''}compiler gcc-N{suffix} among the packages"
+        )
+    if max(found) not in _KNOWN:
+        raise NotSupported(f"GCC {max(found)} is none of those that are known ({_KNOWN[0]} to {_KNOWN[-1]})")
+    return str(max(found))
 
 
 def host_packages(gcc: str, host: str, target: str) -> tuple[list[str], list[str]]:
@@ -232,6 +252,8 @@ def _compiler(
     if name != "collect2":
         ident, cross_ident = _one(_IDENT, theirs, path), _one(_IDENT, ours, own)
         _same_configuration(theirs, ours, path)
+        if not name.startswith("cc1"):
+            _same_specs(theirs, ours, path)
         if ident != cross_ident:
             texts[cross_ident] = ident
             if ident.split()[1].split(b"-")[0].rstrip(b")") != cross_ident.split()[1].split(b"-")[0].rstrip(
@@ -265,6 +287,31 @@ def _same_configuration(theirs: bytes, ours: bytes, path: str) -> None:
     if not options[0] or options[0] != options[1]:
         different = ", ".join(sorted(options[0] ^ options[1])) or "not known"
         raise NotSupported(f"/{path} is configured in another way: {different}")
+
+
+def _same_specs(theirs: bytes, ours: bytes, path: str) -> None:
+    """The driver passes what its specs say; a distribution may have put its own options into those."""
+    own, other = (
+        {
+            plain
+            for text in _SPECS.findall(raw)
+            if text.count(b"%{") > 1
+            and b"%(asm_default)" not in text  # of -mcpu=native on powerpc
+            and b"COLLECT_GCC_OPTI" not in text  # constants of the code, side by side
+            and len(plain := _NATIVE_CPU.sub(b"", text).strip()) >= _SPEC_SIZE
+        }
+        for raw in (theirs, ours)
+    )
+    # the linker of programs stores a text that another ends with in that one
+    apart = [
+        text
+        for some, others in ((own, other), (other, own))
+        for text in some - others
+        if not any(one.endswith(text) for one in others)
+    ]
+    if not own or apart:
+        first = min(apart, default=b"none").decode()[:80]
+        raise NotSupported(f"/{path} has other specs than the native one: {first}")
 
 
 def _directories(raw: bytes, target: str) -> dict[bytes, bytes]:

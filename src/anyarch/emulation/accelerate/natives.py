@@ -103,13 +103,17 @@ class Natives:
         if found is None or found.architectures != (self._host,):
             raise NotSupported(f"/{path} is no library of {self._host}")
         self._libraries[soname] = path
-        if not soname.startswith("ld-linux"):
-            self.files[f"{self._group}l/{soname}"] = raw
-            for each in found.needed:
-                self.library(each)
-        else:
-            # the name by which libraries ask for the loader; it is there already when they do
-            self.files[f"{self._group}l/{soname}"] = self._patched(raw)
+        try:
+            if not soname.startswith("ld-linux"):
+                for each in found.needed:
+                    self.library(each)
+                self.files[f"{self._group}l/{soname}"] = raw
+            else:
+                # the name by which libraries ask for the loader; it is there already when they do
+                self.files[f"{self._group}l/{soname}"] = self._patched(raw)
+        except NotSupported:
+            del self._libraries[soname]  # nor has the next program that asks for it all of it
+            raise
 
     def libraries_of(self, path: str) -> dict[str, str]:
         """Sonames and paths of all libraries that a program needs, at any remove."""

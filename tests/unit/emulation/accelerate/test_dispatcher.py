@@ -1,4 +1,4 @@
-"""The dispatcher's log and identities; what it does is tested in whole builds and, for arm64, under QEMU."""
+"""The dispatcher's log and identities; what it does is tested in whole builds and in tests/engine."""
 
 from __future__ import annotations
 

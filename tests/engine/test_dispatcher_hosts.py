@@ -1,0 +1,205 @@
+"""The dispatcher's code does the same on each machine that it is made for: amd64 as it is, arm64 under QEMU.
+
+A static busybox called `echo` stands for the emulator: it prints what it would have been given. Another, for
+this machine, is the twin.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.emulation.accelerate.dispatcher import (
+    ARGUMENT,
+    ENVIRONMENT,
+    GONE,
+    PAGE,
+    RAN,
+    REPLACED,
+    ArgumentRule,
+    EnvironmentRule,
+    Twin,
+    dispatcher,
+    identity,
+    read_log,
+)
+from anyarch.testing.debian_images import busybox_context
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+pytestmark = [pytest.mark.root, pytest.mark.emulation]
+
+ENVIRONMENT_RULES = (EnvironmentRule("LD_PRELOAD=", ("",)), EnvironmentRule("LANG=", ("", "C", "C.UTF-8")))
+ARGUMENT_RULES = (
+    ArgumentRule("next", "-plugin", "/own.so"),
+    ArgumentRule("swap", "/own.so", "/native.so"),
+    ArgumentRule("refuse", "-march=native"),
+    ArgumentRule("refuse", "@"),
+)
+PROGRAM = bytes(range(256)) * 32
+
+
+class Root:
+    """A root directory with an emulator that has the dispatcher, and a program that has a twin."""
+
+    def __init__(self, directory: Path, host: str, emulator: bytes, native: bytes) -> None:
+        self.directory = directory
+        self.host = host
+        for name in ("bin", "dev/mqueue/t"):
+            (directory / name).mkdir(parents=True)
+        self.program = directory / "bin/program"
+        self.write(self.program, PROGRAM)
+        self.write(directory / "dev/mqueue/t/echo", native)
+        found = identity(PROGRAM, size=len(PROGRAM), mtime=1000)
+        assert found is not None
+        others = [
+            Twin(f"/bin/other{number}", "t/other", (found.__class__(1, number, 3),)) for number in range(50)
+        ]
+        twin = Twin("/bin/program", "t/echo", (found,), ENVIRONMENT_RULES, ARGUMENT_RULES, ("-end", "all"))
+        self.write(directory / "bin/echo", dispatcher(emulator, [*others, twin], host=host))
+        if host != "amd64":
+            shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
+        self.log = directory / "dev/mqueue/log"
+        self.log.touch()
+        self.number, self.count = len(others), len(others) + 1
+
+    def write(self, path: Path, content: bytes) -> None:
+        path.write_bytes(content)
+        path.chmod(0o755)
+        os.utime(path, (1000, 1000))
+
+    def run(self, *arguments: str, env: Mapping[str, str] | None = None, path: str = "/bin/program") -> str:
+        """What is printed when the kernel starts the emulator for `path`, as flag P of binfmt_misc has it."""
+        before = ["/bin/qemu", "-0", "/bin/echo"] if self.host != "amd64" else []
+        done = subprocess.run(
+            ["/usr/sbin/chroot", str(self.directory), *before, "/bin/echo", path, "echo", *arguments],
+            env=dict(env or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.rstrip("\n")
+
+    def verdicts(self) -> dict[int, int]:
+        """Of the program, since the last call."""
+        found = read_log(self.log.read_bytes(), self.count)
+        self.log.write_bytes(b"")
+        assert set(found) <= {self.number}
+        return found.get(self.number, {})
+
+
+@pytest.fixture(params=["amd64", "arm64"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, cache_directory: Path) -> Root:
+    context = busybox_context(cache_directory)
+    raw = {}
+    for architecture in ("amd64", request.param):
+        with tarfile.open(context / f"rootfs-{architecture}.tar") as files:
+            content = files.extractfile("bin/busybox")
+            assert content is not None
+            raw[architecture] = content.read()
+    return Root(tmp_path / "root", request.param, raw[request.param], raw["amd64"])
+
+
+EMULATED = "/bin/program echo"
+
+
+def test_a_known_program_is_its_twin(root: Root) -> None:
+    assert root.run("a", "", "b c") == "a  b c -end all"
+    assert root.run() == "-end all"
+    assert root.run("-plugin", "/own.so", "x") == "-plugin /native.so x -end all"
+    assert root.verdicts() == {RAN: 3}
+
+
+def test_many_and_long_arguments_reach_the_twin(root: Root) -> None:
+    arguments = [f"{number}" * 20 for number in range(2000)] + ["x" * 100_000]
+
+    assert root.run(*arguments) == " ".join([*arguments, "-end all"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env"),
+    [
+        (("a", "-march=native"), {}),
+        (("@file",), {}),
+        (("-plugin", "/other.so"), {}),
+        (("-plugin",), {}),
+        (("-march=native-and-more",), {}),
+    ],
+)
+def test_arguments_that_stand_in_the_way_leave_it_to_the_emulator(
+    root: Root, arguments: tuple[str, ...], env: dict[str, str]
+) -> None:
+    assert root.run(*arguments, env=env) == " ".join([EMULATED, *arguments])
+    assert root.verdicts() == {ARGUMENT: 1}
+
+
+@pytest.mark.parametrize(
+    ("env", "is_native"),
+    [
+        ({"LD_PRELOAD": "/x.so"}, False),
+        ({"LD_PRELOAD": ""}, True),
+        ({"A": "1", "LANG": "de_DE", "B": "2"}, False),
+        ({"LANG": "C.UTF-8"}, True),
+        ({"LANG": "C.UTF-8x"}, False),
+        ({"LANG": "C."}, False),
+        ({"LANGUAGE": "de", "XLANG": "de"}, True),
+    ],
+)
+def test_variables_are_looked_at(root: Root, env: dict[str, str], *, is_native: bool) -> None:
+    assert root.run("x", env=env) == ("x -end all" if is_native else f"{EMULATED} x")
+    assert root.verdicts() == {RAN if is_native else ENVIRONMENT: 1}
+
+
+def test_another_file_at_its_path_is_emulated_and_told(root: Root) -> None:
+    root.write(root.program, PROGRAM[:-1] + b"xx")
+    assert root.run("x") == f"{EMULATED} x"
+    root.write(root.program, b"y" + PROGRAM[1:])
+    assert root.run("x") == f"{EMULATED} x"
+    root.write(root.program, PROGRAM)
+    os.utime(root.program, (1000, 1001))
+    assert root.run("x") == f"{EMULATED} x"
+    assert root.verdicts() == {REPLACED: 3}
+
+
+def test_names_do_not_matter(root: Root) -> None:
+    shutil.copy2(root.program, root.directory / "bin/copy")
+    (root.directory / "bin/link").symlink_to("program")
+
+    assert root.run("x", path="/bin/copy") == root.run("x", path="bin/link") == "x -end all"
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6755])
+def test_a_program_that_changes_its_user_has_no_twin(root: Root, mode: int) -> None:
+    root.program.chmod(mode)
+
+    assert root.run("x") == f"{EMULATED} x"
+    assert root.verdicts() == {}
+
+
+def test_where_the_twin_is_missing_the_emulator_goes_on(root: Root) -> None:
+    (root.directory / "dev/mqueue/t/echo").unlink()
+
+    assert root.run("x") == f"{EMULATED} x"
+    assert root.verdicts() == {RAN: 1, GONE: 1}
+
+
+@pytest.mark.parametrize("content", [b"", b"#!/bin/sh\n", PROGRAM[: PAGE - 1], PROGRAM[:PAGE]])
+def test_small_and_unknown_files_are_emulated(root: Root, content: bytes) -> None:
+    root.write(root.directory / "bin/small", content)
+
+    assert root.run("x", path="/bin/small") == "/bin/small echo x"
+    assert root.run("x", path="/bin/nowhere") == "/bin/nowhere echo x"
+
+
+def test_no_log_is_no_hindrance(root: Root) -> None:
+    root.log.unlink()
+
+    assert root.run("x") == "x -end all"
