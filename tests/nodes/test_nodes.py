@@ -159,3 +159,53 @@ def children_named(pid, name):
         if above == pid and command == name:
             found.append(number)
     return found
+
+
+def test_a_plan_says_which_node_would_do_what_and_how_long_it_took_last_time(cli, node):
+    builder_of(cli, node("linux/amd64,linux/arm/v7"), node("linux/arm64"))
+    write(
+        cli,
+        "FROM --platform=$BUILDPLATFORM busybox AS make\nARG TARGETARCH\nRUN echo $TARGETARCH > /made\n"
+        "FROM busybox\nRUN uname -m > /arch\nCOPY --from=make /made /\n",
+    )
+    words = ("--builder", "b", "--platform", "linux/amd64,linux/arm64")
+
+    def rows(*more):
+        answer = cli.build(*words, "--plan", *more)
+        assert answer.status == 0, answer.err
+        return [line.split("  ") for line in answer.out.splitlines()]
+
+    def cells(*more):
+        return [[cell.strip() for cell in row if cell.strip()] for row in rows(*more)]
+
+    header, *before = cells()
+    assert header == ["STAGE", "FOR", "NODE", "RUNS ON", "HOW", "STEPS", "CACHED", "LAST TIME"]
+    assert sorted(row[:7] for row in before) == [
+        ["make", "linux/amd64", "b0", "linux/amd64", "native", "1", "?"],
+        ["make", "linux/arm64", "b1", "linux/arm64", "native", "1", "?"],
+        ["stage-1", "linux/amd64", "b0", "linux/amd64", "native", "2", "?"],
+        ["stage-1", "linux/arm64", "b1", "linux/arm64", "native", "2", "?"],
+    ]
+    assert {row[7] for row in before} == {"unknown"}
+    assert cli.build(*words, "-o", "type=cacheonly").status == 0
+    after = cells()[1:]
+    assert [row[:7] for row in after] == [row[:7] for row in before]
+    assert all(row[7].endswith("s") for row in after)
+
+
+def test_a_plan_tells_what_is_emulated_crossed_and_impossible(cli, node):
+    builder_of(cli, node("linux/amd64,linux/arm64"))
+    first = "FROM --platform=$BUILDPLATFORM busybox AS a\nRUN true\n"
+    write(cli, first + "FROM busybox\nRUN true\nCOPY --from=a / /\n")
+    answer = cli.build("--builder", "b", "--platform", "linux/arm64", "--plan")
+    assert answer.status == 0, answer.err
+    how = {(line.split()[0], line.split()[4]) for line in answer.out.splitlines()[1:]}
+    assert how == {("a", "cross"), ("stage-1", "emulated"), ("stage-1", "files")}
+
+
+def test_a_plan_fails_where_a_stage_cannot_run(cli, node):
+    builder_of(cli, node("linux/amd64"))
+    write(cli, "FROM --platform=linux/arm64 busybox\nRUN true\n")
+    answer = cli.build("--builder", "b", "--platform", "linux/amd64", "--plan")
+    assert (answer.status, "impossible" in answer.out) == (1, True), answer
+    assert "the node runs linux/amd64 only" in answer.out

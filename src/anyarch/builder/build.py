@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import tempfile
-import time
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
@@ -19,20 +18,22 @@ from anyarch.builder.builder import load_node
 from anyarch.builder.merge import Part, check, merge, part_request
 from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
 from anyarch.builder.refs import save_state, state_of
+from anyarch.builder.renamed import renamed
 from anyarch.builder.vcs import repository_of
 from anyarch.errors import AnyarchError, BuilderError, Canceled, ContextError, NodeLost
 from anyarch.session.offer.offer import base36_id
-from anyarch.solver.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
+from anyarch.solver.events import WarningEvent
+from anyarch.solver.work import Work
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import Platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from anyarch.builder.builder import Builder, Node
     from anyarch.builder.driver import NodeClient
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, Repository
-    from anyarch.solver.events import Event, EventSink
+    from anyarch.solver.events import EventSink
 
 __all__ = ["build_on"]
 
@@ -56,26 +57,6 @@ async def build_on(
             if cancel is not None and cancel.is_set():
                 raise Canceled("context canceled") from None
             raise
-
-
-class _Step:
-    """A vertex of ours among those of the nodes."""
-
-    def __init__(self, emit: EventSink, name: str) -> None:
-        self._emit = emit
-        self._name = name
-        self._digest = Digest.of(name.encode())
-        self._started = self._last = time.time()
-        emit(VertexEvent(self._digest, name, started=self._started))
-
-    def step(self, text: str) -> None:
-        now = time.time()
-        self._emit(StatusEvent(self._digest, text, "", 0, 0, now, self._last, now))
-        self._last = now
-
-    def done(self, error: str = "") -> None:
-        now = time.time()
-        self._emit(VertexEvent(self._digest, self._name, started=self._started, completed=now, error=error))
 
 
 class _Build:
@@ -179,7 +160,7 @@ class _Build:
         wanting = [node for node in nodes if node.error is None and not node.is_running]
         if not wanting:
             return
-        steps = {node.name: _Step(self._emit, f"[internal] booting node {node.name}") for node in wanting}
+        steps = {node.name: Work(self._emit, f"[internal] booting node {node.name}") for node in wanting}
         await self._builder.start(wanting, lambda node, text: steps[node.name].step(text))
         for node in wanting:
             steps[node.name].done(node.error.message if node.error is not None else "")
@@ -214,7 +195,7 @@ class _Build:
                 directory = tempfile.mkdtemp(dir=self._directory)
                 asked = part_request(self._request, platforms, directory)
                 try:
-                    result = await self._build(node, asked, _renamed(self._emit, node.name))
+                    result = await self._build(node, asked, renamed(self._emit, node.name))
                 except NodeLost as error:
                     if node.name not in self._lost:
                         self._give_up(node, error, platforms)
@@ -283,7 +264,7 @@ class _Build:
         if not outputs:
             return merge(self._request, self._parts, self._wanted, on_step=lambda text: None)
         names = ", ".join(self._request.tags) or ", ".join(outputs)
-        step = _Step(self._emit, f"merging manifest list {names}")
+        step = Work(self._emit, f"merging manifest list {names}")
         try:
             result = await asyncio.to_thread(
                 merge, self._request, self._parts, self._wanted, on_step=step.step
@@ -303,7 +284,7 @@ class _Build:
             self._note(f"[internal] node {nodes[number].name} builds {', '.join(shown)}")
 
     def _note(self, text: str) -> None:
-        _Step(self._emit, text).done()
+        Work(self._emit, text).done()
 
     def _warn_of_caches(self) -> None:
         for option in self._request.cache_to:
@@ -317,26 +298,3 @@ class _Build:
 
 
 _ANY = Platform("", "")
-
-
-def _renamed(emit: EventSink, node: str) -> Callable[[Event], None]:
-    """Events of one of several nodes: two of them may work on what is the same vertex."""
-
-    def digest(text: str) -> str:
-        return str(Digest.of(f"{node} {text}".encode()))
-
-    def name(text: str) -> str:
-        return f"[{node} {text[1:]}" if text.startswith("[") else f"[{node}] {text}"
-
-    def rename(event: Event) -> None:
-        match event:
-            case VertexEvent():
-                inputs = tuple(digest(one) for one in event.inputs)
-                changed: Event = msgspec.structs.replace(
-                    event, digest=digest(event.digest), name=name(event.name), inputs=inputs
-                )
-            case StatusEvent() | LogEvent() | WarningEvent():
-                changed = msgspec.structs.replace(event, vertex=digest(event.vertex))
-        emit(changed)
-
-    return rename

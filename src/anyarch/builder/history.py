@@ -84,9 +84,11 @@ class Inspected(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None = None
 
 
-async def list_records(builder: Builder, filters: Sequence[str] = (), *, ref: str = "") -> list[Entry]:
-    """The records of all nodes that filters choose, those that run first, then the newest first. Raises
-    `AnyarchError`."""
+async def list_records(
+    builder: Builder, filters: Sequence[str] = (), *, ref: str = "", node: str = ""
+) -> list[Entry]:
+    """The records that filters choose, of all nodes or of one, those that run first, then the newest first.
+    Raises `AnyarchError`."""
     chosen = matcher(filters)
     request = control.BuildHistoryRequest(EarlyExit=True, Ref=ref, Limit=_MOST, Filter=for_daemon(filters))
     directory = builder.surroundings.store.directory
@@ -106,7 +108,8 @@ async def list_records(builder: Builder, filters: Sequence[str] = (), *, ref: st
             if chosen(record)
         ]
 
-    found = await asyncio.gather(*(one(node) for node in await _nodes(builder)))
+    nodes = [item for item in builder.nodes if item.name == node] if node else await _nodes(builder)
+    found = await asyncio.gather(*(one(item) for item in nodes))
     entries = [entry for entries in found for entry in entries]
     return sorted(entries, key=lambda entry: (entry.record.completed is not None, -entry.record.started))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +17,7 @@ from anyarch.engine.request import PlatformResult as PlatformSummary
 from anyarch.errors import OutputError, UsageError
 from anyarch.exporter.assemble import ImageOptions, assemble
 from anyarch.exporter.timestamp import format_time
-from anyarch.solver.events import StatusEvent, VertexEvent
+from anyarch.solver.work import Work
 from anyarch.spec.digest import Digest
 from anyarch.spec.media import layer_compression
 from anyarch.spec.reference import Reference
@@ -79,27 +78,6 @@ def stored_image(store: Store, name: Reference) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-class _Progress:
-    """The vertex of one output: a status line for each thing done."""
-
-    def __init__(self, emit: EventSink, name: str, number: int) -> None:
-        self._emit = emit
-        self._name = name
-        self._digest = Digest.of(f"export-{number}-{name}".encode())
-        self._started = self._last = time.time()
-        emit(VertexEvent(self._digest, name, started=self._started))
-
-    def step(self, text: str) -> None:
-        now = time.time()
-        self._emit(StatusEvent(self._digest, text, "", 0, 0, now, self._last, now))
-        self._last = now
-
-    def done(self, error: str = "") -> None:
-        self._emit(
-            VertexEvent(self._digest, self._name, started=self._started, completed=time.time(), error=error)
-        )
-
-
 class Exporter:
     def __init__(
         self,
@@ -142,7 +120,8 @@ class Exporter:
         for number, output in enumerate(outputs):
             if output.type == "cacheonly":
                 continue
-            progress = _Progress(self._emit, _TITLES.get(output.type, f"exporting to {output.type}"), number)
+            name = _TITLES.get(output.type, f"exporting to {output.type}")
+            progress = Work(self._emit, name, identity=f"export-{number}-{name}")
             try:
                 if output.type in ("local", "tar"):
                     await self._files(output, number, results, progress, multi_platform)
@@ -207,7 +186,7 @@ class Exporter:
         output: Output,
         number: int,
         results: Sequence[PlatformResult],
-        progress: _Progress,
+        progress: Work,
         multi_platform: bool,
     ) -> tuple[AssembledImage, list[Reference]]:
         is_part = flag(output.attrs, "part", default=False)
@@ -276,7 +255,7 @@ class Exporter:
         image: AssembledImage,
         names: list[Reference],
         by_digest: bool,
-        progress: _Progress,
+        progress: Work,
     ) -> None:
         from anyarch.exporter.push import push
 
@@ -288,7 +267,7 @@ class Exporter:
         self,
         image: AssembledImage,
         names: Sequence[Reference],
-        progress: _Progress,
+        progress: Work,
         *,
         is_canonical: bool,
     ) -> None:
@@ -389,7 +368,7 @@ class Exporter:
         output: Output,
         number: int,
         results: Sequence[PlatformResult],
-        progress: _Progress,
+        progress: Work,
         multi_platform: bool,
     ) -> None:
         from anyarch.exporter.files import PlatformTree, files_of, write_directory, write_tar

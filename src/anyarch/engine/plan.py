@@ -15,21 +15,23 @@ from anyarch.engine.placement import platforms_of
 from anyarch.engine.places import place_of
 from anyarch.errors import SandboxError
 from anyarch.solver.peek import Peek
+from anyarch.spec.platform import compatible
 from anyarch.worker.graph import load
 from anyarch.worker.ops.exec import ExecOperation
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from anyarch.engine.cache import StoredCache
     from anyarch.engine.request import BuildRequest, CancelToken
     from anyarch.engine.solve import Prepared
     from anyarch.solver.events import EventSink
     from anyarch.solver.vertex import Result, Vertex
+    from anyarch.spec.platform import Platform
     from anyarch.worker.worker import Worker
 
-__all__ = ["PlanRow", "plan_build"]
+__all__ = ["PlanRow", "plan_build", "plan_elsewhere"]
 
 
 class PlanRow(msgspec.Struct, frozen=True, rename="camel"):
@@ -38,8 +40,9 @@ class PlanRow(msgspec.Struct, frozen=True, rename="camel"):
     `how` is cached (nothing is left to do), native, cross (natively, for another platform), emulated, files
     (only COPY and the like are left), or impossible; then `problem` says why. `runs_on` is the platform of
     the stage's programs, `emulator` what runs them. `steps` are all of its steps, `cached` those that the
-    cache has. `seconds` is what the steps that are left took when they last ran; None when none of them is
-    known, and `unknown` is how many are not.
+    cache has (None: nobody can tell). `seconds` is what the steps that are left took when they last ran; None
+    when none of them is known, and `unknown` is how many are not. `node` is the node that builds it, empty
+    for this machine. `names` are those of the steps that run programs, as a build's progress tells them.
     """
 
     stage: str
@@ -48,10 +51,12 @@ class PlanRow(msgspec.Struct, frozen=True, rename="camel"):
     how: str
     emulator: str
     steps: int
-    cached: int
+    cached: int | None
     seconds: float | None
     unknown: int
     problem: str = ""
+    node: str = ""
+    names: tuple[str, ...] = ()
 
 
 def plan_build(
@@ -67,13 +72,57 @@ def plan_build(
     return asyncio.run(run_async(work, on_event, cancel))
 
 
-async def _plan(found: Prepared) -> list[PlanRow]:
-    solver, worker, frontend, cache = found.solver, found.worker, found.frontend, found.cache
-    for name, _ in frontend.platforms:
-        definition = frontend.refs.get(name)
+async def plan_elsewhere(
+    request: BuildRequest, able: Sequence[Platform], on_event: EventSink
+) -> list[PlanRow]:
+    """The plan of a machine that runs the platforms `able`, the first natively; what it has in its cache, and
+    how long things took there, is not known here. Raises as `plan_build`."""
+    from anyarch.engine.solve import prepared
+
+    async with prepared(request, on_event, build_platform=able[0]) as found:
+        groups: _Groups = {}
+        for key, vertex in _steps(found, able[0]):
+            groups.setdefault(key, []).append((vertex, False))
+        return [_row_elsewhere(key, steps, able) for key, steps in _merged(groups).items()]
+
+
+def _row_elsewhere(key: _Key, steps: list[tuple[Vertex, bool]], able: Sequence[Platform]) -> PlanRow:
+    stage, runs_on, targets = key
+    programs = [vertex for vertex, _ in steps if isinstance(vertex.operation, ExecOperation)]
+    how, problem = "files", ""
+    if programs:
+        operation = programs[0].operation
+        assert isinstance(operation, ExecOperation)
+        platform = operation.platform
+        if any(platform.architecture == one.architecture for one in compatible(able[0])):
+            how = "cross" if any(target != str(platform) for target in targets) else "native"
+        elif any(platform in compatible(one) for one in able):
+            how = "emulated"
+        else:
+            how, problem = "impossible", f"the node runs {', '.join(map(str, able))} only"
+    names = tuple(vertex.name for vertex in programs)
+    return PlanRow(
+        stage, targets, runs_on, how, "", len(steps), None, None, len(programs), problem, names=names
+    )
+
+
+def _steps(found: Prepared, native: Platform) -> Iterator[tuple[_Key, Vertex]]:
+    """The steps of the stages, each with the row that it belongs to."""
+    for name, _ in found.frontend.platforms:
+        definition = found.frontend.refs.get(name)
         if definition is not None:
-            load(solver, worker, definition)
-    targets = platforms_of(frontend)
+            load(found.solver, found.worker, definition)
+    vertices = {vertex.digest: vertex for vertex in found.solver.vertices}
+    for digest, names in platforms_of(found.frontend).items():
+        vertex = vertices.get(digest)
+        place = place_of(vertex.name) if vertex is not None else None
+        if vertex is not None and place is not None and place.stage and vertex.inputs:
+            yield (place.stage, vertex.platform or str(native), tuple(names)), vertex
+
+
+async def _plan(found: Prepared) -> list[PlanRow]:
+    solver, worker, cache = found.solver, found.worker, found.cache
+    steps = list(_steps(found, worker.platform))
     vertices = {vertex.digest: vertex for vertex in solver.vertices}
 
     def may_read(result: Result) -> bool:
@@ -82,14 +131,9 @@ async def _plan(found: Prepared) -> list[PlanRow]:
         return not worker.layers.missing([worker.layers.get(layer) for layer in result.layers])
 
     peek = Peek(vertices, cache, may_run=_is_local, may_read=may_read)
-    groups: dict[tuple[str, str, tuple[str, ...]], list[tuple[Vertex, bool]]] = {}
-    for digest, names in targets.items():
-        vertex = vertices.get(digest)
-        place = place_of(vertex.name) if vertex is not None else None
-        if vertex is None or place is None or not place.stage or not vertex.inputs:
-            continue
-        key = (place.stage, vertex.platform or str(worker.platform), tuple(names))
-        groups.setdefault(key, []).append((vertex, await peek.is_cached(digest)))
+    groups: _Groups = {}
+    for key, vertex in steps:
+        groups.setdefault(key, []).append((vertex, await peek.is_cached(vertex.digest)))
     return [_row(key, steps, worker, cache) for key, steps in _merged(groups).items()]
 
 
@@ -98,7 +142,8 @@ def _is_local(vertex: Vertex) -> bool:
     return getattr(vertex.operation, "is_local", False) is True
 
 
-_Groups = dict[tuple[str, str, tuple[str, ...]], list[tuple["Vertex", bool]]]
+_Key = tuple[str, str, tuple[str, ...]]
+_Groups = dict[_Key, list[tuple["Vertex", bool]]]
 
 
 def _merged(groups: _Groups) -> _Groups:
@@ -111,7 +156,7 @@ def _merged(groups: _Groups) -> _Groups:
 
 
 def _row(
-    key: tuple[str, str, tuple[str, ...]],
+    key: _Key,
     steps: list[tuple[Vertex, bool]],
     worker: Worker,
     cache: StoredCache,

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import os
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,9 @@ import msgspec
 
 from anyarch.engine.attributes import compression_of, flag
 from anyarch.errors import AnyarchError, UsageError
-from anyarch.solver.events import StatusEvent, VertexEvent, WarningEvent
+from anyarch.solver.events import WarningEvent
 from anyarch.solver.vertex import Edge
-from anyarch.spec.digest import Digest
+from anyarch.solver.work import Work
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from anyarch.engine.request import BuildRequest, CacheOption
     from anyarch.exporter.assemble import InlineCache
     from anyarch.llb.definition import Definition
-    from anyarch.solver.events import EventSink
     from anyarch.solver.solver import Solver
     from anyarch.worker.worker import Worker
 
@@ -148,27 +146,6 @@ def _options(option: CacheOption) -> CacheOptions:
     )
 
 
-class _Step:
-    """A vertex of the progress for one cache."""
-
-    def __init__(self, emit: EventSink, name: str) -> None:
-        self._emit = emit
-        self._name = name
-        self.digest = Digest.of(name.encode())
-        self._started = self._last = time.time()
-        emit(VertexEvent(self.digest, name, started=self._started))
-
-    def step(self, text: str) -> None:
-        now = time.time()
-        self._emit(StatusEvent(self.digest, text, "", 0, 0, now, self._last, now))
-        self._last = now
-
-    def done(self, error: str = "") -> None:
-        self._emit(
-            VertexEvent(self.digest, self._name, started=self._started, completed=time.time(), error=error)
-        )
-
-
 # reading ------------------------------------------------------------------------------------------
 
 
@@ -183,7 +160,7 @@ async def import_caches(
 
     async def one(option: CacheOption) -> ImportedCache | None:
         place = option.attrs.get("ref") or option.attrs.get("src") or option.type
-        step = _Step(worker.emit, f"importing cache manifest from {place}")
+        step = Work(worker.emit, f"importing cache manifest from {place}")
         try:
             found = await worker.in_network(_read, worker, option, client)
         except AnyarchError as error:
@@ -302,7 +279,7 @@ async def export_caches(
     for option in _wanted(request.cache_to):
         if option.type == "inline":
             continue
-        step = _Step(worker.emit, f"exporting cache to {_TITLES[option.type]}")
+        step = Work(worker.emit, f"exporting cache to {_TITLES[option.type]}")
         try:
             descriptor = await _write(
                 option, worker, solver, chains, step.step, slot=_slot(request), stock=stock, client=client

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from anyarch.solver.events import Event, EventSink
     from anyarch.solver.inflight import InFlight
     from anyarch.solver.vertex import Edge, Vertex
+    from anyarch.spec.platform import Platform
 
 __all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
 
@@ -125,9 +126,14 @@ class Prepared:
 
 @asynccontextmanager
 async def prepared(
-    request: BuildRequest, emit: EventSink, in_flight: InFlight | None = None
+    request: BuildRequest,
+    emit: EventSink,
+    in_flight: InFlight | None = None,
+    *,
+    build_platform: Platform | None = None,
 ) -> AsyncIterator[Prepared]:
-    """Open the store and convert the Dockerfile; leaving ends what still runs and closes the store."""
+    """Open the store and convert the Dockerfile; leaving ends what still runs and closes the store.
+    `build_platform` is that of another machine that the conversion is for."""
     lent = lent_things(request)
     lent.check()
     inputs = local_inputs(request)
@@ -153,7 +159,9 @@ async def prepared(
             if request.lock or request.offline:
                 _lock_images(request, worker)
             opts = BuildOpts(
-                attrs, build_platforms=(host_platform(),), frontend_images=wants_frontend_images()
+                attrs,
+                build_platforms=(build_platform or host_platform(),),
+                frontend_images=wants_frontend_images(),
             )
             gateway = EngineGateway(solver, worker, opts)
             if request.cache_from:

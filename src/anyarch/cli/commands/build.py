@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO
 
 from anyarch.cli.flags import Command, Flag
-from anyarch.errors import AnyarchError, NotSupported
+from anyarch.errors import AnyarchError
 
 if TYPE_CHECKING:
     from anyarch.builder.builder import Builder
@@ -274,14 +274,9 @@ def run(parsed: Parsed) -> int:
     except Exception as error:
         return report(error, stderr(), prefix=BEFORE, debug=parsed.debug, command="build")
     if parsed.switch("plan"):
-        if builder is not None:
-            raise NotSupported(
-                f"--plan is for the engine in this process, not for the builder {builder.name}",
-                hint="add --builder default",
-            )
         from anyarch.cli.plan import run_plan
 
-        return run_plan(request, "quiet" if prints_id else mode, debug=parsed.debug)
+        return run_plan(request, "quiet" if prints_id else mode, debug=parsed.debug, builder=builder)
     asked = method_of(parsed)
     if asked.name == "build" and not has_output:
         from anyarch.cli.outputs import with_default_output
