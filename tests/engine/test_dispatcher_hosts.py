@@ -22,6 +22,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     RAN,
     REPLACED,
     ArgumentRule,
+    Condition,
     EnvironmentRule,
     Twin,
     dispatcher,
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.root, pytest.mark.emulation]
 
 ENVIRONMENT_RULES = (EnvironmentRule("LD_PRELOAD=", ("",)), EnvironmentRule("LANG=", ("", "C", "C.UTF-8")))
+CONDITIONS = (
+    Condition(("GOOS=linux", "GOARCH="), ENVIRONMENT_RULES, "build"),
+    Condition(rules=(*ENVIRONMENT_RULES, EnvironmentRule("GO"))),
+)
 ARGUMENT_RULES = (
     ArgumentRule("next", "-plugin", "/own.so"),
     ArgumentRule("swap", "/own.so", "/native.so"),
@@ -62,7 +67,7 @@ class Root:
         others = [
             Twin(f"/bin/other{number}", "t/other", (found.__class__(1, number, 3),)) for number in range(50)
         ]
-        twin = Twin("/bin/program", "t/echo", (found,), ENVIRONMENT_RULES, ARGUMENT_RULES, ("-end", "all"))
+        twin = Twin("/bin/program", "t/echo", (found,), CONDITIONS, ARGUMENT_RULES, ("-end", "all"))
         self.write(directory / "bin/echo", dispatcher(emulator, [*others, twin], host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
@@ -156,6 +161,27 @@ def test_arguments_that_stand_in_the_way_leave_it_to_the_emulator(
 def test_variables_are_looked_at(root: Root, env: dict[str, str], *, is_native: bool) -> None:
     assert root.run("x", env=env) == ("x -end all" if is_native else f"{EMULATED} x")
     assert root.verdicts() == {RAN if is_native else ENVIRONMENT: 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "is_native"),
+    [
+        (("build", "x"), {"GOARCH": "arm64", "A": "b", "GOOS": "linux"}, True),
+        (("builder",), {"GOARCH": "", "GOOS": "linux2"}, True),
+        (("test", "x"), {"GOARCH": "arm64", "GOOS": "linux"}, False),
+        (("build",), {"GOARCH": "arm64"}, False),
+        (("build",), {"GOARCH": "arm64", "GOOS": "plan9"}, False),
+        (("build",), {"GOARCH": "arm64", "GOOS": "linux", "LANG": "de"}, False),
+        (("test", "x"), {}, True),
+        ((), {}, True),
+        ((), {"GOARCH": "arm64", "GOOS": "linux"}, False),
+    ],
+)
+def test_one_of_its_conditions_has_to_hold(
+    root: Root, arguments: tuple[str, ...], env: dict[str, str], *, is_native: bool
+) -> None:
+    found = root.run(*arguments, env=env)
+    assert found == " ".join([*arguments, "-end all"] if is_native else [EMULATED, *arguments])
 
 
 def test_another_file_at_its_path_is_emulated_and_told(root: Root) -> None:
