@@ -65,8 +65,9 @@ def make_registry(on_retry: Callable[[str], None] | None = None) -> Registry:
     from anyarch.registry.client import Registry
     from anyarch.registry.credentials import Credentials
     from anyarch.registry.hosts import Hosts
+    from anyarch.store.store import default_root
 
-    return Registry(Hosts.load(), Credentials(), on_retry=on_retry)
+    return Registry(Hosts.load(), Credentials(), on_retry=on_retry, uploads=f"{default_root()}/uploads")
 
 
 def open_origin(

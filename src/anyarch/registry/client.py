@@ -18,6 +18,7 @@ from anyarch.registry.download import ACCEPT, BlobSink, Download
 from anyarch.registry.failure import Failure, Refused, of_error, summary
 from anyarch.registry.novelty import Novelty
 from anyarch.registry.transport import Transport
+from anyarch.registry.unfinished import UploadRecords
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
 from anyarch.spec.number import natural
@@ -57,8 +58,11 @@ class Registry:
         *,
         http: HttpClient | None = None,
         on_retry: Callable[[str], None] | None = None,
+        uploads: str = "",
     ) -> None:
-        """`on_retry` gets one line of text for every attempt that is repeated (from any thread)."""
+        """`on_retry` gets one line of text for every attempt that is repeated (from any thread). `uploads` is
+        a directory for what the next process has to know to go on with uploads (empty: it begins them
+        anew)."""
         self._hosts = hosts
         self._http = http or HttpClient(on_retry=on_retry)
         self._transport = Transport(credentials, self._http)
@@ -66,6 +70,7 @@ class Registry:
         self._shunned: dict[str, tuple[float, Failure]] = {}
         self._present: set[tuple[str, str]] = set()  # (repository name, digest) known to be there
         self._novelty = Novelty()
+        self._upload_records = UploadRecords(uploads) if uploads else None
         self._push_locks: dict[tuple[str, str], threading.Lock] = {}
         self._referrers_lock = threading.Lock()  # lists under tags are read, changed and written
 
@@ -283,6 +288,7 @@ class Registry:
                 on_progress=on_progress,
                 cancel=cancel,
                 novelty=self._novelty,
+                records=self._upload_records,
             )
             what = f"{ref.familiar}: layer {Digest(descriptor.digest).short}"
             sent = self._at(ref, "pushed", endpoint, lambda: upload.run(mount_from), what=what)

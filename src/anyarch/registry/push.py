@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anyarch.registry.hosts import Endpoint
     from anyarch.registry.novelty import Novelty
     from anyarch.registry.transport import Transport
+    from anyarch.registry.unfinished import UploadRecord, UploadRecords
     from anyarch.spec.oci import Blob, Descriptor
     from anyarch.spec.reference import Reference
 
@@ -133,6 +134,7 @@ class Upload:
         on_progress: Callable[[int], None] | None,
         cancel: Cancel | None,
         novelty: Novelty,
+        records: UploadRecords | None = None,
     ) -> None:
         self._transport = transport
         self._endpoint = endpoint
@@ -142,6 +144,7 @@ class Upload:
         self._on_progress = on_progress
         self._cancel = cancel
         self._novelty = novelty
+        self._records = records
         self._scopes: tuple[str, ...] = endpoint.push_scopes(ref.path)
         self._credited = 0  # bytes reported to on_progress
         self._min_piece = 0
@@ -161,8 +164,22 @@ class Upload:
                 if location is not None:
                     self._abandon(location)
                 return False
-        self._send(location)
+        record = self._record()
+        is_sent = False
+        try:
+            self._send(location, record)
+            is_sent = True
+        finally:
+            record.close(finished=is_sent)
         return True
+
+    def _record(self) -> UploadRecord:
+        from anyarch.registry.unfinished import UploadRecord
+
+        if self._records is None:
+            return UploadRecord()
+        repository = self._endpoint.url(self._ref.path, "blobs")
+        return self._records.take(repository, self._descriptor.digest, self._descriptor.size)
 
     def _is_there(self) -> bool:
         digest = self._descriptor.digest
@@ -216,13 +233,22 @@ class Upload:
         except NetworkError:
             return
 
-    def _send(self, location: str | None) -> None:
-        """Whole first, then in pieces; a new upload whenever the old one is lost."""
+    def _send(self, location: str | None, record: UploadRecord) -> None:
+        """Whole first, then in pieces; a new upload whenever the old one is lost. One that an earlier process
+        began is gone on with, where the registry still has it."""
         policy = self._transport.http.retry
         failures = 0
         first_failure = 0.0
         form = 0  # 0: whole; n: pieces of _PIECES[n - 1]
         offset = 0  # what the registry has of the upload at `location`
+        is_old = False  # whether an earlier process began it
+        if record.location:
+            offset, place = self._status(record.location)
+            if offset:
+                if location is not None:
+                    self._abandon(location)
+                location, is_old = place, True
+                self._credit(offset)
         while True:
             trouble: Exception
             kind = ""
@@ -232,10 +258,11 @@ class Upload:
                     offset = 0
                     location = self._begin()
                     assert location is not None  # only a mount has none
+                record.note(location)
                 if form == 0 and offset == 0:
                     refusal = self._put_whole(location)
                 else:
-                    offset, location, refusal = self._patch(location, offset, form)
+                    offset, location, refusal = self._patch(location, offset, form, record)
                 if refusal is None:
                     return
             except NetworkError as error:
@@ -251,6 +278,11 @@ class Upload:
                 if refusal.status not in RETRY_STATUSES:
                     if refusal.status == 404 and self._is_there():
                         return  # a try of which the answer was lost has ended the upload
+                    if is_old:
+                        # What the earlier process sent may be the trouble.
+                        location, offset, is_old = None, 0, False
+                        self._credit(0)
+                        continue
                     # Pieces, then smaller pieces, then give up.
                     form += 1
                     is_final = refusal.status not in _TRY_PIECES or refusal.failure.codes & _FINAL_CODES
@@ -297,7 +329,9 @@ class Upload:
         after_s = retry_after_s(response.headers.get("Retry-After"), time.time())
         return _Refusal(response.status, self._transport.failure(self._endpoint, response), after_s)
 
-    def _patch(self, location: str, offset: int, form: int) -> tuple[int, str | None, _Refusal | None]:
+    def _patch(
+        self, location: str, offset: int, form: int, record: UploadRecord
+    ) -> tuple[int, str | None, _Refusal | None]:
         """Send from `offset` in pieces and finish: where it stands, the upload's place, what refused."""
         size = self._descriptor.size
         piece = max(_PIECES[max(form, 1) - 1], self._min_piece)
@@ -315,6 +349,7 @@ class Upload:
                 return offset, location, self._refusal(response)
             with response:
                 location = self._location(response, location)
+            record.note(location)
             offset += count
         response = self._transport.request(
             self._endpoint,

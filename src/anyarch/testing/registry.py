@@ -309,7 +309,7 @@ class FakeRegistry:
         `truncate`: the answer's body breaks off after so many bytes. `corrupt`: its first byte is wrong.
         `drop`: the connection is closed without an answer. `drop_body_after`: closed when so many bytes of
         the request's body came (they are kept by an upload). `delay_s`: first wait. `digest_header`: this
-        Docker-Content-Digest. `bytes_per_s`: the answer's body comes that slowly. `expire_tokens`: all tokens
+        Docker-Content-Digest. `bytes_per_s`: bodies come and go that slowly. `expire_tokens`: all tokens
         given out are worth nothing from this request on. `lose_answer`: the request is acted on, and the
         connection closed without an answer.
         """

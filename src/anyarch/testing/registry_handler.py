@@ -375,6 +375,9 @@ class Handler(BaseHTTPRequestHandler):
                 size = min(size, limit - self._record.received)
                 if size <= 0:
                     raise _Gone
+            if self._fault is not None and self._fault.bytes_per_s:
+                size = min(size, max(1, int(self._fault.bytes_per_s / 20)))
+                time.sleep(0.05)
             piece = self.rfile.read(size)
             if not piece:
                 raise _Gone

@@ -245,7 +245,9 @@ class Worker:
                 hosts = self._hosts or Hosts.load()
                 for domain in sorted(self._insecure):
                     hosts = hosts.with_insecure(domain)
-                self._registry = Registry(hosts, self._credentials or Credentials())
+                self._registry = Registry(
+                    hosts, self._credentials or Credentials(), uploads=f"{self.store.root}/uploads"
+                )
             return self._registry
 
     def lock_images(self, registry: Registry, http: HttpClient | None) -> None:

@@ -126,3 +126,67 @@ def test_two_processes_at_once_both_finish(fake, copy, tmp_path):
     for process in [copy(source, target), copy(source, target)]:
         finish(process)
     assert (tmp_path / "out/blobs/sha256" / digest.hex).read_bytes() == LAYER
+
+
+UPLOADS = "/blobs/uploads/"
+
+
+@pytest.fixture
+def layout(fake, copy, tmp_path):
+    """An image with one large layer, to be pushed; the registry's log is empty."""
+    place = f"oci-layout://{tmp_path}/source:1"
+    finish(copy(f"{fake.address}/lib/app:1", place))
+    fake.clear_log()
+    return place
+
+
+def sent(fake):
+    return sum(request.received for request in fake.requests("", UPLOADS))
+
+
+def received(fake):
+    with fake.lock:
+        return max((len(data) for data in fake.uploads.values()), default=0)
+
+
+def begin_and_kill(fake, copy, layout):
+    fake.fault("PUT", UPLOADS, bytes_per_s=20 << 20)
+    kill_when(copy(layout, f"{fake.address}/new/app:1"), lambda: received(fake) >= HALF)
+
+
+def test_an_upload_that_was_killed_goes_on_in_the_next_process(fake, copy, layout, tmp_path):
+    begin_and_kill(fake, copy, layout)
+    finish(copy(layout, f"{fake.address}/new/app:1"))
+    (piece,) = fake.requests("PATCH", UPLOADS)
+    assert piece.received == len(LAYER) - int(piece.headers["content-range"].partition("-")[0])
+    assert piece.received <= len(LAYER) - HALF
+    assert fake.blobs["new/app", Digest.of(LAYER)] == LAYER
+    assert os.listdir(tmp_path / "root/uploads") == []
+
+
+def test_an_upload_that_the_registry_has_forgotten_begins_anew(fake, copy, layout):
+    begin_and_kill(fake, copy, layout)
+    with fake.lock:
+        fake.uploads.clear()
+    finish(copy(layout, f"{fake.address}/new/app:1"))
+    assert fake.count("PATCH", UPLOADS) == 0
+    assert fake.blobs["new/app", Digest.of(LAYER)] == LAYER
+
+
+def test_an_upload_that_the_registry_has_spoilt_begins_anew(fake, copy, layout):
+    begin_and_kill(fake, copy, layout)
+    time.sleep(0.2)  # the registry reads what was on its way still
+    with fake.lock:
+        for data in fake.uploads.values():
+            if data:
+                data[0] ^= 1
+    finish(copy(layout, f"{fake.address}/new/app:1"))
+    assert fake.blobs["new/app", Digest.of(LAYER)] == LAYER
+
+
+def test_two_uploads_of_one_blob_at_once_do_not_meet(fake, copy, layout):
+    fake.fault("PUT", UPLOADS, bytes_per_s=20 << 20, times=2)
+    for process in [copy(layout, f"{fake.address}/new/app:1") for _ in range(2)]:
+        finish(process)
+    assert fake.blobs["new/app", Digest.of(LAYER)] == LAYER
+    assert fake.count("PATCH", UPLOADS) == 0
