@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["HostFile", "HostTree", "KnownContent"]
 
 _KEPT_FILE = 64 << 10  # bytes: of larger files reading again costs less than the memory
-_KEPT = 48 << 20
+_KEPT = 128 << 20
 _TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _KINDS = {
@@ -82,9 +82,10 @@ class HostTree(MergedTree):
         """Digest small files, which are read once for that and for their copy; answers the other ones."""
         others = []
         sha256, contents, root = hashlib.sha256, self._contents, self._raw_root + b"/"
+        kept = self._kept
         for entry in entries:
             size = entry.size
-            if size > _KEPT_FILE or self._kept + size > _KEPT:
+            if size > _KEPT_FILE:
                 others.append(entry)
                 continue
             path = entry.path
@@ -101,9 +102,11 @@ class HostTree(MergedTree):
             if (now.st_size, now.st_mtime_ns, len(data)) != (size, entry.mtime_ns, size):
                 others.append(entry)
                 continue
-            contents[path] = data
-            self._kept += size
+            if kept + size <= _KEPT:
+                contents[path] = data
+                kept += size
             digests[path] = sha256(data).digest()
+        self._kept = kept
         return others
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:

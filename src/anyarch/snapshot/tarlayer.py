@@ -1,4 +1,7 @@
-"""Writing a layer entry by entry: one sequential file, digested on the way."""
+"""Writing a layer entry by entry: one sequential file, digested on the way.
+
+Digesting and writing happen on a thread beside the one that adds entries, once there is more than a block.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from anyarch.archive.parallel import Ordered, usable_cpus
 from anyarch.archive.tar import TarWriter
 from anyarch.snapshot.hosttree import HostFile, KnownContent
 from anyarch.snapshot.index import encode_index, fold_sorted
@@ -39,9 +43,14 @@ class TarLayer:
         self._description = description
         self._entries: list[Entry] = []
         self._hash = hashlib.sha256()
+        self._is_large = False
         self._tar = store.unfinished_file()
         self._index = store.unfinished_file()
-        self._writer = TarWriter(self._write, hash_contents=True)
+        self._writer = TarWriter(self._take, hash_contents=True)
+        # The queue is short: what waits is memory.
+        self._beside: Ordered[bytes, None] = Ordered(
+            self._write, lambda _: None, threads=1 if usable_cpus() > 1 else 0, depth=4, name="anyarch-layer"
+        )
         with disk_errors(self._tar):
             self._fd = os.open(self._tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
@@ -72,6 +81,7 @@ class TarLayer:
     def commit(self) -> Layer:
         """Publish the layer under its diff ID; one that is there already is answered instead."""
         self._writer.close()
+        self._beside.close()
         os.close(self._fd)
         self._fd = -1
         diff_id = Digest.from_hex(self._hash.hexdigest())
@@ -101,6 +111,7 @@ class TarLayer:
 
     def discard(self) -> None:
         """Drop what was written and not published."""
+        self._beside.abort()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -117,6 +128,13 @@ class TarLayer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+    def _take(self, data: bytes) -> None:
+        if len(data) < _WHOLE and not self._is_large:
+            self._write(data)  # all of a small layer: a thread would cost more than it saves
+        else:
+            self._is_large = True
+            self._beside.submit(data)
 
     def _write(self, data: bytes) -> None:
         self._hash.update(data)

@@ -145,9 +145,12 @@ class MergedTree:
             node = self._find(real)
         if node is None:
             raise _not_found(path)
-        pairs = [(one.entry.path, self.target(one)) for one in self._walk(node, keep)]
+        pairs: list[tuple[str, Node]] = []
         wanted: dict[int, list[Entry]] = {}
-        for _, target in pairs:
+        for one in self._walk(node, keep):
+            entry = one.entry
+            target = one if entry.kind is not Kind.HARDLINK else self.target(one)
+            pairs.append((entry.path, target))
             if target.entry.kind is Kind.FILE and not target.entry.digest:
                 wanted.setdefault(target.position, []).append(target.entry)
         known = {position: self._digest_files(position, entries) for position, entries in wanted.items()}
