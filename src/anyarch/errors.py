@@ -54,9 +54,10 @@ __all__ = [
 
 class SourceRange:
     """Lines `start`..`end` (1-based, both included) of a Dockerfile, with its text for the excerpt.
-    `definition` is the message `pb.Definition` of where the file comes from, empty where that is unknown."""
+    `definition` is the message `pb.Definition` of where the file comes from, empty where that is unknown;
+    `others` are further places of the same step."""
 
-    __slots__ = ("column", "data", "definition", "end", "filename", "start")
+    __slots__ = ("column", "data", "definition", "end", "filename", "language", "others", "start")
 
     def __init__(
         self,
@@ -67,7 +68,11 @@ class SourceRange:
         column: int = 0,
         data: bytes = b"",
         definition: bytes = b"",
+        language: str = "Dockerfile",
+        others: Sequence[SourceRange] = (),
     ) -> None:
+        self.language = language
+        self.others = tuple(others)
         self.definition = definition
         self.filename = filename
         self.start = start

@@ -209,7 +209,8 @@ class Control:
                     job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs
                 )
             else:
-                definition = Definition.unmarshal(request.Definition.SerializeToString())
+                sent = Definition.unmarshal(request.Definition.SerializeToString())
+                definition = await job.run(lambda bench: bench.policed(sent))
                 result = SolveResult(ref=definition if definition.ops else None)
         ask_client = None
         if request.EnableSessionExporter:

@@ -49,8 +49,14 @@ def translate(error: Exception) -> RpcError:
             details.append(_detail("errdefs.FrontendCap+json", {"name": name}))
         case RequestNotSupported(name=name):
             details.append(_detail("errdefs.Subrequest+json", {"name": name}))
+    messages = getattr(error, "messages", None)
+    if messages:
+        denied = {"action": 1, "denyMessages": [{"message": text} for text in messages]}
+        details.append(_detail("policysession.DecisionResponse+json", denied))
     if error.source is not None:
-        details.append(_detail("errdefs.Source+json", _source(error.source)))
+        # What comes first is what lies innermost in Go's chain: the last place.
+        places = (*reversed(error.source.others), error.source)
+        details += [_detail("errdefs.Source+json", _source(place)) for place in places]
     code = _code(error)
     status = rpcstatus_pb2.Status(code=code, message=message, details=details)
     return RpcError(code, message, details=status.SerializeToString() if details else b"")
@@ -106,12 +112,12 @@ def _source(source: SourceRange) -> dict[str, object]:
     info: dict[str, object] = {
         "filename": source.filename,
         "data": base64.b64encode(source.data).decode(),
-        "language": "Dockerfile",
+        "language": source.language,
     }
     if source.definition:
         info["definition"] = _definition(source.definition)
     # A range for each line, as BuildKit has them; not more than there are lines, whatever a client says.
-    end = min(source.end, source.start + source.data.count(b"\n"))
+    end = max(source.start, min(source.end, source.start + source.data.count(b"\n")))
     lines = [{"line": number} for number in range(source.start, end + 1)]
     return {"info": info, "ranges": [{"start": line, "end": line} for line in lines]}
 

@@ -16,19 +16,21 @@ from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
 from anyarch.daemon.failure import error_of_status
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
-from anyarch.errors import error_context
+from anyarch.errors import BuildError, error_context
 from anyarch.llb.definition import Definition
+from anyarch.llb.ops import SourceOp
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
 from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from typing import Any
 
-    from anyarch.api.proto import worker_pb2
+    from anyarch.api.proto import sourcepolicy_pb2, worker_pb2
     from anyarch.api.rpc.server import Handler, ServerCall
     from anyarch.daemon.job import Job, Jobs, KnownRef
+    from anyarch.daemon.policy import JobPolicy
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import Workbench
     from anyarch.frontend.gateway import FileStat
@@ -137,7 +139,12 @@ class Gateway:
                 job, request.Frontend, dict(request.FrontendOpt), request.FrontendInputs
             )
         else:
-            definition = Definition.unmarshal(request.Definition.SerializeToString())
+            sent = Definition.unmarshal(request.Definition.SerializeToString())
+
+            async def police(bench: Workbench) -> Definition:
+                return await bench.policed(sent, _policy(job, request.SourcePolicies))
+
+            definition = await job.run(police)
             found = SolveResult(ref=definition if definition.ops else None)
 
         async def work(bench: Workbench) -> dict[str, EngineRef | None]:
@@ -392,9 +399,16 @@ class Gateway:
         layout = (request.StoreID or "") if request.ResolverType == 1 else ""
 
         async def work(bench: Workbench) -> gateway_pb2.ResolveImageConfigResponse:
+            from anyarch.engine.sourcepolicy import policed_image
+
+            name = request.Ref
+            platform = platform_of(request.Platform) if request.HasField("Platform") else None
+            policy = _policy(job, request.SourcePolicies)
+            if policy is not None:
+                name = await policed_image(policy, name, platform, is_layout=bool(layout))
             image = await bench.gateway.resolve_image_config(
-                request.Ref,
-                platform=platform_of(request.Platform) if request.HasField("Platform") else None,
+                name,
+                platform=platform,
                 mode=request.ResolveMode or "default",
                 log_name=request.LogName,
                 layout=layout,
@@ -411,7 +425,22 @@ class Gateway:
         from anyarch.daemon.sourcemeta import resolve
 
         job = await self._job(call)
-        return await job.run(lambda bench: resolve(bench, request))
+
+        async def work(bench: Workbench) -> gateway_pb2.ResolveSourceMetaResponse:
+            policy = _policy(job, request.SourcePolicies)
+            if policy is not None:
+                sent = SourceOp(request.Source.identifier, dict(request.Source.attrs))
+                platform = platform_of(request.Platform) if request.HasField("Platform") else None
+                try:
+                    made = await policy.evaluate(sent, platform)
+                except BuildError as error:
+                    error.message = f"could not resolve image due to policy: {error.message}"
+                    raise
+                changed = llb_pb2.SourceOp(identifier=made.identifier, attrs=made.attrs)
+                request.Source.CopyFrom(changed)
+            return await resolve(bench, request)
+
+        return await job.run(work)
 
     async def warn(self, request: gateway_pb2.WarnRequest, call: ServerCall) -> gateway_pb2.WarnResponse:
         job = await self._job(call)
@@ -429,6 +458,13 @@ class Gateway:
             )
         )
         return gateway_pb2.WarnResponse()
+
+
+def _policy(job: Job, more: Sequence[sourcepolicy_pb2.Policy]) -> JobPolicy | None:
+    """What decides on the sources of one request. Raises `UsageError`."""
+    assert job.policy is not None  # with the workbench, which whoever asks has
+    policy = job.policy.extended(more) if more else job.policy
+    return None if policy.is_empty else policy
 
 
 def cache_imports(attrs: dict[str, str]) -> list[CacheOption]:

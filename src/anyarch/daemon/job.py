@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import EventLog
+from anyarch.daemon.policy import JobPolicy, rules_of
 from anyarch.daemon.records import random_id
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
@@ -94,6 +95,9 @@ class Job:
         self._bench_stop: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._ended = asyncio.Event()
+        self._rules = rules_of(request.SourcePolicy)
+        self.policy: JobPolicy | None = None
+        """There with the workbench."""
         self._lent: SessionLent | None = None
         self._tasks: set[asyncio.Task[Any]] = set()  # of the bench's loop
 
@@ -161,6 +165,14 @@ class Job:
             exec_slots=self._exec_slots,
         ) as bench:
             files.on_received = bench.store.grew
+            self.policy = JobPolicy(
+                bench,
+                [self._rules],
+                self._sessions,
+                self.loop,
+                self.request.SourcePolicySession,
+            )
+            bench.policy = None if self.policy.is_empty else self.policy
             self._tell(lambda: self._ready(bench))
             await self._bench_stop.wait()
             for task in self._tasks:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from anyarch.api.proto import gateway_pb2, wellknown_pb2
 from anyarch.daemon.gateway import platform_of
+from anyarch.errors import BuildError
 
 if TYPE_CHECKING:
     from anyarch.engine.workbench import Workbench
 
 __all__ = ["resolve"]
+
+_ALGORITHMS = {0: "sha256", 1: "sha384", 2: "sha512"}
+_MOST_SUFFIX = 4096
 
 
 async def resolve(
@@ -48,11 +52,22 @@ async def resolve(
             reply.Git.CommitChecksum = found.commit
             return reply
         case "http" | "https":
-            from anyarch.engine.sourceinfo import resolve_http
+            from anyarch.engine.sourceinfo import checksum, resolve_http
 
             file = await resolve_http(bench, source.SerializeToString(), request.LogName)
             reply.HTTP.Checksum, reply.HTTP.Filename = file.checksum, file.filename
             if file.modified is not None:
                 reply.HTTP.LastModified.CopyFrom(wellknown_pb2.Timestamp(seconds=file.modified))
+            if request.HTTP.HasField("ChecksumRequest"):
+                wanted = request.HTTP.ChecksumRequest
+                algorithm = _ALGORITHMS.get(wanted.Algo)
+                if algorithm is None:
+                    raise BuildError(f"unsupported checksum algorithm {wanted.Algo}")
+                if len(wanted.Suffix) > _MOST_SUFFIX:
+                    raise BuildError(f"http checksum request suffix exceeds max size {_MOST_SUFFIX}")
+                reply.HTTP.ChecksumResponse.Digest = await checksum(
+                    bench, file.checksum, algorithm, wanted.Suffix
+                )
+                reply.HTTP.ChecksumResponse.Suffix = wanted.Suffix
             return reply
     return reply  # nothing more is known of a local directory before it is transferred

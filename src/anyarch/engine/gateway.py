@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anyarch.archive.entry import Entry
+    from anyarch.engine.sourcepolicy import SourcePolicy
     from anyarch.frontend.gateway import BuildOpts
     from anyarch.llb.definition import Definition
     from anyarch.snapshot.view import Node, TreeView
@@ -129,6 +130,8 @@ class EngineGateway:
         self._solver = solver
         self._worker = worker
         self._opts = opts
+        self.policy: SourcePolicy | None = None
+        """What decides on sources."""
         self._announced: dict[str, tuple[str, asyncio.Lock]] = {}
         self.warnings = 0
 
@@ -137,11 +140,19 @@ class EngineGateway:
         return self._opts
 
     async def solve(self, definition: Definition) -> EngineRef:
+        if self.policy is not None:
+            from anyarch.engine.sourcepolicy import policed
+
+            definition = await policed(definition, self.policy)
         return EngineRef(self._solver, self._worker, load(self._solver, self._worker, definition))
 
     async def resolve_image_config(
         self, reference: str, *, platform: Platform | None, mode: str, log_name: str, layout: str = ""
     ) -> ResolvedImage:
+        if self.policy is not None:
+            from anyarch.engine.sourcepolicy import policed_image
+
+            reference = await policed_image(self.policy, reference, platform, is_layout=bool(layout))
         name = Reference.parse(reference)
         images = self._worker.layout_images(store=layout) if layout else self._worker.images
         async with self.step(log_name or f"[internal] load metadata for {name}"):

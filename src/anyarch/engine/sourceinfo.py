@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import posixpath
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from anyarch.spec.digest import Digest
 if TYPE_CHECKING:
     from anyarch.engine.workbench import Workbench
 
-__all__ = ["GitInfo", "HttpInfo", "resolve_git", "resolve_http"]
+__all__ = ["GitInfo", "HttpInfo", "checksum", "resolve_git", "resolve_http"]
 
 
 class GitInfo(msgspec.Struct, frozen=True):
@@ -83,3 +84,17 @@ async def resolve_http(bench: Workbench, raw: bytes, log_name: str) -> HttpInfo:
         except (ValueError, TypeError):
             modified = None
     return HttpInfo(found.digest, posixpath.basename(found.filename), modified)
+
+
+async def checksum(bench: Workbench, digest: str, algorithm: str, suffix: bytes) -> str:
+    """The digest of a blob of the store with `suffix` after it, which detached signatures are made of."""
+
+    def compute() -> str:
+        whole = hashlib.new(algorithm)
+        with bench.store.content.open(digest) as stream:
+            while chunk := stream.read(1 << 20):
+                whole.update(chunk)
+        whole.update(suffix)
+        return f"{algorithm}:{whole.hexdigest()}"
+
+    return await asyncio.to_thread(compute)

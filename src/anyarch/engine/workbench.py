@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from anyarch.cache.stock import StockKey
     from anyarch.engine.export import Receiver
     from anyarch.engine.request import BuildResult, CacheOption, Output
+    from anyarch.engine.sourcepolicy import SourcePolicy
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
@@ -115,6 +116,8 @@ class Workbench:
         self._borrowed = borrowed
         self._plain = EngineGateway(solver, worker, BuildOpts({}, build_platforms=(host_platform(),)))
         self.warnings = 0
+        self.policy: SourcePolicy | None = None
+        """What decides on the sources of graphs."""
 
     @classmethod
     @asynccontextmanager
@@ -168,6 +171,15 @@ class Workbench:
                 *await import_caches(request, self.worker, self._plain.warn, self._borrowed.caches),
             ]
 
+    async def policed(self, definition: Definition, policy: SourcePolicy | None = None) -> Definition:
+        """What `policy`, or that of the build, makes of a graph's sources. Raises what it raises."""
+        chosen = policy or self.policy
+        if chosen is None:
+            return definition
+        from anyarch.engine.sourcepolicy import policed
+
+        return await policed(definition, chosen)
+
     def load(self, definition: Definition) -> EngineRef:
         """A result, evaluated when it is needed. Raises `BuildError` for a graph that is not whole."""
         return EngineRef(self.solver, self.worker, load(self.solver, self.worker, definition))
@@ -191,9 +203,17 @@ class Workbench:
             frontend_images=wants_frontend_images(),
         )
         gateway = EngineGateway(self.solver, self.worker, opts)
+        gateway.policy = self.policy
         try:
             with os_errors():
-                return _of_frontend(await build(gateway))
+                found = await build(gateway)
+                if self.policy is not None:
+                    refs = {
+                        name: await self.policed(ref) if ref is not None else None
+                        for name, ref in found.refs.items()
+                    }
+                    found = msgspec.structs.replace(found, refs=refs)
+                return _of_frontend(found)
         finally:
             self.warnings += gateway.warnings
 

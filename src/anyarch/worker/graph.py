@@ -167,11 +167,20 @@ def default_name(op: Op, names: Sequence[str]) -> str:
 
 
 def _source_of(definition: Definition, digest: str) -> SourceRange | None:
-    locations = definition.source.locations.get(digest)
-    if not locations:
-        return None
-    index, ranges = locations[0]
-    if not ranges or not 0 <= index < len(definition.source.infos):
-        return None
-    info = definition.source.infos[index]
-    return SourceRange(info.filename, ranges[0][0], ranges[-1][1], data=info.data, definition=info.definition)
+    first: SourceRange | None = None
+    others: list[SourceRange] = []
+    for info, ranges in reversed(definition.locations(digest)):
+        if not ranges:
+            continue
+        start, end = ranges[0][0], ranges[-1][1]
+        first = SourceRange(
+            info.filename,
+            start,
+            max(start, end),
+            data=info.data,
+            definition=info.definition,
+            language=info.language,
+            others=tuple(others),
+        )
+        others.insert(0, first)
+    return first
