@@ -34,10 +34,11 @@ class StoredCache:
 
     def canonical(self, key: str) -> str | None:
         known = self._records.canonical(key)
-        if self.imported and (known is None or self.load(known) is None):
+        is_linked = known is not None and known != key
+        if self.imported and (known is None or known == key or self.load(known) is None):
             for cache in self.imported:
                 elsewhere = cache.canonical(key)
-                if elsewhere is not None and (known is None or self.load(elsewhere) is not None):
+                if elsewhere is not None and (not is_linked or self.load(elsewhere) is not None):
                     return elsewhere
         return known
 

@@ -341,9 +341,10 @@ class Solver:
     def _start_ahead(self, state: _State) -> None:
         """Start the inputs that will be wanted as soon as what the key of `state` waits for is done.
 
-        That holds for those without a saved result: a result for `state` would have been saved after theirs.
-        Sources are left alone, as they never have one. It is a guess still (the inputs' results may have been
-        pruned), so a failure is nobody's until the result is asked for.
+        That holds for those that were never run: a result for `state` would have been saved after theirs. One
+        whose result was pruned may turn out not to be wanted, so it has to wait. Sources are left alone, as
+        they never have a result. It is a guess still (of what was pruned all may be forgotten), so a failure
+        is nobody's until the result is asked for.
         """
         if self._is_left or not self._waits(state):
             return
@@ -351,7 +352,8 @@ class Solver:
             one = self._states[edge.vertex]
             if one.result is not None or one.is_source or one.key is None or not _has_value(one.key):
                 continue
-            if not self._cache.has(one.key.result()):
+            canonical = one.key.result()
+            if self._cache.canonical(canonical) is None and not self._cache.has(canonical):
                 one.result = self._start(self._find_result(one), context=state.context)
 
     # results --------------------------------------------------------------------------------------

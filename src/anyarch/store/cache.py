@@ -104,7 +104,8 @@ class CacheRecords:
         description: str = "",
         created_at: float | None = None,
     ) -> None:
-        """Replace what is known of `canonical`, all outputs in one transaction."""
+        """Replace what is known of `canonical`, all outputs in one transaction. From now on it is linked to
+        itself, also when the results go."""
         now = time.time()
         born = now if created_at is None else created_at
         rows = [
@@ -121,6 +122,7 @@ class CacheRecords:
         with self._meta.transaction() as database:
             database.execute("DELETE FROM cache_results WHERE canonical = ?", (canonical,))
             database.executemany("INSERT INTO cache_results VALUES (?, ?, ?, ?, ?, ?)", rows)
+            database.execute("INSERT OR REPLACE INTO cache_keys VALUES (?, ?)", (canonical, canonical))
 
     def forget(self, canonical: str) -> None:
         """Drop the results of `canonical` (links to it stay: they lead to nothing, or to the next result)."""

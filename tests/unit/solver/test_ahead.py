@@ -77,6 +77,11 @@ class Bench:
         kept = {key: value for key, value in self.cache.results.items() if value[0] not in texts}
         self.cache.results = kept
 
+    def forget_pruned(self) -> None:
+        """Lose all that is known of results that were lost."""
+        links = self.cache.links
+        self.cache.links = {key: value for key, value in links.items() if value in self.cache.results}
+
     async def build(self, graph: dict[str, tuple[str, ...]], *wanted: str) -> list[Any]:
         """`graph` maps names to inputs, those that are known by content with an asterisk."""
         self.runs.clear()
@@ -218,13 +223,28 @@ def test_a_failure_ahead_is_raised_when_its_turn_comes() -> None:
     run(work())
 
 
-def test_a_failure_ahead_is_nobodys_when_the_result_is_not_needed() -> None:
-    """The copies are known, the results of the stages were pruned."""
+def test_what_was_pruned_is_not_started_ahead() -> None:
+    """The copies are known by their content, so nobody needs the stages again."""
 
     async def work() -> None:
         bench = Bench()
         first = await bench.build(STAGES, "top")
         bench.prune("A(source())", "B(source())", "C(source())")
+        changed = {"source": (), "Anew": ("source",), **STAGES, "copy-1": ("source", "Anew*")}
+        assert await bench.build(changed, "top") == first
+        assert [name for name in bench.runs if name != "source"] == ["Anew"]
+
+    run(work())
+
+
+def test_a_failure_ahead_is_nobodys_when_the_result_is_not_needed() -> None:
+    """The copies are known, the results of the stages were pruned and forgotten."""
+
+    async def work() -> None:
+        bench = Bench()
+        first = await bench.build(STAGES, "top")
+        bench.prune("A(source())", "B(source())", "C(source())")
+        bench.forget_pruned()
         bench.broken = {"B"}
         bench.waits = {"Anew": bench.began("B")}
         changed = {"source": (), "Anew": ("source",), **STAGES, "copy-1": ("source", "Anew*")}

@@ -38,6 +38,7 @@ class Cache:
 
     def save(self, canonical: str, outputs: Any, vertex: Vertex) -> None:
         self.results[canonical] = outputs
+        self.links[canonical] = canonical
 
 
 class Op:

@@ -57,6 +57,13 @@ def test_saving_again_replaces_all_outputs(store: Store) -> None:
     assert store.cache.load("c", 0) is None
 
 
+def test_that_a_result_was_made_once_outlives_it(store: Store) -> None:
+    assert store.cache.canonical("c") is None
+    store.cache.save("c", [None])
+    store.cache.forget("c")
+    assert (store.cache.canonical("c"), store.cache.has("c")) == ("c", False)
+
+
 def test_ids_that_are_digests_are_saved_as_text(store: Store) -> None:
     digest = Digest.of(b"x")
     store.records.add(digest, size=1)
