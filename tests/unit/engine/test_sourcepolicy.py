@@ -72,9 +72,9 @@ def test_one_policy_does_not_allow_what_another_denies() -> None:
         (
             Rule(
                 CONVERT,
-                r"^docker-image://([^/]+)/",
+                r"^(.*)://docker[.]io/",
                 Match.REGEX,
-                updates=("docker-image://m.example/$1/", {}),
+                updates=("$1://m.example/", {}),
             ),
             "docker-image://m.example/library/alpine:3.20",
         ),
