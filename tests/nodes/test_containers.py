@@ -13,6 +13,7 @@ from anyarch.testing.debian_docker import DebianDocker
 from anyarch.testing.debian_podman import DebianPodman
 from tests.conftest import PROJECT
 from tests.interop.peers import peer
+from tests.nodes.conftest import Cli
 
 pytestmark = [pytest.mark.root, pytest.mark.interop]
 
@@ -27,7 +28,7 @@ def make_image(path, environment, *words):
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = subprocess.run(
             [sys.executable, str(PROJECT / "tools" / "image.py"), *words, "--tag", IMAGE],
-            env={**environment, "ANYARCH_ROOT": str(path.parent / "image-store")},
+            env={"ANYARCH_ROOT": str(path.parent / "image-store"), **environment},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -150,3 +151,21 @@ def test_docker_buildx_sees_the_same_container(at, engine):
     stock("rm", "c")
     assert (engine.containers(), engine.volumes()) == ([], [])
     assert "c" not in at("ls", "--format", "{{.Name}}").out.split()
+
+
+@pytest.mark.slow
+@pytest.mark.emulation
+def test_the_image_is_for_both_architectures(tmp_path, clean_environment):
+    """Its daemon starts and its builds work where they are emulated, too."""
+    cli = Cli(tmp_path, clean_environment, tmp_path)
+    make_image(tmp_path / "x", {**clean_environment, "ANYARCH_ROOT": str(tmp_path / "root")})
+    (tmp_path / "context").mkdir()
+    (tmp_path / "context" / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /copied\n")
+    for name, machine in (("linux/amd64", "x86_64"), ("linux/arm64", "aarch64")):
+        run = ("run", "--platform", name, "--volume", f"{tmp_path}/context:/context")
+        version = cli(*run, IMAGE, "--version")
+        assert version.out.startswith("anyarchd "), version.err
+        words = ("build", "--output", f"/context/{machine}", "/context")
+        built = cli(*run, "--entrypoint", "anyarch", IMAGE, *words)
+        assert built.status == 0, built.err
+        assert (tmp_path / "context" / machine / "copied").read_text().startswith("FROM scratch")

@@ -209,3 +209,18 @@ def test_a_plan_fails_where_a_stage_cannot_run(cli, node):
     answer = cli.build("--builder", "b", "--platform", "linux/amd64", "--plan")
     assert (answer.status, "impossible" in answer.out) == (1, True), answer
     assert "the node runs linux/amd64 only" in answer.out
+
+
+def test_the_platform_of_a_stage_counts_on_a_node(cli, node):
+    builder_of(cli, node("linux/amd64,linux/arm64"))
+    write(
+        cli,
+        "FROM busybox AS base\nCOPY file /file\n"
+        "FROM --platform=linux/amd64 base AS assets\nRUN uname -m > /arch\n"
+        "FROM scratch\nCOPY --from=assets /arch /\n",
+    )
+    words = ("--builder", "b", "--platform", "linux/arm64", "-o", "out")
+    for option, machine in ((), "aarch64"), (("--stage-platform",), "x86_64"):
+        answer = cli.build(*words, *option)
+        assert answer.status == 0, answer.err
+        assert (cli.directory / "out" / "arch").read_text() == f"{machine}\n"

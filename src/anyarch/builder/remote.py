@@ -22,6 +22,7 @@ from anyarch.api.rpc.status import RpcError
 from anyarch.builder.solve_request import FRONTEND, remote_build
 from anyarch.builder.status import events_of
 from anyarch.engine.request import BuildResult
+from anyarch.errors import NotSupported
 from anyarch.session.offer.content import content_methods
 from anyarch.session.offer.credentials import credential_methods
 from anyarch.session.offer.files import directory_methods, upload_methods
@@ -154,6 +155,11 @@ class RemoteBuilder:
         failures: list[AnyarchError] = []
         with ExitStack() as held:
             build = await asyncio.to_thread(remote_build, request, held)
+            if "stage-platform" in build.attrs and "anyarch" not in await self.version():
+                raise NotSupported(
+                    f"{self._label}: --stage-platform is known to daemons of anyarch only, others ignore it",
+                    hint="leave out --stage-platform, and stagePlatform in the configuration file",
+                )
             async with AsyncExitStack() as agents:
                 methods = _methods(build, agents, failures)
                 session, ref = base36_id(), request.ref or base36_id()

@@ -95,7 +95,6 @@ def _refuse(request: BuildRequest) -> None:
     for flag, given in (
         ("--lock", request.lock),
         ("--offline", request.offline),
-        ("--stage-platform", request.stage_platform),
         ("--test", request.tests),
     ):
         if given:
