@@ -5,7 +5,7 @@ python bench/daemon.py [NAME...]        prints a JSON object
 Contexts are sent by `buildctl` where it is on PATH, so that both daemons have the same client, else by
 anyarch.
 BuildKit's daemon is `buildkitd` on PATH, or what ANYARCH_BENCH_BUILDKITD names; without it there is no peer.
-Memory is what /proc says of the daemon and all its children.
+Memory is that of the daemon and all its children, shares of shared pages (Pss).
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Daemon:
         return connection
 
     def memory(self) -> int:
-        """Resident bytes of the daemon and of all below it, what they share counted once each."""
+        """Bytes of memory of the daemon and of all below it, steps included; a page that several share counts
+        once, which the sum of their resident sizes would count each time."""
         children: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
         for entry in os.scandir("/proc"):
@@ -85,7 +86,9 @@ class Daemon:
                 facts = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
                 number = int(entry.name)
                 children.setdefault(int(facts["PPid"]), []).append(number)
-                sizes[number] = int(facts.get("VmRSS", "0 kB").split()[0]) << 10
+                rollup = Path(entry.path, "smaps_rollup").read_text()
+                shares = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
+                sizes[number] = int(shares[0]) << 10
         total, left = 0, [self.process.pid]
         while left:
             number = left.pop()
@@ -296,7 +299,7 @@ def clients(directory: Path) -> dict[str, list[float]]:
     client whose build is all cached."""
     home = directory / "clients"
     base = home / "base"
-    home.mkdir()
+    home.mkdir(parents=True)
     environment = {**os.environ, "HOME": str(home), "ANYARCH_ROOT": str(home / "root")}
     argv = [str(BIN / "anyarch"), "build", "-q", "-o", f"type=oci,tar=false,dest={base}"]
     argv += ["--file", str(ROOT / "examples/bases/busybox/Dockerfile"), str(busybox_context(ROOT / ".cache"))]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import acceleration
 import builders
+import daemon
 import language
 import once
 import sandbox
@@ -330,6 +331,35 @@ def several_nodes(directory: Path) -> list[Result]:
     ]
 
 
+def the_daemon(directory: Path) -> list[Result]:
+    found = daemon.measure(directory / "daemon")
+
+    def line(key: str, what: str, *, most: float | None = None) -> Result:
+        ours, *peer = found[key]
+        theirs = peer[0] if peer else None
+        if most is not None:
+            return Result(what, ours, theirs, f"under {seconds(most)}", ours < most)
+        # What is not slower by more than such measurements scatter is not slower.
+        met = theirs is None or ours <= 1.05 * theirs
+        return Result(what, ours, theirs, "not slower than buildkitd" if theirs is not None else "", met)
+
+    memory = found["clients_bytes"][0]
+    return [
+        line("start_s", "daemon: from its start until it accepts, against buildkitd", most=0.3),
+        line("call_s", "daemon: an empty call, both ends on one processor, against buildkitd", most=0.0004),
+        line("many_files_s", "daemon: a context of 20,000 files, 64 MB, against buildkitd"),
+        line("one_file_s", "daemon: a context of one file of 1 GB, against buildkitd"),
+        line("cached_s", "daemon: a cached build by `anyarch build`", most=0.3),
+        Result(
+            f"daemon: {daemon.CLIENTS} clients at a time, a step of 2 s each",
+            found["clients_s"][0],
+            None,
+            f"all finish, memory under 1 GB ({memory / 1e6:.0f} MB)",
+            memory < 1e9,
+        ),
+    ]
+
+
 def accelerated_steps() -> list[Result]:
     results = []
     for one in acceleration.measure():
@@ -370,6 +400,7 @@ def main() -> int:
                     "unpack": lambda: unpacked_image(anyarch, buildah, directory, server.address),
                     "graph": cached_graph,
                     "builders": lambda: several_nodes(directory),
+                    "daemon": lambda: the_daemon(directory),
                     "acceleration": accelerated_steps,
                 }
                 unknown = set(wanted or ()) - set(workloads)
