@@ -5,9 +5,10 @@ Bytes that arrive go to `feed`; bytes to send come out of the `write` callback, 
 raises for what a peer does: a peer that breaks the protocol gets GOAWAY, all streams get `on_reset`, and
 `closed` is set.
 
-Memory is bounded: a stream that is not read holds at most its window (4 MiB), a connection 64 MiB; what is
-waiting to be sent is bounded by the senders, who look at `Stream.pending`. A peer that resets what it opens,
-or sends frames that have to be answered and does not read the answers, is disconnected.
+Memory is bounded: a stream that is not read holds at most its window (4 MiB), a connection 64 MiB, and as
+much again of header lists and of parts of messages; what is waiting to be sent is bounded by the senders, who
+look at `Stream.pending`. A peer that resets what it opens or makes us reset it, or sends frames that have to
+be answered and does not read the answers, is disconnected.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from anyarch.api.http2.errors import (
     ProtocolError,
 )
 from anyarch.api.http2.header import MAX_BLOCK, BlockDecoder, encode_headers
-from anyarch.api.http2.stream import Stream
+from anyarch.api.http2.stream import MAX_HELD, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,9 @@ class Connection:
         self._client = client
         self._max_streams = max_streams
         self._decoder = BlockDecoder()
-        self._in = b""
+        self._in: list[bytes] = []
+        self._in_size = 0
+        self._in_need = 0
         self._greeted = client
         self._settled = False
         self._out: list[bytes] = []
@@ -100,6 +103,7 @@ class Connection:
         self._resets = 0
         self._unused = 0
         self._received_limit = CONNECTION_WINDOW
+        self.held = 0
         self.streams: dict[int, Stream] = {}
         self.send_window = 65535
         self.peer_window = 65535
@@ -108,6 +112,11 @@ class Connection:
         self.paused = False
         self.closed = False
         self.going_away = False
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the peer has said what it has to say first."""
+        return self._settled
 
     # life ------------------------------------------------------------------------------------------
 
@@ -151,11 +160,19 @@ class Connection:
         """Take what arrived."""
         if self.closed:
             return
+        if self._in:
+            self._in.append(data)
+            self._in_size += len(data)
+            # A frame that comes byte by byte is put together once.
+            if self._in_size < self._in_need:
+                return
+            data = b"".join(self._in)
+            self._in.clear()
         self._feeding = True
         try:
-            self._consume(self._in + data if self._in else data)
+            self._consume(data)
         except ProtocolError as error:
-            self._in = b""
+            self._in.clear()
             self.close(error.code, error.message)
         finally:
             self._feeding = False
@@ -167,13 +184,14 @@ class Connection:
             if end < len(PREFACE):
                 if not PREFACE.startswith(data):
                     raise ProtocolError(PROTOCOL_ERROR, "this is not HTTP/2")
-                self._in = data
+                self._keep(data, len(PREFACE))
                 return
             if not data.startswith(PREFACE):
                 raise ProtocolError(PROTOCOL_ERROR, "this is not HTTP/2")
             self._greeted = True
             position = len(PREFACE)
         streams = self.streams
+        need = 9
         while end - position >= 9:
             size = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
             if size > FRAME_SIZE:
@@ -181,6 +199,7 @@ class Connection:
             start = position + 9
             stop = start + size
             if stop > end:
+                need = 9 + size
                 break
             kind, flags = data[position + 3], data[position + 4]
             number = _U32.unpack_from(data, position + 5)[0] & MAX_WINDOW
@@ -196,7 +215,14 @@ class Connection:
             self._dispatch(kind, flags, number, data[start:stop])
             if self.closed:
                 return
-        self._in = data[position:]
+        if position < end:
+            self._keep(data[position:] if position else data, need)
+
+    def _keep(self, data: bytes, need: int) -> None:
+        """The beginning of a frame of `need` bytes."""
+        if data:
+            self._in.append(data)
+            self._in_size, self._in_need = len(data), need
 
     def _dispatch(self, kind: int, flags: int, number: int, body: bytes) -> None:
         if self._block is not None and (kind != CONTINUATION or number != self._block[0]):
@@ -311,9 +337,10 @@ class Connection:
                 self._answerable()
             return
         self._block = None
-        self._headers(number, self._decoder.decode(bytes(block)), ends)
+        headers, size = self._decoder.decode(bytes(block))
+        self._headers(number, headers, size, ends)
 
-    def _headers(self, number: int, headers: Headers, ends: bool) -> None:
+    def _headers(self, number: int, headers: Headers, size: int, ends: bool) -> None:
         stream = self.streams.get(number)
         if stream is None:
             if self._client or not number & 1:
@@ -326,12 +353,13 @@ class Connection:
             if self.going_away:
                 self._frame(RST_STREAM, 0, number, _U32.pack(REFUSED_STREAM))
                 return
-            if len(self.streams) >= self._max_streams:
+            if len(self.streams) >= self._max_streams or self.held + size > MAX_HELD:
                 self._abused()
                 self._frame(RST_STREAM, 0, number, _U32.pack(REFUSED_STREAM))
                 return
             stream = Stream(self, number, self.peer_window)
             self.streams[number] = stream
+            stream.hold(size)
             sink = self._owner.opened(stream, headers)
             if sink is None:
                 stream.reset(REFUSED_STREAM)
@@ -413,8 +441,11 @@ class Connection:
                 self._answerable()
                 return
             if not more or stream.send_window + more > MAX_WINDOW:
-                stream.reset(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR)
-                self._drop(stream, FLOW_CONTROL_ERROR)
+                # The peer makes us give its stream up: the same to us as if it did.
+                self._frame(RST_STREAM, 0, number, _U32.pack(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR))
+                if not self._client:
+                    self._abused()
+                self._drop(stream, CANCEL)
                 return
             stream.send_window += more
             if stream.pending:
@@ -516,6 +547,7 @@ class Connection:
         """The stream is over. What its reader has not taken yet stays accounted for until it does."""
         self.streams.pop(stream.id, None)
         self._ready.pop(stream, None)
+        stream.hold(-stream.held)
 
     def _drop(self, stream: Stream, code: int) -> None:
         """The peer gave the stream up."""

@@ -25,6 +25,8 @@ MAX_BLOCK = 1 << 20
 """Bytes of one header block with its continuations. grpc-go's own limit is 16 MiB; nothing of ours comes
 near."""
 MAX_LIST = 4 << 20
+_PAIR = 200
+"""What a pair takes besides its characters."""
 
 
 def _length(size: int) -> bytes:
@@ -54,12 +56,16 @@ class BlockDecoder:
     def __init__(self) -> None:
         self._decoder = Decoder(max_header_list_size=MAX_LIST)
 
-    def decode(self, block: bytes) -> Headers:
-        """Raises `ProtocolError`: the connection cannot go on without the block."""
+    def decode(self, block: bytes) -> tuple[Headers, int]:
+        """The list, and about how much memory it takes. Raises `ProtocolError`: the connection cannot go on
+        without the block."""
         try:
             found = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
             raise ProtocolError(ENHANCE_YOUR_CALM, "the list of headers is too large") from error
         except HPACKError as error:
             raise ProtocolError(COMPRESSION_ERROR, f"malformed header block: {error}") from error
-        return [(str(name, "latin-1"), str(value, "utf-8", "surrogateescape")) for name, value, *_ in found]
+        headers = [
+            (str(name, "latin-1"), str(value, "utf-8", "surrogateescape")) for name, value, *_ in found
+        ]
+        return headers, sum(len(name) + len(value) + _PAIR for name, value in headers)

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from anyarch.api.http2.connection import Connection
     from anyarch.api.http2.header import Headers
 
-__all__ = ["Sink", "Stream"]
+__all__ = ["MAX_HELD", "Sink", "Stream"]
 
 _UPDATE = 1 << 20
+MAX_HELD = 64 << 20
+"""Bytes that one connection may make us keep outside of its windows: header lists of open streams, and parts
+of messages."""
 HIGH_WATER = 1 << 20
 """Senders wait while more than this is pending on a stream."""
 
@@ -56,6 +59,7 @@ class Stream:
         "_queue",
         "_queued_end",
         "_returned",
+        "held",
         "id",
         "local_closed",
         "pending",
@@ -73,6 +77,7 @@ class Stream:
         self.pending = 0
         """Bytes that wait for a window or the transport."""
         self.unread = 0
+        self.held = 0
         self.local_closed = False
         self.remote_closed = False
         self._queue: deque[bytes | memoryview] = deque()
@@ -137,6 +142,13 @@ class Stream:
         self._queue.clear()
         self.pending = 0
         self._queued_end = None
+
+    def hold(self, size: int) -> bool:
+        """Count `size` bytes more (or fewer) that the taker keeps outside of the windows; whether that is not
+        too much for the connection."""
+        self.held += size
+        self._connection.held += size
+        return self._connection.held <= MAX_HELD
 
     def consumed(self, size: int) -> None:
         """The taker is done with `size` bytes: the peer may send as much again."""

@@ -47,7 +47,7 @@ class MessageStream:
         self.encoding = ""
         self._partial = bytearray()
         self._need = 5
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, bool]] = deque()
         self._held = 0
         self._callback: Callable[[bytes], None] | None = None
         self._ended = False
@@ -67,8 +67,9 @@ class MessageStream:
         if partial:
             partial += data
             if len(partial) < self._need:
-                self._release()
+                self._hold(len(data))
                 return
+            self.stream.hold(len(data) - len(partial))
             data = bytes(partial)
             partial.clear()
         position, end = 0, len(data)
@@ -87,27 +88,41 @@ class MessageStream:
             if stop > end:
                 self._need = 5 + size
                 break
+            # What waits stays as it came: it may be small only as long as it is compressed.
             message = data[start:stop]
-            if data[position]:
-                try:
-                    message = self._inflate(message)
-                except RpcError as error:
-                    self.fail(error)
-                    return
+            is_compressed = data[position] != 0
             position = stop
-            if self._callback is not None:
-                self._callback(message)
-                if self._error is not None:
-                    return
-            else:
-                self._queue.append(message)
+            if self._callback is None:
+                self._queue.append((message, is_compressed))
+            elif not self._hand_over(self._callback, message, is_compressed):
+                return
         else:
             self._need = 5
-        if position < end:
-            partial += data[position:] if position else data
         if self._queue:
             self._wake()
-        self._release()
+        if position < end:
+            partial += data[position:] if position else data
+            self._hold(end - position)
+        else:
+            self._release()
+
+    def _hold(self, size: int) -> None:
+        """Keep `size` bytes more of a message. The peer gets its window back, as a message may be larger."""
+        if self.stream.hold(size):
+            self._release()
+        else:
+            self.fail(RpcError(Code.RESOURCE_EXHAUSTED, "too many large messages at the same time"))
+
+    def _hand_over(self, callback: Callable[[bytes], None], message: bytes, is_compressed: bool) -> bool:
+        """Whether the call goes on."""
+        if is_compressed:
+            try:
+                message = self._inflate(message)
+            except RpcError as error:
+                self.fail(error)
+                return False
+        callback(message)
+        return self._error is None
 
     def _inflate(self, message: bytes) -> bytes:
         if self.encoding not in ("gzip", "deflate"):
@@ -144,13 +159,19 @@ class MessageStream:
                 return None
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
-        message = self._queue.popleft()
+        message, is_compressed = self._queue.popleft()
         if not self._queue:
             self._release()
         else:
             size = min(self._held, len(message) + 5)
             self._held -= size
             self.stream.consumed(size)
+        if is_compressed:
+            try:
+                return self._inflate(message)
+            except RpcError as error:
+                self.fail(error)
+                raise
         return message
 
     async def receive(self, kind: type[M]) -> M | None:
@@ -167,7 +188,8 @@ class MessageStream:
         """From now on messages go to `callback`, on the loop and in order, instead of to `recv`."""
         self._callback = callback
         while self._queue and self._error is None:
-            callback(self._queue.popleft())
+            if not self._hand_over(callback, *self._queue.popleft()):
+                return
         self._release()
 
     # sending ---------------------------------------------------------------------------------------

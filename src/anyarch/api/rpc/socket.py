@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from anyarch.api.http2.errors import NO_ERROR
 from anyarch.api.rpc.client import Channel
 from anyarch.api.rpc.link import Link
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["SocketLink", "connect_tcp", "connect_unix", "on_accept"]
 
 _FULL = 4 << 20
+GREETING_S = 120.0
+"""How long a client may take to begin."""
 
 
 class SocketLink(asyncio.Protocol):
@@ -31,6 +34,8 @@ class SocketLink(asyncio.Protocol):
     ) -> None:
         self.link = Link(self, client=client, server=server)
         self._on_lost = on_lost
+        self._is_server = not client
+        self._greeting: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     # asyncio.Protocol ------------------------------------------------------------------------------
@@ -39,6 +44,13 @@ class SocketLink(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=_FULL)
         self.link.start()
+        if self._is_server:
+            self._greeting = asyncio.get_running_loop().call_later(GREETING_S, self._give_up)
+
+    def _give_up(self) -> None:
+        """Whoever says nothing does not hold a connection for ever."""
+        if not self.link.connection.has_begun:
+            self.link.connection.close(NO_ERROR, "no greeting came")
 
     def data_received(self, data: bytes) -> None:
         self.link.feed(data)
@@ -51,6 +63,8 @@ class SocketLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._greeting is not None:
+            self._greeting.cancel()
         self.link.ended()
         if self._on_lost is not None:
             self._on_lost(self)

@@ -1,0 +1,189 @@
+"""Peers that mean harm: what they can make us keep, and do, is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import tracemalloc
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.api.http2.errors import ENHANCE_YOUR_CALM
+from anyarch.api.http2.stream import MAX_HELD
+from anyarch.api.rpc import socket as rpc_socket
+from anyarch.api.rpc.server import unary
+from anyarch.api.rpc.socket import connect_unix
+from anyarch.api.rpc.status import Code, RpcError
+
+from .test_http2 import BLOCK, End, Raw
+from .test_rpc import Bytes, double, run, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from anyarch.api.rpc.server import ServerCall
+
+DATA, HEADERS, RST_STREAM, WINDOW_UPDATE = 0, 1, 3, 8
+
+
+class Watched:
+    """The memory that this process's Python objects take more than at the beginning."""
+
+    def __enter__(self) -> Watched:
+        tracemalloc.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tracemalloc.stop()
+
+    @property
+    def grown(self) -> int:
+        return tracemalloc.get_traced_memory()[0]
+
+
+def test_small_blocks_that_unpack_to_large_lists_are_kept_up_to_a_limit() -> None:
+    """Each is within the limit of one; a thousand streams would keep gigabytes of them."""
+    entry = b"\x40\x01x" + b"\x7f\xa1\x1e" + b"y" * 4000
+    raw = Raw()
+    with Watched() as memory:
+        raw.frame(HEADERS, 4, 1, BLOCK + entry)
+        for number in range(3, 401, 2):
+            raw.frame(HEADERS, 4, number, BLOCK + b"\xbe" * 900)
+        assert memory.grown < 2 * MAX_HELD
+    assert 10 < len(raw.end.sinks) < 30
+    refused = [stream for kind, stream in raw.frames() if kind == RST_STREAM]
+    assert len(refused) == 200 - len(raw.end.sinks)
+    # What is given back makes room.
+    for sink in raw.end.sinks:
+        assert sink.stream is not None
+        sink.stream.reset()
+    assert raw.end.connection.held == 0
+    raw.frame(HEADERS, 4, 501, BLOCK + b"\xbe" * 900)
+    assert raw.end.sinks[-1].stream is not None
+    assert raw.end.sinks[-1].stream.id == 501
+
+
+@pytest.mark.parametrize("more", [0, 0x7FFFFFFF])
+def test_a_stream_that_the_peer_makes_us_reset_is_told_to_its_taker(more: int) -> None:
+    raw = Raw()
+    raw.frame(HEADERS, 4, 1, BLOCK)
+    raw.frame(WINDOW_UPDATE, 0, 1, more.to_bytes(4, "big"))
+    assert raw.end.sinks[0].reset is not None
+    assert not raw.end.connection.streams
+    assert (RST_STREAM, 1) in raw.frames()
+
+
+def test_streams_that_we_are_made_to_reset_in_haste_end_the_connection() -> None:
+    raw = Raw()
+    for number in range(1, 10_001, 2):
+        raw.frame(HEADERS, 4, number, BLOCK)
+        raw.frame(WINDOW_UPDATE, 0, number, b"\0\0\0\0")
+        if raw.end.lost_code is not None:
+            break
+    assert raw.end.lost_code == ENHANCE_YOUR_CALM
+
+
+def test_a_frame_that_comes_byte_by_byte_is_put_together_once() -> None:
+    """The bytes that are copied are as many as the frame has, not its square."""
+    raw = Raw()
+    raw.frame(HEADERS, 4, 1, BLOCK)
+    size = 600_000
+    frame = size.to_bytes(3, "big") + bytes((DATA, 1)) + b"\0\0\0\1" + b"z" * size
+    raw.end.connection.feed(frame[:4])
+    used = time.process_time()
+    for position in range(4, len(frame)):
+        raw.end.connection.feed(frame[position : position + 1])
+    # The square would be 180 GB: half a minute of copying. Processor time, and ten times what it takes.
+    assert time.process_time() - used < 10
+    assert raw.end.sinks[0].data == b"z" * size
+    assert raw.end.sinks[0].ended
+
+
+def test_beginnings_of_large_messages_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, {"/t.T/Double": unary(Bytes, double)}) as address:
+            channel = await connect_unix(address)
+            calls = [channel.start("/t.T/Double") for _ in range(12)]
+            head = b"\0" + (15 << 20).to_bytes(4, "big")
+            for call in calls:
+                for part in (head, *[b"x" * (1 << 20)] * 14):
+                    call.stream.send(part)
+            failed = []
+            for call in calls:
+                with suppress(TimeoutError):  # it waits for the rest
+                    async with asyncio.timeout(3):
+                        with pytest.raises(RpcError) as caught:
+                            await call.recv()
+                        failed += [caught.value.code]
+            assert 12 - len(failed) == MAX_HELD // (14 << 20)
+            assert set(failed) == {Code.RESOURCE_EXHAUSTED}
+            for call in calls:
+                call.cancel()
+            answer = await channel.unary("/t.T/Double", Bytes(data=b"a" * (5 << 20)), Bytes)
+            assert answer.data == b"a" * (10 << 20)
+            channel.close()
+
+    run(work())
+
+
+def test_compressed_messages_that_nobody_reads_stay_compressed(tmp_path: Path) -> None:
+    async def work() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        sizes: list[int] = []
+
+        async def slow(call: ServerCall) -> None:
+            begun.set()
+            await go_on.wait()
+            async for message in call.messages(Bytes):
+                sizes.append(len(message.data))
+
+        async with serving(tmp_path, {"/t.T/Slow": slow}) as address:
+            channel = await connect_unix(address)
+            call = channel.start("/t.T/Slow", metadata=[("grpc-encoding", "gzip")])
+            packed = gzip.compress(Bytes(data=b"z" * 4_000_000).SerializeToString())
+            with Watched() as memory:
+                for _ in range(50):  # 200 MB in 200 kB
+                    call.stream.send(b"\1" + len(packed).to_bytes(4, "big") + packed)
+                call.end()
+                await begun.wait()
+                for _ in range(20):
+                    await asyncio.sleep(0.01)
+                assert memory.grown < 50_000_000
+            go_on.set()
+            assert await call.recv() is None
+            assert sizes == [4_000_000] * 50
+            channel.close()
+
+    run(work())
+
+
+def test_who_never_begins_is_disconnected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_socket, "GREETING_S", 0.2)
+
+    async def work() -> None:
+        async with serving(tmp_path, {"/t.T/Double": unary(Bytes, double)}) as address:
+            patient = await connect_unix(address)
+            reader, writer = await asyncio.open_unix_connection(address)
+            writer.write(b"PRI * HTTP/2.0\r\n")  # and no more
+            async with asyncio.timeout(20):
+                while await reader.read(1000):
+                    pass
+            writer.close()
+            answer = await patient.unary("/t.T/Double", Bytes(data=b"a"), Bytes)
+            assert answer.data == b"aa"
+            patient.close()
+
+    run(work())
+
+
+def test_a_client_is_not_shut_out_by_its_own_large_metadata() -> None:
+    """What a session says of itself is kept as long as the session, and is far from the limit."""
+    end = End(client=False)
+    raw = Raw(end)
+    names = b"".join(b"\0\x04name" + bytes((100,)) + b"n" * 100 for _ in range(2000))
+    raw.frame(HEADERS, 4, 1, BLOCK + names)
+    assert len(end.sinks[0].headers[0]) == 2004
+    assert end.connection.held < MAX_HELD // 10
