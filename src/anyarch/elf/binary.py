@@ -27,7 +27,7 @@ _PT_DYNAMIC, _PT_INTERP, _PT_LOAD = 2, 3, 1
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
 _DT_WANTED = frozenset((_DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH))
 _PT_WANTED = frozenset((_PT_DYNAMIC, _PT_INTERP, _PT_LOAD))
-_MOST_DYNAMIC, _MOST_NAMES, _MOST_SEGMENTS = 64 << 10, 1 << 20, 512
+_MOST_DYNAMIC, _MOST_NAME, _MOST_SEGMENTS = 64 << 10, 4096, 512
 _SEGMENT_64 = {mark: struct.Struct(mark + "IIQQQQ16x") for mark in "<>"}
 _SEGMENT_32 = {mark: struct.Struct(mark + "5I12x") for mark in "<>"}
 _EM_ARM, _EM_RISCV = 40, 243
@@ -166,7 +166,7 @@ def _dynamic(
             break
     if _DT_STRTAB not in entries or _DT_STRSZ not in entries:
         return [], []
-    address, length = entries[_DT_STRTAB][0], min(entries[_DT_STRSZ][0], _MOST_NAMES)
+    address, length = entries[_DT_STRTAB][0], entries[_DT_STRSZ][0]
     offset = next(
         (
             at + address - start
@@ -177,10 +177,11 @@ def _dynamic(
     )
     if offset < 0:
         return [], []
-    names = read(offset, length)
 
+    # each by itself: the table of a large library has megabytes of other names
     def name(position: int) -> str:
-        return names[position:].split(b"\0", 1)[0].decode("utf-8", "replace")
+        raw = read(offset + position, max(0, min(_MOST_NAME, length - position)))
+        return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     needed = [name(position) for position in entries.get(_DT_NEEDED, ())]
     paths = entries.get(_DT_RUNPATH) or entries.get(_DT_RPATH) or []

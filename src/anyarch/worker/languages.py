@@ -80,6 +80,8 @@ class Languages:
 
         native = self._packages_of(sibling)
         wanted = chain.packages(self._packages_of(root), target)
-        if all(is_same_source(native.version(name), version) for name, version in wanted.items()):
-            return {}
-        return wanted
+        missing = any(
+            not native.version(name) or (version and not is_same_source(native.version(name), version))
+            for name, version in wanted.items()
+        )
+        return wanted if missing else {}

@@ -175,7 +175,7 @@ class PrivateApt:
             known.setdefault(name, []).append(version)
         chosen = []
         for name, version in sorted(wanted.items()):
-            same = [one for one in known.get(name, []) if is_same_source(one, version)]
+            same = [one for one in known.get(name, []) if not version or is_same_source(one, version)]
             if not same:
                 has = ", ".join(dict.fromkeys(known.get(name, []))) or "none"
                 raise NotSupported(f"{name} {version} is not in the archive, which has {has}")
@@ -195,8 +195,8 @@ class PrivateApt:
 def fetch_equal(
     directory: Path, archive: Archive, *, host: str, wanted: Mapping[str, str], kept: str
 ) -> dict[str, list[KeptFile]]:
-    """The files of this machine's packages in given versions, or of the same source, as far as they match
-    `kept`; by architecture.
+    """The files of this machine's packages in given versions (empty: the newest), or of the same source, as
+    far as they match `kept`; by architecture.
 
     Raises `NotSupported` when the machine has no apt, or the archive has one of them in other versions only.
     """

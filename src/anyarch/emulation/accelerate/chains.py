@@ -44,7 +44,8 @@ class Chain(Protocol):
     """A pattern for what is needed of its packages."""
 
     def packages(self, root: Packages, target: str) -> Mapping[str, str]:
-        """The native packages (name and version) that twins of what a root has would be made of."""
+        """The native packages (name and version, empty for any) that twins of what a root has would be made
+        of."""
 
     def state(self, scene: Scene) -> object:
         """All in the trees that decides on the twins; its `repr` goes into their key."""
@@ -55,9 +56,10 @@ class Chain(Protocol):
 
 def chains() -> Sequence[Chain]:
     """Those that are known."""
+    from anyarch.emulation.accelerate.clang import Clang
     from anyarch.emulation.accelerate.golang import Go
 
-    return (Go(),)
+    return (Go(), Clang())
 
 
 def libraries_of(root: Packages, target: str, paths: Sequence[str]) -> dict[str, str]:

@@ -71,7 +71,8 @@ def equal_files(paths: Iterable[str], wanted: Mapping[str, str], host: str) -> l
             continue
         name, version = match["name"], unquote(match["version"])
         # no epoch stands in the name of a file
-        if name in wanted and is_same_source(version.rpartition(":")[2], wanted[name].rpartition(":")[2]):
+        own, its = version.rpartition(":")[2], wanted.get(name, "").rpartition(":")[2]
+        if name in wanted and (not its or is_same_source(own, its)):
             found[name] = path
     missing = [f"{name} {version}" for name, version in sorted(wanted.items()) if name not in found]
     if missing:
