@@ -10,7 +10,7 @@ import pytest
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_archive import DebianArchive
-from anyarch.testing.debian_images import cached
+from anyarch.testing.debian_images import cached, golang_context
 from anyarch.testing.debian_roots import cross_packages, release_context
 from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
 
@@ -123,8 +123,10 @@ def chain_packages(cache: Path, directory: Path, names: Sequence[str]) -> Path:
     found = directory / "packages"
     found.mkdir()
     more = cached(cache, f"chain-{names[0]}", make)
-    for path in (*cross_packages(cache, "arm64", suite="bookworm").glob("*.deb"), *more.glob("*.deb")):
-        os.link(path, found / path.name)
+    for directory in (cross_packages(cache, "arm64", suite="bookworm"), more):
+        for path in directory.glob("*.deb"):
+            if not (found / path.name).exists():
+                os.link(path, found / path.name)
     return found
 
 
@@ -177,3 +179,30 @@ def test_a_replaced_compiler_is_emulated(shared: Builder) -> None:
 
     (line,) = [line for line in notes(told).splitlines() if "/asm was emulated" in line]
     assert "is not the package's any more" in line
+
+
+def test_go_of_the_base_image_is_taken_from_its_native_sibling(tmp_path: Path, cache_directory: Path) -> None:
+    """Oracle: the native Go, which cross-compiles. A Go that is not as the base image has it is emulated."""
+    context = tmp_path / "context"
+    release_context(cache_directory, context, ("arm64", "amd64"), suite="bookworm")
+    for path in golang_context(cache_directory, ("amd64", "arm64")).glob("*.tar"):
+        os.link(path, context / path.name)
+    layout = tmp_path / "layout"
+    base = f"{BASE}ADD go-$TARGETARCH.tar /usr/local/\nENV PATH=/usr/local/go/bin:/usr/bin:/bin\n"
+    output = Output("oci", str(layout), {"tar": "false"})
+    Builder(tmp_path / "base", context=str(context))(base, platform=BOTH, outputs=(output,))
+    build = Builder(
+        tmp_path / "build", build_contexts={"debian": f"oci-layout://{layout}"}, accelerate="cross"
+    )
+    script = "env CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -o program ."
+    fast, told = run(build, f"{script} && ./program")
+    native = build(DOCKERFILE.format(script=script), platform="linux/amd64", files=SOURCES)
+    image = build(
+        "FROM debian\nRUN touch /usr/local/go/pkg/tool/linux_arm64/asm\nRUN go tool asm -V=full > /v",
+        platform=ARM,
+    )
+
+    assert fast.path("/src/program").read_bytes() == native.path("/src/program").read_bytes()
+    assert "/compile was emulated" not in notes(told)
+    assert "/usr/local/go is emulated" not in notes(told)
+    assert "/usr/local/go is emulated: go1.27.3 is not the base image's, but came by a step" in log(image)

