@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import acceleration
 import builders
+import chains
 import daemon
 import language
 import once
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs/bench.md"
-LONG = frozenset({"acceleration"})
+LONG = frozenset({"acceleration", "chains"})
 """Emulation takes minutes: only measured when asked for by `--only`."""
 
 
@@ -371,6 +372,17 @@ def accelerated_steps() -> list[Result]:
     return results
 
 
+def tool_chains() -> list[Result]:
+    results = []
+    for one, most in chains.measure():
+        times = one.accelerated / one.native
+        target = f"at most {most} times native ({seconds(one.native)}, {times:.2f} times); {one.told}"
+        met = times <= most and not one.different
+        name = f"RUN step that compiles with {one.what}, native twins, against emulated"
+        results.append(Result(name, one.accelerated, one.emulated, target, met))
+    return results
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="measure this workload and write no report")
@@ -402,6 +414,7 @@ def main() -> int:
                     "builders": lambda: several_nodes(directory),
                     "daemon": lambda: the_daemon(directory),
                     "acceleration": accelerated_steps,
+                    "chains": tool_chains,
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:
