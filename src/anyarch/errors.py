@@ -227,6 +227,10 @@ class ContextError(BuildError):
     """The build context or a file in it cannot be read."""
 
 
+class NoContext(ContextError):
+    """Nobody offers local directories to the build."""
+
+
 class PathNotFound(BuildError):
     """A COPY source, or a file asked of a result, does not exist."""
 

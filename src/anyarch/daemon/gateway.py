@@ -484,7 +484,11 @@ def cache_imports(attrs: dict[str, str]) -> list[CacheOption]:
 
 
 def frontend_inputs(messages: Mapping[str, llb_pb2.Definition]) -> dict[str, Definition]:
-    return {name: Definition.unmarshal(item.SerializeToString()) for name, item in messages.items()}
+    """Raises `RpcError` for one that is empty, as Go sends what it has not."""
+    inputs = {name: Definition.unmarshal(item.SerializeToString()) for name, item in messages.items()}
+    if not all(definition.ops for definition in inputs.values()):
+        raise RpcError(Code.INVALID_ARGUMENT, "invalid nil input definition to definition op")
+    return inputs
 
 
 def _ref(bench: Workbench, known: KnownRef) -> EngineRef:

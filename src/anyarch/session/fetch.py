@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.errors import AnyarchError, ContextError, PathNotFound, ProtocolError
+from anyarch.errors import AnyarchError, ContextError, NoContext, PathNotFound, ProtocolError
 from anyarch.session.filesync import ContextReceiver
 from anyarch.session.lender import encode_values
 from anyarch.solver.events import StatusEvent
@@ -85,7 +85,7 @@ class SessionFiles:
             session = await self._sessions.get(name)
             if session.serves(_DIFF_COPY):
                 return session
-        raise ContextError("no local sources enabled")
+        raise NoContext("no local sources enabled")
 
     def _claim(self, key: str, description: str) -> str:
         """A directory that no other build uses, of any process, preferably one with files of an earlier

@@ -332,6 +332,33 @@ def test_an_image_goes_into_the_clients_content_store(tmp_path: Path) -> None:
     run(work())
 
 
+def test_a_dockerfile_that_uses_no_context_needs_none(tmp_path: Path) -> None:
+    """It comes as a graph; the client offers no directories."""
+
+    async def work() -> None:
+        client = Client()
+        methods = client.methods()
+        del methods["/moby.filesync.v1.FileSync/DiffCopy"]
+        client.methods = lambda: methods  # type: ignore[method-assign]
+
+        def inputs(text: bytes) -> dict[str, llb_pb2.Definition]:
+            definition = State().file(ActionMkfile("/Dockerfile", 0o644, text)).marshal()
+            return {"dockerfile": llb_pb2.Definition.FromString(definition.marshal())}
+
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            platforms = {"platform": "linux/amd64,linux/arm64"}
+            options: dict[str, Any] = {"Frontend": "dockerfile.v0", "FrontendAttrs": platforms}
+            await solve(channel, client, "none", FrontendInputs=inputs(b"FROM scratch"), **options)
+            with pytest.raises(RpcError, match="no local sources enabled"):
+                used = inputs(b"FROM scratch\nCOPY a /\n")
+                await solve(channel, client, "used", FrontendInputs=used, **options)
+            with pytest.raises(RpcError, match="invalid nil input definition to definition op"):
+                empty = {"context": llb_pb2.Definition(), "dockerfile": llb_pb2.Definition()}
+                await solve(channel, client, "empty", FrontendInputs=empty, **options)
+
+    run(work())
+
+
 def test_a_graph_of_the_client_stands_in_for_an_image(tmp_path: Path) -> None:
     async def work() -> None:
         dockerfile = "FROM base\nCOPY --from=base /f /copied\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from anyarch.errors import ContextError, DockerfileError, PathNotFound
+from anyarch.errors import ContextError, DockerfileError, NoContext, PathNotFound
 from anyarch.llb.definition import SourceInfo
 from anyarch.llb.ops import ActionCopy
 from anyarch.llb.source import http, local
@@ -210,7 +210,8 @@ class Loader:
             ref = await self.gateway.solve(state.marshal())
             try:
                 self._ignore_data = await ref.read_file(_IGNORE_FILE)
-            except PathNotFound:
+            except (PathNotFound, NoContext):
+                # Where there is no context, a Dockerfile that uses none can be built nevertheless.
                 self._ignore_data = b""
         try:
             patterns = parse_ignore(self._ignore_data)
