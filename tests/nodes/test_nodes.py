@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import time
 
 import pytest
@@ -105,15 +107,16 @@ def test_when_the_only_machine_dies_the_build_fails_and_says_why(cli, node):
     assert not (cli.directory / "out").exists()
 
 
-@pytest.mark.slow  # the kernel needs 25 seconds to be sure
-def test_a_cable_that_is_cut_during_a_step_is_noticed(cli, node):
+@pytest.mark.slow  # the kernel needs 25 seconds to be sure, the daemon is given a minute
+@pytest.mark.parametrize("what", ["cut", "drop", "freeze"])
+def test_a_machine_that_falls_silent_during_a_step_is_replaced(cli, node, what):
     survivor, victim = node("linux/amd64,linux/arm64"), node("linux/arm64")
     builder_of(cli, survivor, victim)
     write(cli, SLOW_STEP)
     words = ("--builder", "b", "--platform", "linux/amd64,linux/arm64", "-o", "out")
     process = cli.start(*cli.build_words(*words))
     wait_for(process, "[b1 linux/arm64 run 1/2] RUN")
-    victim.cut()
+    getattr(victim, what)()
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "node b1 is lost" in err
@@ -138,8 +141,6 @@ def test_stopping_the_client_stops_the_step_on_the_machine(cli, node):
 
 def children_named(pid, name):
     """Processes below `pid` of that name."""
-    import os
-
     found, parents = [], {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -224,3 +225,22 @@ def test_the_platform_of_a_stage_counts_on_a_node(cli, node):
         answer = cli.build(*words, *option)
         assert answer.status == 0, answer.err
         assert (cli.directory / "out" / "arch").read_text() == f"{machine}\n"
+
+
+def test_a_full_disk_of_a_machine_is_told_with_its_name(cli, node, tmp_path):
+    (tmp_path / "node1" / "root").mkdir(parents=True)
+    small = ("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path / "node1" / "root"))
+    subprocess.run(small, check=True)
+    try:
+        good, full = node("linux/amd64"), node("linux/arm64")
+        builder_of(cli, good, full)
+        write(cli, "FROM scratch\nCOPY file /\n")
+        (cli.directory / "context" / "file").write_bytes(os.urandom(8 << 20))
+        answer = cli.build("--builder", "b", "--platform", "linux/amd64,linux/arm64", "-o", "out")
+        assert answer.status == 1
+        assert "no space left on device" in answer.err
+        assert "node: b1" in answer.err
+        assert "Traceback" not in answer.err
+        full.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path / "node1" / "root")], check=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from anyarch.api.proto import wellknown_pb2 as wellknown
 from anyarch.api.rpc.client import Channel
 from anyarch.api.rpc.link import Link
 from anyarch.builder.driver import Device, PruneRule, WorkerInfo
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WireClient", "open_client"]
 
+SILENCE_S = 15.0
+"""After so long without a byte of the daemon it is asked whether it is well."""
+ANSWER_S = 45.0
+"""So long it has for the answer; machines can be busy."""
+_HEALTH = "/grpc.health.v1.Health/Check"
 _READ_SIZE = 256 << 10
 _FULL = 4 << 20
 
@@ -39,6 +45,8 @@ class _StreamCarrier:
         self._size = 0
         self._wake = asyncio.Event()
         self.is_over = False
+        self.heard = asyncio.get_running_loop().time()
+        """When the last bytes came."""
         self.reason = "the connection was closed"
         self.link = Link(self, client=True)
         self._tasks = [asyncio.create_task(self._send()), asyncio.create_task(self._receive())]
@@ -81,17 +89,19 @@ class _StreamCarrier:
                 if self.is_over:
                     self._wake.set()
         except AnyarchError as error:
-            self._lost(error.message)
+            self.lost(error.message)
 
     async def _receive(self) -> None:
         try:
             while data := await self._stream.read(_READ_SIZE):
+                self.heard = asyncio.get_running_loop().time()
                 self.link.feed(data)
-            self._lost("")
+            self.lost("")
         except AnyarchError as error:
-            self._lost(error.message)
+            self.lost(error.message)
 
-    def _lost(self, reason: str) -> None:
+    def lost(self, reason: str) -> None:
+        """The peer is gone: whoever waits for it is told."""
         self.reason = reason or self.reason
         self.is_over = True
         self.link.ended()
@@ -103,8 +113,8 @@ class WireClient:
     def __init__(self, carrier: _StreamCarrier, label: str, authority: str) -> None:
         self._carrier = carrier
         self._label = label
-        channel = Channel(carrier.link.connection, authority=authority or "localhost")
-        self.builder = RemoteBuilder(channel, label, carrier.end)
+        self._channel = Channel(carrier.link.connection, authority=authority or "localhost")
+        self.builder = RemoteBuilder(self._channel, label, carrier.end)
 
     async def workers(self) -> list[WorkerInfo]:
         return [_worker(record) for record in await self._ask(self.builder.list_workers())]
@@ -115,6 +125,7 @@ class WireClient:
     async def build(
         self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None
     ) -> BuildResult:
+        watch = asyncio.create_task(self._watch())
         try:
             return await self.builder.build(request, on_event, cancel)
         except Canceled as error:
@@ -126,6 +137,25 @@ class WireClient:
             raise NodeLost(f"{self._label}: the daemon gave the build up: {error.message}") from None
         except AnyarchError as error:
             raise self._judged(error) from error
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        """Let a daemon go that gives no sign of life: one that hangs, or that is behind a tunnel (ssh, exec)
+        whose other end is gone. The kernel sees neither."""
+        clock = asyncio.get_running_loop().time
+        while not self._carrier.is_over:
+            await asyncio.sleep(max(0.0, self._carrier.heard + SILENCE_S - clock()))
+            if clock() - self._carrier.heard < SILENCE_S:
+                continue
+            question = asyncio.create_task(self._channel.unary(_HEALTH, wellknown.Empty(), wellknown.Empty))
+            await asyncio.wait([question], timeout=ANSWER_S)
+            question.cancel()
+            await asyncio.gather(question, return_exceptions=True)  # an error is a sign of life, too
+            silent_s = clock() - self._carrier.heard
+            if silent_s >= SILENCE_S + ANSWER_S:
+                self._carrier.lost(f"the daemon has given no sign of life for {silent_s:.0f} seconds")
 
     async def disk_usage(self, request: control.DiskUsageRequest) -> list[Any]:
         """The daemon's records."""

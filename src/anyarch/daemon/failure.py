@@ -6,6 +6,7 @@ Details are JSON inside messages whose type is a plain path of Go's; `api.failur
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import traceback
@@ -38,6 +39,8 @@ def translate(error: Exception) -> RpcError:
     """The status of what a handler raised."""
     if isinstance(error, RpcError):
         return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RpcError(Code.UNKNOWN, f"{error.filename or 'the store'}: no space left on device")
     if not isinstance(error, AnyarchError):
         return RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
     message = _message(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import EventLog
+from anyarch.daemon.failure import translate
 from anyarch.daemon.policy import JobPolicy, rules_of
 from anyarch.daemon.records import random_id
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
@@ -132,7 +133,9 @@ class Job:
         except BaseException as error:
             failure: BaseException = error
             if not isinstance(error, AnyarchError):
-                failure = RpcError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+                failure = (
+                    translate(error) if isinstance(error, Exception) else RpcError(Code.INTERNAL, repr(error))
+                )
             self._tell(lambda: self._fail(failure))
         finally:
             files.close()

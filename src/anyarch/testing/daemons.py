@@ -109,6 +109,15 @@ class NodeDaemon:
         """Pull the cable: nothing arrives any more, and nobody is told."""
         _ip("link", "set", self._link, "down")
 
+    def drop(self) -> None:
+        """Let all that the machine sends get lost on the way; what is sent to it still arrives."""
+        inside = ("nsenter", "--target", str(self.process.pid), "--net", "ip")
+        _run(*inside, "route", "add", "blackhole", f"{self._gateway}/32")
+
+    def freeze(self) -> None:
+        """The daemon hangs; the machine's kernel still answers."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
     def mend(self) -> None:
         _ip("link", "set", self._link, "up")
 

@@ -415,3 +415,35 @@ def test_local_cache_is_written_whole_and_named(tmp_path: Path) -> None:
 def test_gateway_of_another_machine_is_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(AnyarchError, match="host-gateway"):
         build(tmp_path, add_hosts=(("gateway", "host-gateway"),))
+
+
+def test_a_daemon_that_hangs_is_given_up_and_one_that_is_only_busy_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anyarch.builder import wire
+    from anyarch.builder.stream import connect_socket
+    from anyarch.errors import NodeLost
+
+    monkeypatch.setattr(wire, "SILENCE_S", 0.05)
+    monkeypatch.setattr(wire, "ANSWER_S", 0.2)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\n")
+
+    async def slow(_daemon: FakeDaemon, _request: control.SolveRequest) -> dict[str, str]:
+        await asyncio.sleep(1.0)  # it answers questions meanwhile
+        return {"done": "yes"}
+
+    async def run(*, hangs: bool) -> BuildResult:
+        daemon = FakeDaemon(slow)
+        async with running(daemon, tmp_path / "sock"):
+            stream = await connect_socket("x", path=str(tmp_path / "sock"))
+            client = await wire.open_client(lambda: asyncio.sleep(0, stream), "node n")
+            if hangs:
+                monkeypatch.setattr(type(stream), "read", lambda self, size: asyncio.Event().wait())
+            try:
+                return await client.build(BuildRequest(context=str(tmp_path)), lambda event: None, None)
+            finally:
+                await client.close()
+
+    assert asyncio.run(run(hangs=False)).metadata == {"done": "yes"}
+    with pytest.raises(NodeLost, match="node n: the daemon has given no sign of life"):
+        asyncio.run(run(hangs=True))
