@@ -182,23 +182,25 @@ def open_engine(place: EnginePlace) -> Origin:
     from anyarch.source.engines import find_engine
 
     engine = find_engine((place.engine,))
-    directory = tempfile.mkdtemp(prefix="anyarch-save-")
+    directory, lock = scratch_directory(tempfile.gettempdir())
     path = os.path.join(directory, "image.tar")
     try:
         engine.save(str(place.name) if place.engine == "containerd" else place.name.familiar, path)
         origin = open_archive(ArchivePlace(path))
         # The file is open or read by name; it goes with the origin.
-        return _Removing(origin, directory, str(place))
+        return _Removing(origin, directory, lock, str(place))
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
         raise
 
 
 class _Removing:
     """An origin whose directory goes with it."""
 
-    def __init__(self, origin: Origin, directory: str, name: str) -> None:
+    def __init__(self, origin: Origin, directory: str, lock: int, name: str) -> None:
         self.name = name
+        self._lock = lock
         self._origin = origin
         self._directory = directory
         self.root = origin.root
@@ -212,6 +214,7 @@ class _Removing:
     def close(self) -> None:
         self._origin.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+        os.close(self._lock)
 
 
 class TarTarget(LayoutTarget):
@@ -232,7 +235,9 @@ class TarTarget(LayoutTarget):
         self._docker = docker
         parent = os.path.dirname(os.path.abspath(path)) if path else None
         with disk_errors(path or "the directory for temporary files"):
-            self._directory, self._lock_fd = scratch_directory(parent or tempfile.gettempdir())
+            self._scratch, self._lock_fd = scratch_directory(parent or tempfile.gettempdir())
+        # One level down: this one is locked while it is in use, and writing an index locks the layout's.
+        self._directory = f"{self._scratch}/layout"
         pairs = [(str(name), name.tag) for name in names] + [("", tag) for tag in tags]
         super().__init__(self._directory, pairs, cancel=cancel)
 
@@ -292,7 +297,7 @@ class TarTarget(LayoutTarget):
             file.write(msgspec.json.encode([saved]))
 
     def close(self) -> None:
-        shutil.rmtree(self._directory, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         os.close(self._lock_fd)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from contextlib import contextmanager
@@ -13,13 +12,20 @@ import msgspec
 from anyarch.errors import DigestMismatch, NoSpace, OutputError, UsageError
 from anyarch.imagetools.layout import NAME, REF_NAME, LayoutReference
 from anyarch.imagetools.pour import pour
-from anyarch.spec import media
 from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Index, decode, encode
-from anyarch.store.partial import clear_partials, ingest_file, partial_of
+from anyarch.store.layout import (
+    change_index,
+    close_layout,
+    ingest_of,
+    locked,
+    open_layout,
+    unique_name,
+    write_file,
+)
+from anyarch.store.partial import ingest_file, partial_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from anyarch.http.cancel import Cancel
     from anyarch.imagetools.origin import Origin
@@ -28,10 +34,6 @@ if TYPE_CHECKING:
     from anyarch.spec.reference import Reference
 
 __all__ = ["LayoutTarget", "RegistryTarget", "Target", "disk_errors", "write_layout_index"]
-
-LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-INGEST = "ingest"
-"""Where a layout has what is unfinished, beside its blobs; containerd's store has the same."""
 
 
 class Target(Protocol):
@@ -119,7 +121,7 @@ class LayoutTarget:
     ) -> None:
         """`names` are pairs of an image name (may be empty) and a tag. Raises `OutputError`."""
         self.path = path
-        self._ingest = f"{path}/{INGEST}"
+        self._ingest = ingest_of(path)
         self._names = tuple(names)
         self._cancel = cancel
         self._lock = threading.Lock()
@@ -127,10 +129,7 @@ class LayoutTarget:
         if os.path.exists(path) and not os.path.isdir(path):
             raise UsageError(f"{path}: it is not a directory", hint="an OCI layout is made as a directory")
         with disk_errors(path):
-            os.makedirs(f"{path}/blobs/sha256", exist_ok=True)
-            clear_partials(self._ingest)
-            if not os.path.exists(f"{path}/oci-layout"):
-                _replace(self._ingest, f"{path}/oci-layout", LAYOUT)
+            open_layout(path)
 
     @property
     def name(self) -> str:
@@ -166,7 +165,7 @@ class LayoutTarget:
         file = self._file(blob.digest)
         if not _has_size(file, len(blob.raw)):
             with disk_errors(file):
-                _replace(self._ingest, file, blob.raw)
+                write_file(self.path, f"blobs/{blob.digest.replace(':', '/')}", (blob.raw,))
 
     def put_referrer(self, descriptor: Descriptor) -> None:
         write_layout_index(self.path, [descriptor])
@@ -189,27 +188,22 @@ class LayoutTarget:
 
     def close(self) -> None:
         """Takes away the directory of unfinished files, if there are none."""
-        try:
-            os.rmdir(self._ingest)
-        except OSError:
-            return  # a part of a blob is kept there, or another process writes to the layout
+        close_layout(self.path)
 
 
 def write_layout_index(path: str, entries: Sequence[Descriptor]) -> None:
     """Add entries to a layout's index.json. One with the same name (or, without a name, digest) is
     replaced."""
-    with disk_errors(path), _locked(path):
-        try:
-            with open(f"{path}/index.json", "rb") as file:
-                index = decode(Index, file.read())
-        except FileNotFoundError:
-            index = Index(schema_version=2, media_type=media.OCI_INDEX, manifests=())
-        kept = {_key(entry): entry for entry in index.manifests}
+
+    def change(known: Sequence[Descriptor]) -> Iterable[Descriptor]:
+        kept = {_key(entry): entry for entry in known}
         for entry in entries:
             kept.pop(_key(entry), None)
             kept[_key(entry)] = entry
-        changed = msgspec.structs.replace(index, manifests=tuple(kept.values()))
-        _replace(f"{path}/{INGEST}", f"{path}/index.json", encode(changed))
+        return kept.values()
+
+    with disk_errors(path), locked(path):
+        change_index(path, change)
 
 
 def _key(entry: Descriptor) -> tuple[str, str]:
@@ -226,25 +220,6 @@ def _has_size(file: str, size: int) -> bool:
         return False
 
 
-@contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(number)
-
-
-def _replace(ingest: str, file: str, raw: bytes) -> None:
-    out = ingest_file(ingest, _unique(file))
-    try:
-        out.write(raw)
-        out.publish(file)
-    finally:
-        out.discard()
-
-
 class _LayoutWriter:
     """A blob of a layout: the part that is there, and the rest."""
 
@@ -254,7 +229,7 @@ class _LayoutWriter:
         self._source = source
         part = partial_of(ingest, descriptor.digest, descriptor.size)
         if part is None:
-            part = ingest_file(ingest, _unique(file), Digest.parse(descriptor.digest).algorithm)
+            part = ingest_file(ingest, unique_name(file), Digest.parse(descriptor.digest).algorithm)
         self._part = part
 
     @property
@@ -283,10 +258,6 @@ class _LayoutWriter:
         if kind is not None and issubclass(kind, OSError):
             self._part.discard()  # a full disk is not to be kept full
         self._part.keep()
-
-
-def _unique(file: str) -> str:
-    return f"{os.path.basename(file)}.{os.getpid()}.{threading.get_ident()}"
 
 
 @contextmanager

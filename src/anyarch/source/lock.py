@@ -10,22 +10,25 @@ the platforms that were fetched. `LockedRegistry` answers from both; offline it 
 from __future__ import annotations
 
 import os
-import threading
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from anyarch.errors import ManifestNotFound, NetworkError, OutputError, UsageError
+from anyarch.errors import ManifestNotFound, NetworkError, UsageError
 from anyarch.http.client import HttpClient
 from anyarch.registry.client import Registry
 from anyarch.registry.document import media_type_of
-from anyarch.spec import media
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Blob, Index, encode
+from anyarch.spec.oci import Blob
+from anyarch.store.layout import change_index, close_layout, locked, open_layout, write_file
+from anyarch.store.whole_file import clear_leftovers, output_error, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from anyarch.http.cancel import Cancel
     from anyarch.http.client import FileBody, Tls
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Bundle", "Lock", "LockedRegistry", "OfflineHttp", "read_lock", "write_lock"]
 
 _PIECE = 1 << 20
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _NAME = "io.containerd.image.name"
 
 
@@ -76,7 +78,10 @@ def write_lock(path: str, lock: Lock) -> None:
     """Replace the file as a whole. Raises `OutputError`."""
     images = dict(sorted(lock.images.items()))
     raw = msgspec.json.encode(msgspec.structs.replace(lock, images=images))
-    _replace(path, msgspec.json.format(raw, indent=2) + b"\n")
+    with _disk_errors(path):
+        clear_leftovers(Path(os.path.abspath(path)).parent)
+        with whole_file(Path(path)) as file:
+            file.write(msgspec.json.format(raw, indent=2) + b"\n")
 
 
 class Bundle:
@@ -98,38 +103,27 @@ class Bundle:
     def add(self, digest: str, open_: Callable[[], BinaryIO]) -> None:
         """Copy a blob, which the caller vouches for. Raises `OutputError`."""
         if not self.has(digest):
-            with open_() as stream:
-                _replace(self._file(digest), stream)
+            name = f"blobs/{Digest.parse(digest).replace(':', '/')}"
+            with _disk_errors(self.path), open_() as stream:
+                write_file(self.path, name, iter(partial(stream.read, _PIECE), b""))
 
     def finish(self, images: Mapping[str, Blob]) -> None:
-        """Write the index of the layout: the images by their names. Raises `OutputError`."""
-        entries = tuple(blob.descriptor(annotations={_NAME: name}) for name, blob in sorted(images.items()))
-        _replace(f"{self.path}/oci-layout", _LAYOUT)
-        _replace(
-            f"{self.path}/index.json",
-            encode(Index(schema_version=2, media_type=media.OCI_INDEX, manifests=entries)),
-        )
+        """Write the index of the layout: the images by their names, and no others. Raises
+        `OutputError`."""
+        entries = [blob.descriptor(annotations={_NAME: name}) for name, blob in sorted(images.items())]
+        with _disk_errors(self.path):
+            open_layout(self.path)
+            with locked(self.path):
+                change_index(self.path, lambda known: entries)
+            close_layout(self.path)
 
 
-def _replace(path: str, content: bytes | BinaryIO) -> None:
-    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.part"
+@contextmanager
+def _disk_errors(path: str) -> Iterator[None]:
     try:
-        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        try:
-            with open(temporary, "wb") as out:
-                if isinstance(content, bytes):
-                    out.write(content)
-                else:
-                    while piece := content.read(_PIECE):
-                        out.write(piece)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, path)
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
+        yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {(error.strerror or '').lower()}") from None
+        raise output_error(error, path) from None
 
 
 class OfflineHttp(HttpClient):
