@@ -9,15 +9,23 @@ from anyarch.engine.request import BuildRequest, Output
 from anyarch.registry.client import Registry
 from anyarch.registry.credentials import Credentials
 from anyarch.registry.hosts import Hosts
+from anyarch.solver.events import StatusEvent
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
+    from anyarch.solver.events import Event
     from anyarch.testing.builder import Builder
     from tests.conftest import Bases
 
 
 def test_a_base_in_the_same_registry_is_mounted_and_never_fetched(build: Builder, bases: Bases) -> None:
     build.write({"a": "1"})
+    told: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StatusEvent) and event.id.startswith("pushing") and event.completed:
+            told.append(event.id)
+
     result = run_build(
         BuildRequest(
             context=str(build.context),
@@ -25,8 +33,12 @@ def test_a_base_in_the_same_registry_is_mounted_and_never_fetched(build: Builder
             platforms=("linux/amd64", "linux/arm64"),
             outputs=(Output("image", attrs={"name": f"{bases.registry}/test/push:1", "push": "true"}),),
             root=str(build.store),
-        )
+        ),
+        on_event,
     )
+    # What watches a build by BuildKit's words waits for these, in this order.
+    name = f"{bases.registry}/test/push:1@{result.digest}"
+    assert told == ["pushing layers", f"pushing manifest for {name}"]
     registry = Registry(Hosts.load(), Credentials())
     pushed = registry.manifest(Reference.parse(f"{bases.registry}/test/push:1"))
     registry.close()

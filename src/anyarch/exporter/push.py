@@ -36,7 +36,9 @@ async def push(
     cancel = threading.Event()
     try:
         for name in names:
-            await _push_one(worker, image, name, by_digest, cancel)
+            await _push_blobs(worker, image, name, cancel)
+            on_step("pushing layers")
+            await _push_documents(worker, image, name, by_digest, cancel)
             tag = f":{name.tag}" if name.tag and not by_digest else ""
             on_step(f"pushing manifest for {name.name}{tag}@{image.root.digest}")
     except asyncio.CancelledError:
@@ -44,8 +46,8 @@ async def push(
         raise
 
 
-async def _push_one(
-    worker: Worker, image: AssembledImage, name: Reference, by_digest: bool, cancel: threading.Event
+async def _push_blobs(
+    worker: Worker, image: AssembledImage, name: Reference, cancel: threading.Event
 ) -> None:
     blobs: dict[str, tuple[Descriptor, str]] = {}
     for item in image.platforms:
@@ -60,6 +62,11 @@ async def _push_one(
             for descriptor, layer in blobs.values()
         )
     )
+
+
+async def _push_documents(
+    worker: Worker, image: AssembledImage, name: Reference, by_digest: bool, cancel: threading.Event
+) -> None:
     registry = worker.registry
     documents = [item.manifest for item in image.platforms]
     if image.index is not None:
