@@ -84,6 +84,7 @@ class _Process:
         self._init = init
         self._handle: StepHandle = StepHandle()
         self._stdin = -1
+        self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[int] | None = None
         self.is_set_up = asyncio.Event()
 
@@ -95,7 +96,7 @@ class _Process:
                 if message.File.Fd != 0:
                     raise RpcError(Code.INVALID_ARGUMENT, f"fd {message.File.Fd} is not written to")
                 if message.File.Data and self._stdin >= 0:
-                    await asyncio.to_thread(self._write, bytes(message.File.Data))
+                    await self._write(message.File.Data)
                 if message.File.EOF:
                     self._close_stdin()
             case "Resize":
@@ -106,14 +107,28 @@ class _Process:
                     raise RpcError(Code.INVALID_ARGUMENT, f"Unknown signal {message.Signal.Name}")
                 self._handle.signal(number)
 
-    def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes) -> None:
+        """On the loop: a thread for each process that does not read would be one too many."""
+        view = memoryview(data)
         with suppress(BrokenPipeError):  # the process has read enough, or has ended
-            view = memoryview(data)
             while len(view) and self._stdin >= 0:
-                view = view[os.write(self._stdin, view) :]
+                try:
+                    view = view[os.write(self._stdin, view) :]
+                except BlockingIOError:
+                    loop = asyncio.get_running_loop()
+                    self._writable = loop.create_future()
+                    loop.add_writer(self._stdin, self._wake)
+                    await self._writable
+
+    def _wake(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        if self._stdin >= 0:
+            asyncio.get_running_loop().remove_writer(self._stdin)
 
     def _close_stdin(self) -> None:
         if self._stdin >= 0:
+            self._wake()
             os.close(self._stdin)
             self._stdin = -1
 
@@ -140,6 +155,8 @@ class _Process:
             theirs[fd], ours[fd] = (read, write) if fd == 0 else (write, read)
             opened.append(theirs[fd])
         self._stdin = ours.pop(0, -1)
+        if self._stdin >= 0:
+            os.set_blocking(self._stdin, False)
         started = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(

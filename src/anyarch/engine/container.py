@@ -6,8 +6,9 @@ The first process makes it; those that come while that one runs join its namespa
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+import threading
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from anyarch.worker.worker import Worker
 
 __all__ = ["Container"]
+
+T = TypeVar("T")
 
 
 class Container:
@@ -101,9 +104,7 @@ class Container:
         cancel = self._worker.new_cancel()
         self._cancels.add(cancel)
         executor = self._worker.machine.executor()
-        loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(
-            None,
+        future = _in_own_thread(
             lambda: executor.run(
                 request,
                 on_output=lambda stream, data: None,
@@ -115,7 +116,7 @@ class Container:
         )
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever is left
         self._running.add(future)
-        started = loop.run_in_executor(None, handle.started.wait)
+        started = _in_own_thread(handle.started.wait)
         try:
             waited: set[asyncio.Future[Any]] = {started, future}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -159,6 +160,33 @@ class Container:
         if self._running:
             await asyncio.wait(list(self._running))
         await asyncio.to_thread(self._stack.close)
+
+
+def _in_own_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """Not in a pool: processes last as long as they like, and those that wait for one another must all
+    run."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(value: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type]
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = work()
+        except BaseException as failure:
+            error = failure
+        with suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            loop.call_soon_threadsafe(tell, value, error)
+
+    threading.Thread(target=run, name="container process").start()
+    return future
 
 
 def bind(dest: str, position: int, *, readonly: bool = False) -> Mount:

@@ -141,6 +141,40 @@ def test_processes_of_one_container_share_it_while_the_first_runs(tmp_path: Path
     run(work())
 
 
+def test_many_processes_run_at_once_whether_they_read_or_not(tmp_path: Path) -> None:
+    count = 12
+
+    async def work() -> None:
+        async with shell(tmp_path) as box:
+            await box.make("one")
+            call = box.call()
+            for number in range(count):
+                script = "sleep 100" if number == 0 else f"read x; echo $x {number}"
+                await call.send(Message(ProcessID=f"p{number}", Init=init("one", script)))
+            # More than a pipe holds, to one that does not read.
+            flood = gateway_pb2.FdMessage(Fd=0, Data=bytes(1 << 20))
+            started, heard, ended = 0, set(), set()
+            async for message in call.messages(Message):
+                match message.WhichOneof("Input"):
+                    case "Started":
+                        started += 1
+                        if started == count:
+                            for number in reversed(range(1, count)):
+                                data = gateway_pb2.FdMessage(Fd=0, Data=b"word\n", EOF=True)
+                                await call.send(Message(ProcessID=f"p{number}", File=data))
+                            await call.send(Message(ProcessID="p0", File=flood))
+                    case "File":
+                        heard.add(bytes(message.File.Data))
+                    case "Done":
+                        ended.add(message.ProcessID)
+                if len(ended) == count - 1:
+                    break
+            call.cancel()
+            assert {b"word %d\n" % number for number in range(1, count)} <= heard
+
+    run(work())
+
+
 def test_a_terminal_has_the_size_that_it_is_given(tmp_path: Path) -> None:
     async def work() -> None:
         async with shell(tmp_path) as box:
