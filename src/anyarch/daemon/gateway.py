@@ -9,14 +9,17 @@ import posixpath
 import stat
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
+
 from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
 from anyarch.daemon.failure import error_of_status
 from anyarch.engine.request import CacheOption
-from anyarch.engine.workbench import SolveResult
+from anyarch.engine.workbench import AttestationRef, SolveResult
 from anyarch.errors import BuildError, error_context
+from anyarch.exporter.attestation import Subject
 from anyarch.llb.definition import Definition
 from anyarch.llb.ops import SourceOp
 from anyarch.solver.events import WarningEvent
@@ -261,6 +264,11 @@ class Gateway:
                 found = SolveResult(refs=refs, metadata=metadata)
             case _:
                 found = SolveResult(metadata=metadata)
+        attestations = {
+            name: tuple(_attestation(item, definition(item.ref)) for item in items.attestation)
+            for name, items in result.attestations.items()
+        }
+        found = msgspec.structs.replace(found, attestations=attestations)
         returned.set_result(found)
         return gateway_pb2.ReturnResponse()
 
@@ -460,6 +468,40 @@ class Gateway:
         return gateway_pb2.WarnResponse()
 
 
+def _attestation(message: gateway_pb2.Attestation, definition: Definition | None) -> AttestationRef:
+    """Raises `RpcError` for a subject of a kind that is not known."""
+    subjects = []
+    for item in message.inTotoSubjects:
+        if item.kind not in (0, 1):
+            raise RpcError(Code.INVALID_ARGUMENT, f"unknown attestation subject type {item.kind}")
+        subjects.append(Subject(item.name, tuple(item.digest) if item.kind == 1 else ()))
+    return AttestationRef(
+        definition,
+        message.path,
+        message.inTotoPredicateType,
+        tuple(subjects),
+        is_bundle=message.kind == 1,
+        metadata={key: bytes(value) for key, value in message.metadata.items()},
+    )
+
+
+def _attestation_message(job: Job, item: AttestationRef) -> gateway_pb2.Attestation:
+    message = gateway_pb2.Attestation(
+        kind=1 if item.is_bundle else 0,  # type: ignore[arg-type]
+        metadata=item.metadata,
+        path=item.path,
+        inTotoPredicateType=item.predicate_type,
+    )
+    for subject in item.subjects:
+        message.inTotoSubjects.add(
+            kind=1 if subject.digests else 0, digest=subject.digests, name=subject.name
+        )
+    if item.definition is not None:
+        raw = llb_pb2.Definition.FromString(item.definition.marshal())
+        message.ref.CopyFrom(gateway_pb2.Ref(id=job.know(None, item.definition), **{"def": raw}))
+    return message
+
+
 def _policy(job: Job, more: Sequence[sourcepolicy_pb2.Policy]) -> JobPolicy | None:
     """What decides on the sources of one request. Raises `UsageError`."""
     assert job.policy is not None  # with the workbench, which whoever asks has
@@ -504,6 +546,8 @@ def _result(job: Job, found: SolveResult, refs: dict[str, EngineRef | None]) -> 
         )
 
     result = gateway_pb2.Result(metadata=found.metadata)
+    for name, items in found.attestations.items():
+        result.attestations[name].attestation.extend(_attestation_message(job, item) for item in items)
     if found.refs is not None:
         result.refs.SetInParent()
         for name, definition in found.refs.items():

@@ -191,6 +191,13 @@ class Exporter:
     ) -> tuple[AssembledImage, list[Reference]]:
         is_part = flag(output.attrs, "part", default=False)
         options = self._options(output, multi_platform or is_part)
+        names = image_names(self._request, self._named(output))
+        if any(result.attestations for result in results):
+            options = msgspec.structs.replace(
+                options,
+                names=tuple(str(name) for name in names),
+                oci_artifact=flag(output.attrs, "oci-artifact", default=options.oci_media_types),
+            )
         several = len(results) > 1 or multi_platform
         if output.type == "docker" and several and output.dest is not None:
             raise OutputError(
@@ -211,7 +218,6 @@ class Exporter:
                 on_thread=self._worker.in_cpu,
             )
             self._assembled[options] = image
-        names = image_names(self._request, self._named(output))
         push = output.type == "registry" or flag(output.attrs, "push", default=False)
         by_digest = flag(output.attrs, "push-by-digest", default=False)
         if output.type in ("image", "registry"):
@@ -378,6 +384,21 @@ class Exporter:
         chains = [SnapshotResult(result.layers) for result in results]
         for chain in chains:
             await self._worker.ensure_local(chain)
+        if any(result.attestations for result in results):
+            from anyarch.exporter.attestedfiles import with_attestations
+
+            is_split = flag(output.attrs, "platform-split", default=True)
+            chains = [
+                await asyncio.to_thread(
+                    with_attestations,
+                    self._worker,
+                    chain,
+                    result,
+                    prefix=output.attrs.get("attestation-prefix", ""),
+                    by_platform=multi_platform and not is_split,
+                )
+                for result, chain in zip(results, chains, strict=True)
+            ]
         trees = [
             PlatformTree(result.platform, self._worker.view(chain))
             for result, chain in zip(results, chains, strict=True)

@@ -8,6 +8,7 @@ layers below.
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
 from anyarch.errors import BuildError
 from anyarch.exporter.assemble import PlatformResult
+from anyarch.exporter.attestation import Subject
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.llb.definition import Definition
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from anyarch.engine.export import Receiver
     from anyarch.engine.request import BuildResult, CacheOption, Output
     from anyarch.engine.sourcepolicy import SourcePolicy
+    from anyarch.exporter.attestation import Attestation
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
     from anyarch.worker.limits import SharedSlots
     from anyarch.worker.session import Lent
 
-__all__ = ["Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
+__all__ = ["AttestationRef", "Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
 
 _CONFIG = "containerimage.config"
 _PLATFORMS = "refs.platforms"
@@ -87,6 +90,18 @@ class Borrowed:
         self.layout_blobs = layout_blobs
 
 
+class AttestationRef(msgspec.Struct, frozen=True):
+    """An attestation that a frontend gives: the file at `path` of a result is its predicate. Of a bundle
+    every file in the directory `path` is a whole statement."""
+
+    definition: Definition | None
+    path: str
+    predicate_type: str = ""
+    subjects: tuple[Subject, ...] = ()
+    is_bundle: bool = False
+    metadata: dict[str, bytes] = {}
+
+
 class SolveResult(msgspec.Struct, frozen=True):
     """What a frontend gives: one definition (`ref`), or one a platform id (`refs`); None is the empty result.
     Keys of `metadata` are BuildKit's: `containerimage.config[/ID]`, `refs.platforms`."""
@@ -94,6 +109,8 @@ class SolveResult(msgspec.Struct, frozen=True):
     ref: Definition | None = None
     refs: dict[str, Definition | None] | None = None
     metadata: dict[str, bytes] = {}
+    attestations: dict[str, tuple[AttestationRef, ...]] = {}
+    """By platform id."""
 
 
 class _PlatformItem(msgspec.Struct):
@@ -288,6 +305,35 @@ class Workbench:
         await adopt_stock(self._cache.imported, self.solver, stock)
         return stock
 
+    async def _attestations(self, item: AttestationRef) -> list[Attestation]:
+        """Raises `BuildError`, and what reading raises."""
+        from anyarch.exporter.attestation import MOST_BYTES, Attestation, unbundled
+
+        if item.definition is None:
+            raise BuildError("attestation does not have available content")
+        ref = self.load(item.definition)
+
+        async def read(path: str) -> bytes:
+            raw = await ref.read_file(path, length=MOST_BYTES + 1)
+            if len(raw) > MOST_BYTES:
+                raise BuildError(f"{path} exceeds {MOST_BYTES} bytes")
+            return raw
+
+        inline_only = item.metadata.get("inline-only", b"") == b"true"
+        if not item.is_bundle:
+            if not item.path:
+                raise BuildError("attestation does not have set path")
+            _check_predicate(item.predicate_type, "set")
+            raw = await read(item.path)
+            return [Attestation(item.predicate_type, raw, item.path, item.subjects, inline_only)]
+        found = []
+        for entry in await ref.read_dir(item.path or "/"):
+            path = posixpath.join(item.path or "/", entry.name)
+            one = unbundled(await read(path), path, item.predicate_type)
+            _check_predicate(one.predicate_type, "bundle")
+            found.append(msgspec.structs.replace(one, inline_only=inline_only))
+        return found
+
     def _verify_platforms(self, asked: Sequence[str], made: Sequence[Platform], result: SolveResult) -> None:
         from anyarch.engine.verify import platform_warnings
         from anyarch.solver.events import VertexEvent, WarningEvent
@@ -320,7 +366,12 @@ class Workbench:
                 result.metadata.get(_CONFIG, b"") if result.refs is None else b""
             )
             layers = value.layers if value is not None else ()
-            found.append(PlatformResult(platform, layers, _config(config, platform)))
+            attestations = [
+                one for item in result.attestations.get(name, ()) for one in await self._attestations(item)
+            ]
+            found.append(
+                PlatformResult(platform, layers, _config(config, platform), attestations=tuple(attestations))
+            )
         return found
 
 
@@ -371,6 +422,12 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
             raise BuildError(f"failed to find ref for ID {item.id}")
         found.append((item.id, _platform(item.platform), result.refs[item.id]))
     return found
+
+
+def _check_predicate(kind: str, what: str) -> None:
+    """Who makes a result does not say how it was made. Raises `BuildError`."""
+    if kind.startswith("https://slsa.dev/provenance/"):
+        raise BuildError(f"frontend may not {what} provenance attestations")
 
 
 def _check_platforms(listed: Sequence[_PlatformItem]) -> None:

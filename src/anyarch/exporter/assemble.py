@@ -13,6 +13,7 @@ import msgspec
 
 from anyarch.archive.compression import Compression
 from anyarch.errors import BuildError, StoreError
+from anyarch.exporter.attestation import AssembledAttestations, Attestation, attach
 from anyarch.exporter.timestamp import clamp, format_time
 from anyarch.snapshot.forms import TOC_DIGEST, UNCOMPRESSED
 from anyarch.snapshot.layers import Layer
@@ -45,6 +46,7 @@ class PlatformResult(msgspec.Struct, frozen=True):
     layers: tuple[str, ...]
     config: bytes
     base_config: bytes = b""
+    attestations: tuple[Attestation, ...] = ()
 
 
 class Annotations(msgspec.Struct, frozen=True):
@@ -72,6 +74,10 @@ class ImageOptions(msgspec.Struct, frozen=True):
     multi_platform: bool = False
     annotations: Annotations = Annotations()
     prefer_nondist_layers: bool = False
+    names: tuple[str, ...] = ()
+    """What attestations call the image."""
+    oci_artifact: bool = False
+    """Whether manifests of attestations are artifacts that name the image as their subject."""
 
 
 class AssembledPlatform(msgspec.Struct, frozen=True):
@@ -96,6 +102,7 @@ class AssembledImage(msgspec.Struct, frozen=True):
     platforms: tuple[AssembledPlatform, ...]
     index: Blob | None
     descriptor: Descriptor
+    attestations: tuple[AssembledAttestations, ...] = ()
 
     @property
     def root(self) -> Blob:
@@ -107,6 +114,8 @@ class AssembledImage(msgspec.Struct, frozen=True):
         for item in self.platforms:
             found.update(layer.digest for layer in item.layers)
             found.update((item.config.digest, item.manifest.digest))
+        for extra in self.attestations:
+            found.update(blob.digest for blob in (*extra.blobs, extra.manifest))
         found.add(self.root.digest)
         return sorted(found)
 
@@ -149,8 +158,11 @@ async def assemble(
         platforms.append(_platform(store, result, blobs, options, inline))
         on_step(f"exporting manifest {platforms[-1].manifest.digest}")
         on_step(f"exporting config {platforms[-1].config.digest}")
+    attestations = _attest(store, results, platforms, options)
+    for item in attestations:
+        on_step(f"exporting attestation manifest {item.manifest.digest}")
     notes = options.annotations
-    if len(platforms) == 1 and not options.multi_platform:
+    if len(platforms) == 1 and not options.multi_platform and not attestations:
         if notes.index or notes.index_descriptor:
             raise BuildError("index annotations not supported for single platform export")
         only = platforms[0]
@@ -158,14 +170,43 @@ async def assemble(
     index = Index(
         schema_version=2,
         media_type=media.OCI_INDEX if options.oci_media_types else media.DOCKER_INDEX,
-        manifests=tuple(item.descriptor for item in platforms),
+        manifests=(
+            *(item.descriptor for item in platforms),
+            *(item.descriptor for item in attestations),
+        ),
         annotations=dict(notes.index) or None,
     )
     blob = Blob.of(index.media_type, encode(index))
     store.content.put(blob.raw)
     on_step(f"exporting manifest list {blob.digest}")
     descriptor = blob.descriptor(annotations=dict(notes.index_descriptor) or None)
-    return AssembledImage(tuple(platforms), blob, descriptor)
+    return AssembledImage(tuple(platforms), blob, descriptor, tuple(attestations))
+
+
+def _attest(
+    store: Store,
+    results: Sequence[PlatformResult],
+    platforms: Sequence[AssembledPlatform],
+    options: ImageOptions,
+) -> list[AssembledAttestations]:
+    """The manifests of attestations, of the platforms that have some."""
+    if not any(result.attestations for result in results):
+        return []
+    from anyarch.spec.reference import Reference
+
+    names = [Reference.parse(name) for name in options.names]
+    return [
+        attach(
+            store.content,
+            platform,
+            result.attestations,
+            names,
+            oci_media_types=options.oci_media_types,
+            as_artifact=options.oci_artifact,
+        )
+        for result, platform in zip(results, platforms, strict=True)
+        if result.attestations
+    ]
 
 
 def _check_annotations(results: Sequence[PlatformResult], options: ImageOptions) -> None:

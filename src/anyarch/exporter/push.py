@@ -56,6 +56,8 @@ async def _push_blobs(
                 continue  # not for distribution: it stays where its addresses say
             blobs[descriptor.digest] = (descriptor, layer_id)
         blobs[item.config.digest] = (item.config.descriptor(), "")
+    for extra in image.attestations:
+        blobs.update({blob.digest: (blob.descriptor(), "") for blob in extra.blobs})
     await asyncio.gather(
         *(
             worker.in_network(push_blob, worker, name, descriptor, layer, cancel)
@@ -69,6 +71,7 @@ async def _push_documents(
 ) -> None:
     registry = worker.registry
     documents = [item.manifest for item in image.platforms]
+    documents += [extra.manifest for extra in image.attestations]
     if image.index is not None:
         await asyncio.gather(
             *(worker.in_network(registry.push_manifest, name, blob, cancel=cancel) for blob in documents)

@@ -112,7 +112,9 @@ class SessionOutputs:
     def layout(self, number: int, image: AssembledImage, content: ContentStore) -> None:
         """Blobs before what names them; the client makes the index of its layout itself."""
         documents = [item.descriptor for item in image.platforms]
+        documents += [item.descriptor for item in image.attestations]
         blobs = [layer for item in image.platforms for layer in item.layers]
+        blobs += [blob.descriptor() for item in image.attestations for blob in item.blobs]
         configs = [item.config.descriptor() for item in image.platforms]
         root = [image.descriptor] if image.index is not None else []
         try:
