@@ -102,6 +102,7 @@ class Plan(msgspec.Struct, frozen=True):
     tty: bool
     pids: int
     tells_start: bool
+    own_network: bool
 
     def describe(self) -> list[str]:
         """One line an operation, for people and tests."""
@@ -124,8 +125,8 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
     """
     if not request.argv:
         raise SandboxError("there is no command to run")
-    if request.network not in ("host", "none"):
-        raise SandboxError(f"network mode {request.network!r} is not known", hint="use host or none")
+    if request.network not in ("host", "none", "own"):
+        raise SandboxError(f"network mode {request.network!r} is not known", hint="use host, none or own")
     nodev = not request.insecure
     operations: list[Op] = [
         _overlay("root", request.root, nodev),
@@ -163,6 +164,7 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
         tty=request.tty,
         pids=request.pids,
         tells_start=tells_start,
+        own_network=request.network == "own",
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from anyarch.sandbox.network import OwnNetwork
     from anyarch.sandbox.plan import ExecRequest, Registration
     from anyarch.sandbox.resources import Setting
 
@@ -87,6 +88,7 @@ class Executor:
         self._launcher = 0
         self._ids = ""
         self._last_key = 0
+        self._own_network: OwnNetwork | None = None
         self._closed = False
 
     @property
@@ -210,6 +212,25 @@ class Executor:
         with self._exchange("namespace", registrations, None, None) as exchange:
             exchange.finish(lambda _stream, _data: None, None)
 
+    def own_network(self) -> str:
+        """Have a network of their own for the steps, connected to the world; starts it. Why there is none,
+        empty when there is: requests may ask for `own` then."""
+        if self._privileged or os.geteuid() == 0:
+            return "root's steps share the machine's network"
+        with self._lock:
+            if self._own_network is None:
+                from anyarch.sandbox.network import OwnNetwork
+
+                self._own_network = OwnNetwork(self)
+            network = self._own_network
+        return network.refusal()
+
+    def make_network(self) -> str:
+        """The path, for programs that `run_command` runs, of a network namespace that the steps have."""
+        with self._exchange("network", (), None, None) as exchange:
+            exchange.finish(lambda _stream, _data: None, None)
+        return f"{self.state_dir}/net"
+
     def close(self) -> None:
         """End the supervisor and every step that still runs. Twice is once."""
         with self._lock:
@@ -220,6 +241,8 @@ class Executor:
             link.close()
         if launcher:
             _reap(launcher)
+        if self._own_network is not None:
+            self._own_network.close()
 
     def __enter__(self) -> Executor:
         return self
@@ -364,6 +387,7 @@ class Executor:
             if self._link is not link:
                 return
             self._link = None
+            self._own_network = None  # ended with it
             launcher, self._launcher = self._launcher, 0
         link.close()
         _reap(launcher)

@@ -167,8 +167,9 @@ class Registration(msgspec.Struct, frozen=True, order=True):
 class ExecRequest(msgspec.Struct, frozen=True):
     """One process to run in a root file system of its own.
 
-    `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine)
-    or `none` (loopback only). `insecure` keeps all capabilities and hides nothing. With `emulators` the
+    `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine),
+    `none` (loopback only) or `own` (that of an ordinary user's steps, where `Executor.own_network` allows
+    it). `insecure` keeps all capabilities and hides nothing. With `emulators` the
     process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
     terminal of its own. `pids` bounds its processes and threads (0: nothing does) where the kernel can.
     `resources` and `cgroup_parent` (a control group, made if missing, that the step's becomes a child of) are

@@ -16,7 +16,7 @@ from anyarch.archive.entry import Kind
 from anyarch.errors import SandboxError
 from anyarch.llb.ops import NetMode
 from anyarch.snapshot.view import View
-from anyarch.solver.events import StatusEvent
+from anyarch.solver.events import LogEvent, StatusEvent
 from anyarch.source.image import ImageResolver
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import host_platform
@@ -162,6 +162,7 @@ class Worker:
         """For each nested build, the vertices of its definition."""
         self.acceleration = Acceleration(self, accelerate)
         self.is_offline = False
+        self._told_network = False
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -559,9 +560,9 @@ class Worker:
             return layer.commit().id
 
     def network_files(
-        self, network: NetMode, extra_hosts: Sequence[HostIP], hostname: str
+        self, network: NetMode, extra_hosts: Sequence[HostIP], hostname: str, *, is_own: bool = False
     ) -> tuple[FileMount, ...]:
-        """/etc/hosts and /etc/resolv.conf of a step."""
+        """/etc/hosts and /etc/resolv.conf of a step; `is_own` when its network is not the machine's."""
         from anyarch.sandbox.plan import DEFAULT_HOSTNAME, FileMount
 
         name = hostname or DEFAULT_HOSTNAME
@@ -573,8 +574,32 @@ class Worker:
                 resolv = Path("/etc/resolv.conf").read_bytes()
             except OSError:
                 resolv = b""
+            if is_own:
+                from anyarch.sandbox.network import resolvers
+
+                resolv = resolvers(resolv)
             files.append(FileMount("/etc/resolv.conf", resolv, readonly=False))
         return tuple(files)
+
+    def step_network(self, network: NetMode, extra_hosts: Sequence[HostIP], vertex: str) -> str:
+        """What `ExecRequest.network` is to be. An ordinary user's steps have a network of their own where one
+        can be had; why not is told once a build. Blocking, at the first step."""
+        if network is NetMode.NONE:
+            return "none"
+        if network is NetMode.HOST or self.machine.is_root:
+            return "host"
+        if any(host.ip == _HOST_LOOPBACK for host in extra_hosts):
+            refusal = "a name stands for the machine itself (--add-host)"
+        else:
+            refusal = self.machine.executor().own_network()
+        if not refusal:
+            return "own"
+        with self._lock:
+            told, self._told_network = self._told_network, True
+        if not told:
+            text = f"note: steps share the machine's network: {refusal}\n"
+            self.emit(LogEvent(vertex, 2, text.encode(), time.time()))
+        return "host"
 
     # emulation ------------------------------------------------------------------------------------
 
@@ -638,6 +663,10 @@ class Worker:
 
 EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """The diff ID of a tar without entries: two blocks of zeros."""
+
+
+_HOST_LOOPBACK = "127.0.0.1"
+"""What `host-gateway` stands for in a definition."""
 
 
 class _Trial:

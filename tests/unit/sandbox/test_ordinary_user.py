@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,12 @@ def as_nobody(home: Path, body: str) -> dict[str, Any]:
     python = reachable(prefix) / Path(sys.executable).resolve().relative_to(prefix)
     packages = [Path(entry) for entry in sys.path if entry.endswith("site-packages")]
     path = os.pathsep.join(str(reachable(entry)) for entry in (_SOURCES, *packages))
+    is_open = os.stat("/dev/net/tun").st_mode & 0o006  # as udev leaves it; not every machine has udev
+    if not is_open and not (home / "tun").exists():
+        os.mknod(home / "tun", 0o666 | stat.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+        os.chmod(home / "tun", 0o666)
+    if not is_open:
+        binds.append(f"mount --bind {home / 'tun'} /dev/net/tun")
     nobody = f"setpriv --reuid {_NOBODY} --regid {_NOBODY} --clear-groups"
     done = subprocess.run(
         [

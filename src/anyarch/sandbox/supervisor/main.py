@@ -18,6 +18,7 @@ import struct
 from . import syscalls as kernel
 from .launch import become_supervisor
 from .namespaces import EmulatorNamespaces, Ticket
+from .network import make_network
 from .programs import Programs
 from .report import Refused, send_frame
 from .step import run_command, run_joined, run_step
@@ -53,6 +54,7 @@ class Supervisor:
         self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self.cgroups: Cgroups | None = None
         self.programs = Programs()
+        self.network = -1
         self.running: dict[int, Running] = {}  # by pid
         self.by_fd: dict[int, Running] = {}  # by control socket and by pidfd
         self.by_key: dict[int, Running] = {}
@@ -108,6 +110,12 @@ class Supervisor:
                     pid = self._fork_joined(control, streams, emulator, joined)
                 else:
                     pid = self._fork_step(control, streams, emulator, cgroup)
+            elif kind == "network":
+                if self.network < 0:
+                    self.network = make_network(self.state_dir)
+                send_frame(control, ("ended", 0))
+                control.close()
+                return True
             elif kind == "namespace":
                 self.emulators.watch(registrations, control)
                 return True
@@ -155,7 +163,15 @@ class Supervisor:
         try:
             pid = os.fork()
             if pid == 0:
-                run_step(control, stdio, self.state_dir, emulator, cgroup=cgroup, programs=self.programs)
+                run_step(
+                    control,
+                    stdio,
+                    self.state_dir,
+                    emulator,
+                    cgroup=cgroup,
+                    programs=self.programs,
+                    network=self.network,
+                )
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
         return pid

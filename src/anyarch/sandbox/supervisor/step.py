@@ -14,6 +14,7 @@ import os
 from . import syscalls as kernel
 from .limits import limit_processes
 from .mounts import Tree, make_in_root, real_path
+from .network import loopback_up
 from .programs import CONTROL_FD
 from .report import Refused, gate, receive_frame, send_frame
 
@@ -42,6 +43,7 @@ def run_step(
     *,
     cgroup: Cgroup | None,
     programs: Programs,
+    network: int,
 ) -> None:
     """Never returns. What goes wrong before the program runs is reported on `control`."""
     try:
@@ -51,6 +53,9 @@ def run_step(
                 # before the cgroup namespace, whose root is the new group then
                 for note in cgroup.join():
                     send_frame(control, ("note", note))
+            if plan["own_network"]:
+                with gate("network"):
+                    kernel.setns(network, kernel.CLONE_NEWNET)
             _run(plan, control, stdio, state_dir, emulator, programs)
     except Refused as refused:
         _report(control, refused)
@@ -82,7 +87,10 @@ def run_joined(
                 import fcntl  # noqa: F401
                 import struct  # noqa: F401
             with gate("join"):
-                kernel.setns(pidfd, plan["namespaces"])  # the root is that of the mount namespace then
+                own_network = kernel.CLONE_NEWNET if plan["own_network"] else 0
+                kernel.setns(
+                    pidfd, plan["namespaces"] | own_network
+                )  # the root is that of the mount namespace then
                 os.chdir(b"/")
             if plan["tty"]:
                 root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
@@ -135,7 +143,7 @@ def _run(
         kernel.unshare(plan["namespaces"])
         kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)  # before anything is mounted
     if plan["namespaces"] & kernel.CLONE_NEWNET:
-        _loopback_up()
+        loopback_up()
     with gate("hostname"):
         kernel.sethostname(plan["hostname"])
     tree = Tree(state_dir, plan["overlay_options"])
@@ -211,18 +219,6 @@ def _leave_init(program: int, plan: Plan) -> None:
         if ended == pid:
             code = os.waitstatus_to_exitcode(status)
             os._exit(128 - code if code < 0 else code)
-
-
-def _loopback_up() -> None:
-    import _socket
-    import fcntl
-    import struct
-
-    with gate("loopback"):
-        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM, 0)
-        flags = 0x1 | 0x40  # IFF_UP, IFF_RUNNING
-        fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sH14x", b"lo", flags))  # SIOCSIFFLAGS
-        probe.close()
 
 
 def _enter_root(root_fd: int) -> None:

@@ -381,6 +381,7 @@ class ExecOperation:
                 extra.append(one)
         worker = self._worker
         env += self._secret_env()
+        network = worker.step_network(op.network, meta.extra_hosts, self._vertex)
         made = ExecRequest(
             argv=meta.args,
             env=tuple(env),
@@ -389,9 +390,12 @@ class ExecOperation:
             gid=identity.gid,
             groups=identity.groups,
             root=rootfs,
-            mounts=(*worker.network_files(op.network, meta.extra_hosts, meta.hostname), *extra),
+            mounts=(
+                *worker.network_files(op.network, meta.extra_hosts, meta.hostname, is_own=network == "own"),
+                *extra,
+            ),
             hostname=meta.hostname or "buildkitsandbox",
-            network="none" if op.network is NetMode.NONE else "host",
+            network=network,
             insecure=op.security is SecurityMode.INSECURE,
             ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
             emulators=route.emulators,

@@ -1,0 +1,62 @@
+"""A network of the steps' own: a namespace that those of one supervisor share, as they would share the
+machine's. Who connects it to the world finds it at `NAME` of the state directory, in the supervisor's mount
+namespace only.
+"""
+
+from __future__ import annotations
+
+import _socket
+import fcntl
+import os
+import struct
+
+from . import syscalls as kernel
+from .report import Refused, gate
+
+NAME = b"/net"
+
+
+def make_network(state_dir: bytes) -> int:
+    """A descriptor of a new namespace with a loopback. Raises `Refused`."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    with gate("fork"):
+        pid = os.fork()
+    if pid == 0:
+        _make(theirs)
+    theirs.close()
+    try:
+        answer, ancillary, _, _ = ours.recvmsg(16, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+    if not ancillary:
+        raise Refused("network", b"", int(answer or b"0"))
+    (namespace,) = struct.unpack("=i", ancillary[0][2][:4])
+    with gate("network", state_dir):
+        kernel.mount(b"tmpfs", state_dir, b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755")
+        os.close(os.open(state_dir + NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # by a path of its own: programs that give up privileges may not look into /proc of others
+        kernel.mount(b"/proc/self/fd/%d" % namespace, state_dir + NAME, None, kernel.MS_BIND)
+    return int(namespace)
+
+
+def _make(sock: _socket.socket) -> None:
+    try:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        loopback_up()
+        namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        sock.sendmsg([b"n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", namespace))])
+    except Refused as refused:
+        sock.send(b"%d" % refused.code)
+    except OSError as error:
+        sock.send(b"%d" % (error.errno or 0))
+    os._exit(0)
+
+
+def loopback_up() -> None:
+    """In the caller's network namespace."""
+    with gate("loopback"):
+        probe = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM, 0)
+        flags = 0x1 | 0x40  # IFF_UP, IFF_RUNNING
+        fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sH14x", b"lo", flags))  # SIOCSIFFLAGS
+        probe.close()
