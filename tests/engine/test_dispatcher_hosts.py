@@ -45,6 +45,7 @@ CONDITIONS = (
 ARGUMENT_RULES = (
     ArgumentRule("next", "-plugin", "/own.so"),
     ArgumentRule("swap", "/own.so", "/native.so"),
+    ArgumentRule("swap", "/bin/cat", "echo"),
     ArgumentRule("refuse", "-march=native"),
     ArgumentRule("refuse", "@"),
 )
@@ -80,11 +81,17 @@ class Root:
         path.chmod(0o755)
         os.utime(path, (1000, 1000))
 
-    def run(self, *arguments: str, env: Mapping[str, str] | None = None, path: str = "/bin/program") -> str:
+    def run(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        path: str = "/bin/program",
+        name: str = "echo",
+    ) -> str:
         """What is printed when the kernel starts the emulator for `path`, as flag P of binfmt_misc has it."""
         before = ["/bin/qemu", "-0", "/bin/echo"] if self.host != "amd64" else []
         done = subprocess.run(
-            ["/usr/sbin/chroot", str(self.directory), *before, "/bin/echo", path, "echo", *arguments],
+            ["/usr/sbin/chroot", str(self.directory), *before, "/bin/echo", path, name, *arguments],
             env=dict(env or {}),
             capture_output=True,
             text=True,
@@ -121,6 +128,11 @@ def test_a_known_program_is_its_twin(root: Root) -> None:
     assert root.run() == "-end all"
     assert root.run("-plugin", "/own.so", "x") == "-plugin /native.so x -end all"
     assert root.verdicts() == {RAN: 3}
+
+
+def test_the_name_that_it_is_called_by_can_become_another(root: Root) -> None:
+    assert root.run("x", "/bin/cat", name="/bin/cat") == "x echo -end all"
+    assert root.run("-march=native", name="/bin/cat") == "/bin/program /bin/cat -march=native"
 
 
 def test_many_and_long_arguments_reach_the_twin(root: Root) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/8"
+_VERSION = "twins/9"
 
 
 class Acceleration:

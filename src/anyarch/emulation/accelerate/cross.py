@@ -90,7 +90,10 @@ _DRIVER_REFUSED = (
 _CC1_REFUSED = (
     *("-v", "-fplugin", "-flto", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm", "@"),
     *("-ftime-report", "--help", "-fpch", "--output-pch", "-Winvalid-pch"),
+    # the order of its data is that in which arguments of a function were evaluated when GCC was compiled
+    "-fsanitize=",
 )
+_CC1_KNOWN = ("-fsanitize=address", "-fsanitize=thread", "-fsanitize=leak")
 _BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto")
 _LD_REFUSED = (*_BINUTILS_REFUSED, "--sysroot", "--verbose", "-Map", "--print-map", "-rpath-link")
 
@@ -206,6 +209,10 @@ def _check_intact(packages: Packages, path: str, triplet: str, gcc: str) -> None
         raise NotSupported("it is not as its package brought it")
 
 
+def _known(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
+    return tuple(ArgumentRule("swap", text, text) for text in texts)
+
+
 def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
     return tuple(ArgumentRule("refuse", text) for text in texts)
 
@@ -230,9 +237,11 @@ def _binutil(
             swaps += [ArgumentRule("next", "-plugin", seen), ArgumentRule("swap", seen, f"{HIDDEN}/{place}")]
             break
         # the driver names the system root that it has
-        root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
+        # and finds the linker under another name, which is told in front of what the linker says
+        root = _known(["--sysroot=/"])
+        name = ArgumentRule("swap", f"/usr/bin/{triplet}-ld", "/usr/bin/ld")
         plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
-        rules = (root, *swaps, *_refusals(_LD_REFUSED), *plain)
+        rules = (*root, name, *swaps, *_refusals(_LD_REFUSED), *plain)
     return Twin(f"/{path}", natives.program(path, path, texts={}), (found,), arguments=rules)
 
 
@@ -269,7 +278,8 @@ def _compiler(
     texts |= _directories(ours, target)
     fix = _native_table(TARGETS[target].multiarch, gcc) if name in ("cc1", "cc1plus") else None
     place = natives.program(own, f"{path}", texts=texts, change=fix)
-    return Twin(f"/{path}", place, (found,), arguments=_refusals(refused))
+    known = _known(_CC1_KNOWN) if name.startswith("cc1") else ()
+    return Twin(f"/{path}", place, (found,), arguments=(*known, *_refusals(refused)))
 
 
 def _one(pattern: re.Pattern[bytes], raw: bytes, path: str) -> bytes:

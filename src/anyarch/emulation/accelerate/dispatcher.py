@@ -79,8 +79,9 @@ class EnvironmentRule(msgspec.Struct, frozen=True, order=True):
 
 
 class ArgumentRule(msgspec.Struct, frozen=True, order=True):
-    """`refuse`: an argument that begins with `text` stands in the way. `swap`: the argument `text` becomes
-    `value`, and no rule behind it counts. `next`: behind the argument `text` only `value` is known."""
+    """`refuse`: an argument that begins with `text` stands in the way. `swap`: the argument `text`, or the
+    name by which the program was called, becomes `value`, and no rule behind it counts. `next`: behind the
+    argument `text` only `value` is known."""
 
     kind: str
     text: str
@@ -437,7 +438,7 @@ def _check_arguments(asm: Assembler) -> None:
 
 def _copy_arguments(asm: Assembler) -> None:
     """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
-    at the copy's second argument then, and the place of the copy is kept in the frame."""
+    at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
     a, b, c, d, entry, frame, limit, top = range(8)
     asm.load(a, top)
     asm.constant(b, -8)
@@ -450,7 +451,6 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.stack_from(d)
     asm.store(d, frame, _ARGV)
     asm.move(limit, d)
-    asm.add_constant(limit, 8)
     asm.move(c, top)
     asm.add_constant(c, 24)
     asm.label("copy")

@@ -1,0 +1,65 @@
+"""Real programs built by native twins are those that emulated compilers make, file by file.
+
+Minutes each: a whole build under emulation is what they are compared with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from anyarch.testing.builder import Builder
+from anyarch.testing.debian_roots import cross_packages
+from anyarch.testing.debian_sources import WHEEL_PACKAGES, dockerfile_of, source_archive
+from tests.engine.test_accelerate import log, notes
+from tests.engine.test_accelerate_cross import base_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+TARGETS = {
+    "linux/arm64": ("arm64", "bookworm"),
+    "linux/arm/v7": ("armhf", "bookworm"),
+    "linux/riscv64": ("riscv64", "trixie"),
+    "linux/s390x": ("s390x", "bookworm"),
+    "linux/ppc64le": ("ppc64el", "bookworm"),
+}
+CASES = [
+    *[("lua", platform) for platform in TARGETS],
+    *[("zlib", platform) for platform in ("linux/arm64", "linux/riscv64", "linux/s390x")],
+    *[("jq", platform) for platform in ("linux/arm64", "linux/arm/v7", "linux/ppc64le")],
+    ("re2", "linux/arm64"),
+    ("markupsafe", "linux/arm64"),
+]
+
+
+@pytest.mark.parametrize(("name", "platform"), CASES)
+def test_every_file_that_a_build_makes_is_the_same(
+    tmp_path: Path, cache_directory: Path, name: str, platform: str
+) -> None:
+    architecture, suite = TARGETS[platform]
+    more = WHEEL_PACKAGES if name == "markupsafe" else ()
+    base = base_image(cache_directory, tmp_path / "debian", suite, architecture, platform, packages=more)
+    packages = cross_packages(cache_directory, architecture, suite=suite)
+    build = Builder(
+        tmp_path / "build", build_contexts={"debian": base}, accelerate=f"cross,packages={packages}"
+    )
+    archive = source_archive(cache_directory, name)
+    files = {archive.name: archive.read_bytes()}
+    fast = build(dockerfile_of(name), platform=platform, files=files)
+    plain = build(dockerfile_of(name), platform=platform, files=files, accelerate="off")
+
+    assert fast.listing("/src") == plain.listing("/src")
+    made = [path for path in plain.listing("/src") if plain.path(f"/src/{path}").is_file()]
+    different = [
+        path
+        for path in made
+        if fast.path(f"/src/{path}").read_bytes() != plain.path(f"/src/{path}").read_bytes()
+    ]
+    assert different == []
+    assert len([path for path in made if path.endswith((".o", ".so", ".lo"))]) >= 1
+    emulated = [line for line in notes(log(fast)).splitlines() if "/cc1" in line and "emulated" in line]
+    assert emulated == []
