@@ -58,8 +58,9 @@ def chains() -> Sequence[Chain]:
     """Those that are known."""
     from anyarch.emulation.accelerate.clang import Clang
     from anyarch.emulation.accelerate.golang import Go
+    from anyarch.emulation.accelerate.without import WithoutTwins
 
-    return (Go(), Clang())
+    return (Go(), Clang(), WithoutTwins())
 
 
 def libraries_of(root: Packages, target: str, paths: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,115 @@
+"""Which tool chains of a root have twins, and what is said of the others. Programs are this machine's own."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from typing import TYPE_CHECKING
+
+from anyarch.emulation.accelerate.chains import Scene
+from anyarch.emulation.accelerate.clang import Clang
+from anyarch.emulation.accelerate.golang import Go
+from anyarch.emulation.accelerate.packages import Packages
+from anyarch.emulation.accelerate.without import WithoutTwins
+from anyarch.snapshot.hosttree import HostTree
+from anyarch.testing.debian_images import native
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOST = native().target
+TOOL = "usr/lib/go-1.19/pkg/tool/linux_arm64/compile"
+OWN = f"usr/lib/go-1.19/pkg/tool/linux_{HOST}/compile"
+
+
+def tree(
+    directory: Path,
+    versions: dict[str, str],
+    files: dict[str, str] | None = None,
+    programs: tuple[str, ...] = (),
+) -> Packages:
+    """A root whose `files` (path to owner) are a program of this machine; `programs` are of no package."""
+    info = directory / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    paragraphs = [
+        f"Package: {name}\nStatus: install ok installed\nArchitecture: arm64\nVersion: {version}\n"
+        for name, version in versions.items()
+    ]
+    (directory / "var/lib/dpkg/status").write_text("\n".join(paragraphs))
+    for path in (*(files or {}), *programs):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2("/bin/true", directory / path)
+    for path, owner in (files or {}).items():
+        digest = hashlib.md5((directory / path).read_bytes(), usedforsecurity=False).hexdigest()
+        with (info / f"{owner}.md5sums").open("a") as sums, (info / f"{owner}.list").open("a") as listed:
+            sums.write(f"{digest}  {path}\n")
+            listed.write(f"/{path}\n")
+    return read(directory)
+
+
+def read(directory: Path) -> Packages:
+    return Packages(HostTree(str(directory)))
+
+
+def scene(root: Packages, *natives: Packages, based: int = 0, missing: str = "") -> Scene:
+    return Scene(root, based, natives, HOST, "arm64", missing)
+
+
+def go_of(directory: Path, version: str, path: str) -> Packages:
+    return tree(directory, {"golang-1.19-go": version}, {path: "golang-1.19-go"})
+
+
+def test_a_go_of_another_version_has_no_twins(tmp_path: Path) -> None:
+    root, other = go_of(tmp_path / "a", "1.19.8-2", TOOL), go_of(tmp_path / "b", "1.19.13-1", OWN)
+
+    chosen = Go().choose(scene(root, other))
+    failed = Go().choose(scene(root, tree(tmp_path / "c", {}), missing="it is not in the archive"))
+
+    assert Go().packages(root, "arm64") == {"golang-1.19-go": "1.19.8-2"}
+    assert chosen.emulated == {"golang-1.19-go": "version 1.19.8-2, but 1.19.13-1 of the native package"}
+    assert failed.emulated == {"golang-1.19-go": "it is not in the archive"}
+    assert chosen.twins == failed.twins == []
+
+
+def test_a_compiler_that_is_not_the_packages_has_no_twin(tmp_path: Path) -> None:
+    go_of(tmp_path / "a", "1.19.8-2", TOOL)
+    own = go_of(tmp_path / "b", "1.19.8-2", OWN)
+    with (tmp_path / "a" / TOOL).open("ab") as file:
+        file.write(b"more")
+
+    (reason,) = Go().choose(scene(read(tmp_path / "a"), own)).emulated.values()
+
+    assert reason == f"/{TOOL} is not as its package brought it"
+
+
+def test_a_go_of_no_package_has_to_be_of_the_base_image(tmp_path: Path) -> None:
+    path = "usr/local/go/pkg/tool/linux_{}/compile"
+    tree(tmp_path / "a", {}, programs=(path.format("arm64"),))
+    tree(tmp_path / "b", {}, programs=(path.format(HOST),))
+    for directory, version in (("a", "go1.22.1"), ("b", "go1.22.2")):
+        (tmp_path / directory / "usr/local/go/VERSION").write_text(f"{version}\ntime 2024-01-01\n")
+
+    root, sibling = read(tmp_path / "a"), read(tmp_path / "b")
+    by_step, other = (Go().choose(scene(root, sibling, based=based)).emulated for based in (0, 1))
+
+    assert by_step == {"/usr/local/go": "go1.22.1 is not the base image's, but came by a step"}
+    assert other == {"/usr/local/go": "go1.22.1, but go1.22.2 in the native image"}
+
+
+def test_a_root_without_tool_chains_asks_for_nothing(tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", {"base-files": "12"})
+
+    for chain in (Go(), Clang(), WithoutTwins()):
+        chosen = chain.choose(scene(root, root))
+        assert chain.packages(root, "arm64") == {}
+        assert (chosen.twins, chosen.files, chosen.emulated) == ([], {}, {})
+
+
+def test_rust_and_zig_are_told_to_be_emulated(tmp_path: Path) -> None:
+    zig = "usr/local/lib/python3.11/site-packages/ziglang/zig"
+    tree(tmp_path / "a", {"rustc": "1.63.0", "cargo": "0.66.0"}, programs=(zig,))
+    (tmp_path / "a/usr/local/rustup/toolchains/1.80").mkdir(parents=True)
+
+    emulated = WithoutTwins().choose(scene(read(tmp_path / "a"))).emulated
+
+    assert list(emulated) == ["rustc", "cargo", "/usr/local/rustup/toolchains/1.80", f"/{zig}"]
