@@ -155,7 +155,7 @@ def test_what_ssh_said_is_told(plain, far, ssh):
     stranger = ssh.endpoint.replace("127.0.0.1", "localhost")
     plain("create", "--name", "b", "--driver", "remote", f"{ssh.endpoint}/nowhere.sock")
     plain("create", "--name", "b", "--append", f"{stranger}{far[0]}")
-    answer = plain("build", "--builder", "b", "-o", "out", "context")
+    answer = plain("build", "--builder", "b", "--platform", "linux/amd64", "-o", "out", "context")
     assert answer.status == 1
     assert "/nowhere.sock: " in answer.err
     assert "no such file or directory" in answer.err.lower()
