@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import control_pb2, llb_pb2, wellknown_pb2
+from anyarch.daemon.clip import Clip
 from anyarch.solver.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._notified = False
         self._grown = asyncio.Event()
+        self._clip = Clip.of()
         self.events: list[Event] = []
         self.closed = False
 
@@ -38,7 +40,7 @@ class EventLog:
         with self._lock:
             if self.closed:
                 return
-            self.events.append(event)
+            self.events += self._clip.events(event)
             if self._notified:
                 return
             self._notified = True

@@ -44,7 +44,7 @@ T = TypeVar("T")
 _WAIT_S = 6.0
 """How long Status waits for a build that has not begun; gateway calls wait `_GATEWAY_WAIT_S`."""
 _GATEWAY_WAIT_S = 3.0
-_KEPT = 100
+_KEPT = 20
 
 
 class KnownRef:
