@@ -1,5 +1,5 @@
 """What is kept of the output of steps: so much in all and so much a second, as of BuildKit's daemon, by the
-same variables. A step that writes without end fills neither memory nor records; its last words are always kept.
+same variables. A step that writes without end fills neither memory nor records; its last words are kept.
 """
 
 from __future__ import annotations

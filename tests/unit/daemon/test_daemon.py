@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -30,7 +30,10 @@ def daemon(path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             for _ in range(200):
-                if address.exists() or process.poll() is not None:
+                if process.poll() is not None:
+                    break
+                with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                    probe.connect(str(address))
                     break
                 time.sleep(0.05)
             yield process
