@@ -18,7 +18,6 @@ import struct
 from . import syscalls as kernel
 from .launch import become_supervisor
 from .namespaces import EmulatorNamespaces, Ticket
-from .network import make_network
 from .programs import Programs
 from .report import Refused, send_frame
 from .step import run_command, run_joined, run_step
@@ -112,6 +111,8 @@ class Supervisor:
                     pid = self._fork_step(control, streams, emulator, cgroup)
             elif kind == "network":
                 if self.network < 0:
+                    from .network import make_network  # few steps have one
+
                     self.network = make_network(self.state_dir)
                 send_frame(control, ("ended", 0))
                 control.close()

@@ -107,6 +107,8 @@ class EmulatorNamespaces:
             self._end(making, told)
         except Refused as refused:
             self._end(making, (refused.gate, refused.subject, refused.code, refused.detail))
+        except OSError:
+            self._end(making, None)  # it was killed
         return True
 
     def _begin(self, registrations: tuple[Registration, ...]) -> _Making:
@@ -217,6 +219,8 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
         send_frame(sock, (refused.gate, refused.subject, refused.code, refused.detail))
     except BaseException as error:
         send_frame(sock, ("internal", repr(error).encode("utf-8", "replace"), 0, b""))
+    while sock.recv(16):
+        continue  # its maps are written by the name of this process, which has to be there until then
     os._exit(0)
 
 

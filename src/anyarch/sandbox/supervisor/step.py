@@ -14,7 +14,6 @@ import os
 from . import syscalls as kernel
 from .limits import limit_processes
 from .mounts import Tree, make_in_root, real_path
-from .network import loopback_up
 from .programs import CONTROL_FD
 from .report import Refused, gate, receive_frame, send_frame
 
@@ -143,6 +142,8 @@ def _run(
         kernel.unshare(plan["namespaces"])
         kernel.mount(b"none", b"/", None, kernel.MS_REC | kernel.MS_PRIVATE)  # before anything is mounted
     if plan["namespaces"] & kernel.CLONE_NEWNET:
+        from .network import loopback_up
+
         loopback_up()
     with gate("hostname"):
         kernel.sethostname(plan["hostname"])
