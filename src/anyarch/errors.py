@@ -232,7 +232,10 @@ class NoContext(ContextError):
 
 
 class PathNotFound(BuildError):
-    """A COPY source, or a file asked of a result, does not exist."""
+    """A COPY source, or a file asked of a result, does not exist. `of_key`: that was seen when a step's key
+    was made of what it uses, before it ran."""
+
+    of_key = False
 
 
 class ExecFailed(BuildError):

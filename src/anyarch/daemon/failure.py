@@ -69,7 +69,7 @@ def _message(error: AnyarchError) -> str:
     """BuildKit's words where they go beyond ours."""
     if isinstance(error, Canceled):
         return "context canceled"
-    if isinstance(error, PathNotFound) and error.vertex:
+    if isinstance(error, PathNotFound) and error.of_key:
         # What a step uses of an input is read when its key is made.
         reading = f"failed to calculate checksum of ref {error.vertex}: {error.message}"
         return f"failed to compute cache key: {reading}"

@@ -58,7 +58,7 @@ def layout_index(image: LayoutImage, names: Sequence[Reference], *, created: str
     """The layout's index.json: one descriptor a name."""
     notes = dict(image.descriptor.annotations or {})
     if created:
-        notes["org.opencontainers.image.created"] = created
+        notes.setdefault("org.opencontainers.image.created", created)
     descriptors = []
     for name in names or (None,):
         mine = dict(notes)

@@ -25,7 +25,7 @@ import time
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
-from anyarch.errors import BuildError, error_context
+from anyarch.errors import BuildError, PathNotFound, error_context
 from anyarch.solver.events import VertexEvent
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.vertex import MISSING
@@ -274,6 +274,8 @@ class Solver:
                 with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
                     return "content:" + await content(outputs[edge.index])
             except Exception as error:
+                if isinstance(error, PathNotFound):
+                    error.of_key = True
                 self._begin(state)
                 self._finish(state, self._clock(), error=str(error))
                 raise

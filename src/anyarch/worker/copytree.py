@@ -192,7 +192,7 @@ class Copier:
         real = self._tree.resolve(source) if action.follow_symlink else _resolve_parent(self._tree, source)
         node = self._tree.lookup(real)
         if node is None:
-            raise PathNotFound(f'"/{source}": not found')
+            raise PathNotFound(f"lstat /{source}: no such file or directory")
         existing = draft.get(target)
         is_directory = node.entry.kind is Kind.DIRECTORY
         into = existing is not None and existing.kind is Kind.DIRECTORY

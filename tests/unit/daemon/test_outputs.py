@@ -13,8 +13,8 @@ from anyarch.api.proto import control_pb2, exporter_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.engine.verify import platform_warnings
-from anyarch.llb.ops import ActionMkfile
-from anyarch.llb.state import State
+from anyarch.llb.ops import ActionCopy, ActionMkfile
+from anyarch.llb.state import CopySource, State
 from anyarch.session.offer.content import BlobDirectory, content_methods
 from anyarch.spec.platform import Platform
 from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, statuses, tree
@@ -320,5 +320,47 @@ def test_a_ping_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
                     metadata=[("buildkit-controlapi-buildid", "nobody")],
                 )
             assert (caught.value.code, caught.value.message) == (Code.NOT_FOUND, "no such job nobody")
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        # Of another tree, what a copy uses is read when the key is made; of an empty one, and of the tree
+        # that is changed, by the copy itself.
+        (State().file(ActionMkfile("/x", 0o644, b"")), "failed to compute cache key: failed to calculate"),
+        (State(), "lstat /gone: no such file or directory"),
+        (None, "lstat /gone: no such file or directory"),
+    ],
+)
+def test_a_missing_file_is_told_as_it_was_looked_for(tmp_path: Path, target: State | None, says: str) -> None:
+    async def work() -> None:
+        client = Client()
+        base = State().file(ActionMkfile("/f", 0o644, b"1"))
+        copied = base.file(CopySource(target if target is not None else base, ActionCopy("/gone", "/here")))
+        sent = llb_pb2.Definition.FromString(copied.marshal().marshal())
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            with pytest.raises(RpcError) as caught:
+                await solve(channel, client, Definition=sent)
+            assert says in caught.value.message
+
+    run(work())
+
+
+def test_the_time_that_an_annotation_gives_stays(tmp_path: Path) -> None:
+    key = "org.opencontainers.image.created"
+
+    async def work() -> None:
+        client = Client()
+        attrs = {f"annotation-index-descriptor.{key}": "2022-01-23T12:34:56Z"}
+        platforms = {"Platforms": [{"ID": "p", "Platform": {"os": "linux", "architecture": "arm64"}}]}
+        result = gateway_pb2.Result(metadata={"refs.platforms": json.dumps(platforms).encode()})
+        result.refs.refs["p"].SetInParent()
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            await lead(channel, client, result, control_pb2.Exporter(Type="oci", Attrs=attrs))
+        with tarfile.open(fileobj=io.BytesIO(client.archives["0"])) as tar:
+            (entry,) = json.load(tar.extractfile("index.json"))["manifests"]  # type: ignore[arg-type]
+        assert entry["annotations"][key] == "2022-01-23T12:34:56Z"
 
     run(work())

@@ -106,6 +106,11 @@ class FileOperation:
         return content
 
     def _content_of(self, result: Result, copies: Sequence[ActionCopy]) -> str:
+        if result is None or (isinstance(result, SnapshotResult) and not result.layers):
+            # Of an empty root nothing is read ahead of the step, in whose words it is told then.
+            for action in copies:
+                if not action.allow_wildcard and clean(action.src):
+                    raise PathNotFound(f"lstat /{clean(action.src)}: no such file or directory")
         try:
             return self._digest_of(result, copies)
         except PathNotFound as error:
