@@ -97,18 +97,75 @@ def test_chain_ids_are_those_of_the_specification() -> None:
     assert chain_id(DIFF_IDS) == f"sha256:{hashlib.sha256(both).hexdigest()}"
 
 
-def test_what_depends_on_content_has_no_such_key_nor_what_comes_after_it(
+STAGES = """FROM {base} AS build
+RUN mkdir -p /out/sub && echo one > /out/one && echo two > /out/sub/two
+FROM {base} AS tools
+WORKDIR /w
+RUN echo tool > tool
+FROM {base}
+RUN echo first > /first
+COPY --from=build /out /app
+COPY --from=build --chown=app:app /out/one /owned/
+COPY --from=tools --chmod=755 /w/tool /out* /bin/x/
+RUN --mount=from=tools,source=/w,target=/t cat /t/tool > /bound
+COPY --link --from=tools /w /linked
+RUN echo last > /last
+COPY --from=build --chown=7 /out/one /ids/
+COPY --from=build --chown=0:9 /out/one /ids0/
+"""
+_WHOLE = "8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"
+_OF_W = "d1bb8ca354673cd575d31d952490058c9943aef39d5a9553fb4a21ab7a59a19d"
+_OF_ONE = "8e725cd28f1437926892464bc2fb63f2b43d400559c6435aceb335c3b80f3054"
+STAGES_RECORDS = {
+    "1acdd332b76f6531fbae2f86cf73a7f8278496ae6dc7022f323e4c2ca74c0368": [_OF_W],
+    "1e1cb7a51a19617eb13480b2d4d92ab8f80c9a15db3ec252c4df067ab25a8b15": ["", _OF_ONE],
+    "20a09dae5e7d4161cad85341f52036951cd5e056395ece4be2b784ea65a9372a": ["", _OF_ONE],
+    "5dbfbafede47210a7bd7363461bc885ec7310febe761daffdf666bfdae5970ff": ["", ""],
+    "8a310bc5454cf093b17e82c5fc0d966a39c4361c144d73a90c9af4f2985ef1d7": [
+        "",
+        "99214aa06194d117439fe50d07b337e20406459dfd7dc33755aa1ad6af9f6bb3",
+    ],
+    "90e57dbe3669e14d25e4891443e76b6a9f44827dd2cd08642bac0128f310bb37": [_WHOLE],
+    "9809b713a1f277c4d8471c0b2f919260e9b805b4cebd7bdb2e51647916c8fc40": [_WHOLE],
+    "9d2b092eb4fc80597f0c930fbe3b1ac80e99fa40f31c23333a1999e71bed8928": [_WHOLE],
+    "b4651785a82ae3cdea4997f2bb160089a7982dc1741fa840cfa60caabd302709": [_WHOLE, _OF_W],
+    "c4e6387599c31c59eb15463b7658a43650d57ee951b211122b892480cbdc7041": [_WHOLE],
+    "d154ace1524f025df2062a59acf189b432a98f13effd5b491be0aa428f258e29": [
+        "",
+        "a5bcd92e5ab3b071d95f7c842563c82ee88ccfdda4536ae94d6da4e6d4bece5d",
+    ],
+    "e8a86982d696ca8268cefa6507aca282d78c43246f1a8a7d5e7d815c4c66e088": ["", _OF_ONE],
+    "f6515d8afd8f2d2ce6612a1d4492f88887feb327524d76cfd0f4c19c328711c2": [""],
+}
+"""What the daemon wrote for these stages: each record, with the selectors of its inputs."""
+
+
+def test_what_comes_from_other_stages_has_the_keys_of_buildkits_daemon(
+    scratch_build: Builder, remote: FakeRegistry
+) -> None:
+    name = f"{remote.address}/base:1"
+    scratch_build(
+        "FROM scratch\nCOPY sh /bin/sh\nENV PATH=/bin\n",
+        files={"sh": "no program"},
+        outputs=(Output("image", None, {"name": name, "push": "true"}),),
+    )
+    keys = keys_of(scratch_build, STAGES.format(base=name))
+    found = {
+        key.record().removeprefix("sha256:"): [s.removeprefix("sha256:") for _, _, s in key.inputs]
+        for key in keys
+        if key.inputs
+    }
+    assert found == STAGES_RECORDS
+
+
+def test_what_depends_on_the_context_has_no_such_key_nor_what_comes_after_it(
     scratch_build: Builder, remote: FakeRegistry
 ) -> None:
     name = f"{remote.address}/base:1"
     scratch_build(
         BASE, files={"sh": "no program"}, outputs=(Output("image", None, {"name": name, "push": "true"}),)
     )
-    for step in (
-        "COPY sh /x",
-        "RUN --mount=target=/ctx true",
-        "RUN --mount=from=other,target=/o true",
-    ):
+    for step in ("COPY sh /x", "RUN --mount=target=/ctx true"):
         text = f"FROM {name} AS other\nRUN one\nFROM {name}\nRUN one\n{step}\nRUN after\n"
         assert len(keys_of(scratch_build, text)) == 2
 
@@ -191,3 +248,25 @@ def test_steps_of_a_stock_cache_are_not_run_again(
         assert "annotations" not in manifests[1]["layers"][0]
     third = other(text.replace("echo one", "echo 1"), cache_from=(source,))
     assert len(third.executed) == 3
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_copies_from_stages_of_a_stock_cache_are_not_made_again(
+    build: Builder, tmp_path: Path, only_stock: None, mode: str
+) -> None:
+    text = STAGES.format(base="busybox").replace("=app:app", "=1:1")
+    if mode == "min":  # which has no result for the copy that a linked one consists of
+        text = text.replace("COPY --link", "COPY")
+    to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": mode})
+    source = CacheOption("local", {"src": str(tmp_path / "cache")})
+    first = build(text, cache_to=(to,))
+    other = Builder(tmp_path / "other")
+    second = other(text, cache_from=(source,))
+    assert second.executed == []
+    assert second.result.digest == first.result.digest
+    # Of what was not found no more is run than without a cache.
+    third = other(text.replace("echo one", "echo 1"), cache_from=(source,))
+    again = Builder(tmp_path / "again")(text.replace("echo one", "echo 1"))
+    assert set(third.executed) <= set(again.executed)
+    assert third.read_text("/app/one") == "1\n"

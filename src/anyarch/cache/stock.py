@@ -5,9 +5,9 @@ operation (Go's encoding, fields in Go's order) or, for an image, of `buildkit.s
 its layers. It links to the records of the inputs. That was read from its sources and compared with what its
 daemon of August 2026 writes (`tests/unit/cache/test_stock.py` has values).
 
-Covered are images, RUN on a root and nothing else of other stages or the context (caches, secrets, tmpfs,
-agents may be mounted), and mkdir, mkfile, rm and symlink. What depends on the content of other inputs (COPY,
-bind mounts, owners by name) has keys with BuildKit's hash of files, which is another than ours.
+Covered are images, RUN, file operations and merges whose inputs are covered. What is copied or mounted from a
+stage has, besides the key of its content, one of the stage and the paths. What comes from a build context has
+the key of its content alone: it is covered where that is given (`content_key`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import posixpath
+from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
 from anyarch.cache.config import ForeignRecord, chains_of
 from anyarch.llb.ops import (
+    ActionCopy,
     ActionMkdir,
     ActionMkfile,
     ActionRm,
     ActionSymlink,
     ExecOp,
     FileOp,
+    MergeOp,
     MountType,
     SourceOp,
+    UserByName,
 )
 
 if TYPE_CHECKING:
@@ -40,9 +45,13 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
 
-__all__ = ["StockKey", "chain_id", "foreign_records", "match", "stock_keys"]
+__all__ = ["CONTENT", "StockKey", "chain_id", "foreign_records", "match", "stock_keys"]
 
-_ROOT = f"sha256:{hashlib.sha256(b'/').hexdigest()}"
+_TREES = (MountType.BIND, MountType.CACHE)
+
+
+CONTENT = "content:"
+"""Begins what stands for a vertex where a record is that of a content."""
 
 
 class StockKey(msgspec.Struct, frozen=True):
@@ -69,17 +78,25 @@ def stock_keys(
     definitions: Iterable[Definition],
     layers_of: Callable[[str], Sequence[str] | None],
     platform: Platform,
+    contents: Mapping[str, Mapping[int, str]] | None = None,
 ) -> dict[str, StockKey]:
-    """The keys of all vertices that have one by their definition alone, in topological order. `layers_of`
-    gives the diff IDs of an image source (by the vertex's digest), None when it is not known; `platform` is
-    the machine's."""
+    """The keys of all vertices that have one, in topological order. `layers_of` gives the diff IDs of an
+    image source (by the vertex's digest), None when it is not known; `platform` is the machine's; `contents`
+    has for file operations the digests of what they use of inputs (by position) that have no key themselves.
+    """
     found: dict[str, StockKey] = {}
+    contents = contents or {}
     for definition in definitions:
         for digest, op in definition.decoded.items():
             if digest in found:
                 continue
-            key = _key(op, digest, layers_of, platform)
-            if key is not None and all(vertex in found for vertex, _, _ in key.inputs):
+            key = _key(op, digest, layers_of, platform, contents.get(digest, {}))
+            if key is None:
+                continue
+            for vertex, _, _ in key.inputs:
+                if vertex.startswith(CONTENT):
+                    found.setdefault(vertex, StockKey(vertex.removeprefix(CONTENT)))
+            if all(vertex in found for vertex, _, _ in key.inputs):
                 found[digest] = key
     return found
 
@@ -138,6 +155,10 @@ def foreign_records(
     positions: dict[tuple[str, int], int] = {}
     made: list[ForeignRecord] = []
     for vertex, key in keys.items():
+        if vertex.startswith(CONTENT):
+            positions[vertex, -1] = len(made)
+            made.append(ForeignRecord(key.record(-1), (), None, 0.0))
+            continue
         chains = outputs.get(vertex)
         if chains is None or any((at, output) not in positions for at, output, _ in key.inputs):
             continue
@@ -150,7 +171,11 @@ def foreign_records(
 
 
 def _key(
-    op: Op, digest: str, layers_of: Callable[[str], Sequence[str] | None], platform: Platform
+    op: Op,
+    digest: str,
+    layers_of: Callable[[str], Sequence[str] | None],
+    platform: Platform,
+    contents: Mapping[int, str],
 ) -> StockKey | None:
     match op.kind:
         case SourceOp(identifier=identifier) if identifier.startswith("docker-image://"):
@@ -161,15 +186,21 @@ def _key(
         case ExecOp():
             return _exec(op, op.kind, op.platform or platform)
         case FileOp():
-            return _file(op, op.kind)
+            return _file(op, op.kind, contents)
+        case MergeOp():
+            return _merge(op, op.kind)
     return None
 
 
 def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
     roots = [mount for mount in kind.mounts if mount.dest == "/"]
-    if len(roots) != 1 or roots[0].input != 0 or len(op.inputs) != 1 or roots[0].selector not in ("", "/"):
+    if len(roots) != 1 or roots[0].selector not in ("", "/"):
         return None
-    if any(mount.input >= 0 for mount in kind.mounts if mount is not roots[0]):
+    selectors: dict[int, list[str]] = {}
+    for mount in kind.mounts:
+        if mount.input >= 0 and mount.mount_type in _TREES:
+            selectors.setdefault(mount.input, []).append(posixpath.normpath("/" + mount.selector.lstrip("/")))
+    if set(selectors) != set(range(len(op.inputs))):
         return None
     meta = kind.meta
     mounts: list[Any] = [_mount(mount) for mount in kind.mounts]
@@ -207,8 +238,10 @@ def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
             OSFeatures=list(platform.os_features),
         ),
     }
-    first = op.inputs[0]
-    return StockKey(_sha(_json(document)), ((first.digest, first.index, _ROOT),))
+    inputs = tuple(
+        (item.digest, item.index, _paths(selectors[number])) for number, item in enumerate(op.inputs)
+    )
+    return StockKey(_sha(_json(document)), inputs)
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -243,15 +276,19 @@ def _cache(mount: Mount, cache: CacheOpt) -> dict[str, Any]:
     return _object(ID=cache.id)
 
 
-def _file(op: Op, kind: FileOp) -> StockKey | None:
+def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
     actions, indexes = [], []
+    bases: set[int] = set()
+    selected: dict[int, list[str]] = {}
     for item in kind.actions:
         action = item.action
         owner: dict[str, Any] | None = None
         if not isinstance(action, ActionRm) and action.owner is not None:
             owner = _owner(action.owner)
-            if owner is None:
-                return None
+            if not isinstance(action, ActionSymlink):
+                for named, path in _accounts(action.owner):
+                    selected.setdefault(named, []).append(path)
+        bases.add(item.input)
         match action:
             case ActionMkdir():
                 made = _object(
@@ -285,23 +322,80 @@ def _file(op: Op, kind: FileOp) -> StockKey | None:
                     timestamp=action.timestamp,
                     keep=("owner",),
                 )
+            case ActionCopy():
+                source = action.src
+                if 0 <= item.secondary_input < len(op.inputs):
+                    selected.setdefault(item.secondary_input, []).append(source)
+                    source = posixpath.basename(source.rstrip("/")) or ("/" if source else ".")
+                made = _object(
+                    src=source,
+                    dest=action.dest,
+                    owner=owner,
+                    mode=action.mode,
+                    followSymlink=action.follow_symlink,
+                    dirCopyContents=action.dir_copy_contents,
+                    attemptUnpackDockerCompatibility=action.attempt_unpack_docker_compat,
+                    createDestPath=action.create_dest_path,
+                    allowWildcard=action.allow_wildcard,
+                    allowEmptyWildcard=action.allow_empty_wildcard,
+                    timestamp=action.timestamp,
+                    include_patterns=list(action.include_patterns),
+                    exclude_patterns=list(action.exclude_patterns),
+                    alwaysReplaceExistingDestPaths=action.always_replace_existing_dest_paths,
+                    modeStr=action.mode_str,
+                    required_paths=list(action.required_paths),
+                    keep=("owner",),
+                )
             case _:
-                return None
+                assert_never(action)
         actions.append(base64.b64encode(_json(made)).decode())
         indexes.append([item.input, item.secondary_input, item.output])
     document: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": actions}
     if not _is_usual(indexes):
         document["indexes"] = indexes
-    inputs = tuple((item.digest, item.index, "") for item in op.inputs)
-    return StockKey(_sha(_json(document)), inputs)
+    inputs: list[tuple[str, int, str]] = []
+    for number, edge in enumerate(op.inputs):
+        if number in bases or number not in selected:
+            inputs.append((edge.digest, edge.index, ""))
+        elif number in contents:
+            inputs.append((f"{CONTENT}{contents[number]}", -1, ""))
+        else:
+            paths = sorted(selected[number], key=os.fsencode, reverse=True)  # as its first versions had them
+            inputs.append((edge.digest, edge.index, _paths(paths)))
+    return StockKey(_sha(_json(document)), tuple(inputs))
 
 
-def _owner(owner: Chown) -> dict[str, Any] | None:
-    """None for owners by name: what these are the files of an input say."""
-    if not all(part is None or isinstance(part, int) for part in (owner.user, owner.group)):
-        return None
-    parts = {"user": owner.user, "group": owner.group}
-    return {name: {"User": {"ByID": part}} for name, part in parts.items() if part is not None}
+def _merge(op: Op, kind: MergeOp) -> StockKey:
+    document = {
+        "Type": "buildkit.merge.v0",
+        "Merge": _object(inputs=[_object(input=number) for number in kind.inputs]),
+    }
+    return StockKey(_sha(_json(document)), tuple((item.digest, item.index, "") for item in op.inputs))
+
+
+def _paths(paths: Sequence[str]) -> str:
+    """The selector of what is used of an input."""
+    return _sha(b"\0".join(os.fsencode(path) for path in paths))
+
+
+def _owner(owner: Chown) -> dict[str, Any]:
+    return {
+        name: {
+            "User": {"byName": _object(name=part.name, input=part.input)}
+            if isinstance(part, UserByName)
+            else _object(byId=part)
+        }
+        for name, part in (("user", owner.user), ("group", owner.group))
+        if part is not None
+    }
+
+
+def _accounts(owner: Chown | None) -> list[tuple[int, str]]:
+    """The inputs and files in which names are looked up."""
+    if owner is None:
+        return []
+    files = ((owner.user, "/etc/passwd"), (owner.group, "/etc/group"))
+    return [(part.input, path) for part, path in files if isinstance(part, UserByName)]
 
 
 def _is_usual(indexes: list[list[int]]) -> bool:

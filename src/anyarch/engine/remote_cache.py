@@ -14,7 +14,6 @@ import msgspec
 from anyarch.engine.attributes import compression_of, flag
 from anyarch.errors import AnyarchError, UsageError
 from anyarch.solver.events import WarningEvent
-from anyarch.solver.vertex import Edge
 from anyarch.solver.work import Work
 from anyarch.spec.reference import Reference
 
@@ -212,7 +211,7 @@ def _place(option: CacheOption, name: str) -> str:
 async def stock_keys_of(
     solver: Solver, worker: Worker, definitions: Sequence[Definition]
 ) -> dict[str, StockKey]:
-    """BuildKit's keys of the vertices that have one by their definition alone."""
+    """BuildKit's keys of the vertices that have one."""
     from anyarch.cache.stock import stock_keys
 
     layers: dict[str, Sequence[str]] = {}
@@ -225,8 +224,8 @@ async def stock_keys_of(
 
 
 async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Mapping[str, StockKey]) -> None:
-    """Know what the caches have under BuildKit's keys under ours too. Inputs come first, so that no key has
-    to run anything to be known."""
+    """Know what the caches have under BuildKit's keys under ours too. Inputs come first, and what has a key
+    by content counts only when it was found: so no key has to run anything to be known."""
     if not caches:
         return
     found = [(cache, await asyncio.to_thread(cache.adopt, stock)) for cache in caches]
@@ -235,13 +234,18 @@ async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Ma
         ask = getattr(vertex.operation, "diff_ids", None)
         if ask is not None and vertex.digest in stock:
             bases.update(await ask())
-    ignored = {vertex.digest for vertex in solver.vertices if vertex.ignore_cache}
+    vertices = {vertex.digest: vertex for vertex in solver.vertices}
+    idle: set[str] = set()  # what has a key without running anything
     for digest in stock:
-        if digest in ignored:
+        one = vertices.get(digest)
+        if one is None or one.ignore_cache or not all(edge.vertex in idle for edge in one.inputs):
             continue
-        for cache, chains in found:
-            if digest in chains:
-                cache.add(await solver.key(Edge(digest)), chains[digest], bases)
+        having = [(cache, chains[digest]) for cache, chains in found if digest in chains]
+        cache_map = await one.operation.cache_map()
+        if having or not any(cache_map.content):
+            idle.add(digest)
+        for cache, outputs in having:
+            cache.add(await solver.definition_key(digest), outputs, bases)
 
 
 # writing ------------------------------------------------------------------------------------------

@@ -186,6 +186,14 @@ class Solver:
         """The canonical key of an edge, without evaluating more than that needs."""
         return edge_key(await self._key(self._states[edge.vertex]), edge.index)
 
+    async def definition_key(self, digest: str) -> str:
+        """The key of a vertex by its definition, which asks for no content of its inputs."""
+        vertex = self._states[digest].vertex
+        cache_map = await vertex.operation.cache_map()
+        return derived_key(
+            "definition", cache_map.definition or cache_map.digest, await self._input_keys(vertex)
+        )
+
     def solved(self) -> list[Solved]:
         """All vertices whose key is known by now, in the order they were added."""
         from anyarch.solver.solved import Solved
