@@ -113,7 +113,10 @@ class Gateway:
     async def _bridge(self, call: ServerCall) -> Bridge:
         if self._bridge_of_all is not None:
             return self._bridge_of_all
-        job = await self._jobs.get(call.metadata.get(_BUILD_ID))
+        build = call.metadata.get(_BUILD_ID)
+        if not build:
+            raise RpcError(Code.INVALID_ARGUMENT, "no buildid found in context")
+        job = await self._jobs.get(build)
         return Bridge(job, job.returned, job.request.FrontendInputs)
 
     async def _job(self, call: ServerCall) -> Job:

@@ -320,6 +320,8 @@ def test_a_ping_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
                     metadata=[("buildkit-controlapi-buildid", "nobody")],
                 )
             assert (caught.value.code, caught.value.message) == (Code.NOT_FOUND, "no such job nobody")
+            with pytest.raises(RpcError, match="no buildid found in context"):
+                await channel.unary(BRIDGE + "Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
 
     run(work())
 
