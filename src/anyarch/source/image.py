@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Image", "ImageResolver", "ImageSource"]
 
 
+_MAX_DEPTH = 8
+
+
 class ImageSource(Protocol):
     """Where images come from: a registry client, or an OCI layout. Raises what a registry client raises."""
 
@@ -139,7 +142,7 @@ class ImageResolver:
         if blob.media_type in media.INDEXES:
             from anyarch.registry.platforms import select_manifest
 
-            index = decode(Index, blob.raw)
+            index = self._flattened(reference, decode(Index, blob.raw))
             chosen = select_manifest(
                 index, platform, name=reference.familiar, platform_of=self._platform_in(reference)
             )
@@ -167,6 +170,23 @@ class ImageResolver:
             parsed.os, parsed.architecture, parsed.variant, parsed.os_version, parsed.os_features or ()
         )
         return Image(reference, digest, manifest_digest, manifest, config, found)
+
+    def _flattened(self, reference: Reference, index: Index, depth: int = 0) -> Index:
+        """The index with what the indexes in it list in their places, as containerd looks through them."""
+        if depth > _MAX_DEPTH:
+            raise UnsupportedMedia(
+                f"{reference.familiar}: its indexes are nested more than {_MAX_DEPTH} deep"
+            )
+        if not any(entry.media_type in media.INDEXES for entry in index.manifests):
+            return index
+        entries: list[Descriptor] = []
+        for entry in index.manifests:
+            if entry.media_type in media.INDEXES:
+                inner = decode(Index, self.document(reference, Digest.parse(entry.digest)).raw)
+                entries += self._flattened(reference, inner, depth + 1).manifests
+            else:
+                entries.append(entry)
+        return msgspec.structs.replace(index, manifests=tuple(entries))
 
     def _platform_in(self, reference: Reference) -> Callable[[Descriptor], Platform | None]:
         def platform_of(descriptor: Descriptor) -> Platform | None:
