@@ -27,7 +27,7 @@ _PT_DYNAMIC, _PT_INTERP, _PT_LOAD = 2, 3, 1
 _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH = 1, 5, 10, 15, 29
 _DT_WANTED = frozenset((_DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_RPATH, _DT_RUNPATH))
 _PT_WANTED = frozenset((_PT_DYNAMIC, _PT_INTERP, _PT_LOAD))
-_MOST_DYNAMIC, _MOST_NAME, _MOST_SEGMENTS = 64 << 10, 4096, 512
+_MOST_DYNAMIC, _MOST_NAMES, _MOST_NAME, _MOST_SEGMENTS = 64 << 10, 64 << 10, 4096, 512
 _SEGMENT_64 = {mark: struct.Struct(mark + "IIQQQQ16x") for mark in "<>"}
 _SEGMENT_32 = {mark: struct.Struct(mark + "5I12x") for mark in "<>"}
 _EM_ARM, _EM_RISCV = 40, 243
@@ -178,9 +178,12 @@ def _dynamic(
     if offset < 0:
         return [], []
 
-    # each by itself: the table of a large library has megabytes of other names
+    # from a large library each by itself: its table has megabytes of other names
+    names = read(offset, length) if length <= _MOST_NAMES else b""
+
     def name(position: int) -> str:
-        raw = read(offset + position, max(0, min(_MOST_NAME, length - position)))
+        size = max(0, min(_MOST_NAME, length - position))
+        raw = names[position : position + size] if names else read(offset + position, size)
         return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     needed = [name(position) for position in entries.get(_DT_NEEDED, ())]

@@ -50,6 +50,24 @@ def test_dynamic_program_tells_its_loader_and_libraries() -> None:
     assert "libc.so.6" in found.needed
 
 
+def test_a_name_behind_megabytes_of_others_is_found() -> None:
+    """As in LLVM, whose table of names holds those of all its symbols."""
+    table, position, name = 0x1000, (2 << 20) - 16, b"libedit.so.2\0"
+    names = bytes(position) + name
+    dynamic = struct.pack("<8Q", 1, position, 5, table, 10, len(names), 0, 0)
+    size = table + len(names)
+    segments = struct.pack("<IIQQQQQQ", 1, 4, 0, 0, 0, size, size, 4096)
+    segments += struct.pack("<IIQQQQQQ", 2, 4, 0x200, 0x200, 0x200, len(dynamic), len(dynamic), 8)
+    header = b"\x7fELF\2\1\1" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    raw = ((header + segments).ljust(0x200, b"\0") + dynamic).ljust(table, b"\0") + names
+
+    found = inspect(lambda at, length: raw[at : at + length], of_library=True)
+
+    assert found is not None
+    assert found.needed == ("libedit.so.2",)
+
+
 def test_libraries_tell_what_they_need_when_asked() -> None:
     lines = Path("/proc/self/maps").read_text().splitlines()
     files = [Path(path).read_bytes() for path in {line.split()[-1] for line in lines if ".so" in line}]

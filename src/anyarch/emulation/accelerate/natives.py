@@ -15,9 +15,11 @@ from anyarch.elf.edit import Program, is_printable
 from anyarch.emulation.accelerate.dispatcher import HIDDEN
 from anyarch.emulation.accelerate.selection import TARGETS, native_texts
 from anyarch.errors import NotSupported, PathNotFound
+from anyarch.snapshot.slices import reader_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
     from anyarch.elf.binary import Binary
     from anyarch.emulation.accelerate.packages import Packages
@@ -120,8 +122,7 @@ class Natives:
         wanted = [path]
         found: dict[str, str] = {}
         while wanted:
-            raw = read_file(self.packages, wanted.pop())
-            binary = _inspected(raw)
+            binary = _inspected_file(self.packages, wanted.pop())
             for soname in binary.needed if binary is not None else ():
                 if soname not in found:
                     found[soname] = self._find(soname)
@@ -200,14 +201,24 @@ def _texts_with(raw: bytes, part: bytes) -> Iterator[bytes]:
         start = end if end > 0 else len(raw)
 
 
+def _inspected_file(packages: Packages, path: str) -> Binary | None:
+    """Of a large library some pages are read only."""
+    with _opened(packages, path) as file:
+        return inspect(reader_of(file), of_library=True)
+
+
 def read_file(packages: Packages, path: str) -> bytes:
     """`NotSupported` when there is no such file."""
+    with _opened(packages, path) as file:
+        return file.read()
+
+
+def _opened(packages: Packages, path: str) -> BinaryIO:
     tree = packages.tree
     try:
         node = tree.lookup(tree.resolve(path))
         if node is None:
             raise NotSupported(f"/{path} is missing")
-        with tree.open(node) as file:
-            return file.read()
+        return tree.open(node)
     except PathNotFound as error:
         raise NotSupported(f"/{path} cannot be read: {error.message}") from None
