@@ -8,6 +8,7 @@ long as it lives.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 # A busy machine is no failure: hypothesis' own limits are wall time.
 settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
+
+# Who runs the tests may ignore Ctrl-C, as a shell does for what runs behind; programs that tests start would
+# do as we do.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parents[1]
 
