@@ -22,6 +22,7 @@ from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
+from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
 from anyarch.spec.number import natural
 
@@ -189,6 +190,11 @@ class Control:
     async def _build(self, job: Job) -> dict[str, str]:
         request = job.request
         refuse_attestations(request.FrontendAttrs)
+        if request.ProxyNetwork:
+            raise NotSupported(
+                "the proxy network is not supported by this daemon",
+                hint="leave it out: steps then use the network that the daemon gives them",
+            )
         outputs = _outputs(request)
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Imports]
         exports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
