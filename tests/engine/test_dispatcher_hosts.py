@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from anyarch.emulation.accelerate.configuration import offloading_rules
 from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
     ENVIRONMENT,
@@ -48,6 +49,7 @@ ARGUMENT_RULES = (
     ArgumentRule("swap", "/bin/cat", "echo"),
     ArgumentRule("refuse", "-march=native"),
     ArgumentRule("refuse", "@"),
+    *offloading_rules("aarch64-linux-gnu", "14"),
 )
 PROGRAM = bytes(range(256)) * 32
 
@@ -156,6 +158,24 @@ def test_arguments_that_stand_in_the_way_leave_it_to_the_emulator(
 ) -> None:
     assert root.run(*arguments, env=env) == " ".join([EMULATED, *arguments])
     assert root.verdicts() == {ARGUMENT: 1}
+
+
+@pytest.mark.parametrize(
+    ("argument", "is_native"),
+    [
+        *[
+            (f"-f{name}", False)
+            for name in ("openmp", "openacc", "openacc-dim=1", "tree-parallelize-loops=4")
+        ],
+        *[(f"-foffload{rest}", False) for rest in ("", "=disable", "-options=-O3", "-abi=lp64")],
+        *[("--openmp", False), ("-lgomp", False), ("/usr/lib/gcc/aarch64-linux-gnu/14/libgomp.so", False)],
+        *[("-fopenmp-simd", True), ("-fno-openmp", True), ("-lm", True), ("/usr/lib/libgomp.c", True)],
+    ],
+)
+def test_what_offloads_is_left_to_the_emulator(root: Root, argument: str, *, is_native: bool) -> None:
+    found = root.run("x", argument, "y")
+    assert found == (f"x {argument} y -end all" if is_native else f"{EMULATED} x {argument} y")
+    assert root.verdicts() == {RAN if is_native else ARGUMENT: 1}
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/9"
+_VERSION = "twins/10"
 
 
 class Acceleration:

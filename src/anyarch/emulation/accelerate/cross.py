@@ -14,6 +14,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.emulation.accelerate.configuration import (
+    check_configuration,
+    check_specs,
+    offloading_differs,
+    offloading_rules,
+)
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
@@ -57,20 +63,6 @@ _OPTIONAL = (
 )
 _BINUTILS = ("as", "ld.bfd", "ar", "ranlib", "strip", "objcopy", "nm", "size", "readelf", "objdump")
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
-_CONFIGURED = re.compile(rb"\.\./src/configure -v --with-pkgversion=[^\0]{1,4000}(?=\0)")
-# the options that change what is compiled
-_DECIDING = re.compile(
-    r"--(?:with-(?:arch|cpu|tune|fpu|float|mode|abi|isa-spec|long-double)[^ =]*|"
-    r"enable-(?:default-pie|default-ssp|fix-cortex[^ =]*|targets|gnu-unique-object|clocale|threads|"
-    r"linker-build-id|multiarch|secureplt|initfini-array)|disable-(?:sjlj-exceptions|multilib|libquadmath)|"
-    r"with-(?:default-libstdcxx-abi|linker-hash-style))(?:=\S+)?(?= |$)"
-)
-# specs that are long enough not to be put into the code in pieces
-_SPEC_SIZE = 100
-_SPECS = re.compile(rb"(?<![\t\n -~])[\t\n -~]{100,8000}(?=\0)")
-_NATIVE_CPU = re.compile(
-    rb"\s*%\{m[a-z]+=native:%<m[a-z]+=native %:local_cpu_detect\((?:[^()]|\([^()]*\))*\)\}"
-)
 # fixes that a distribution has put into one revision and that change code: what asks for it is emulated
 _KNOWN_FIXES = {
     # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
@@ -258,11 +250,12 @@ def _compiler(
     theirs, ours = read_file(packages, path), read_file(natives.packages, own)
     name = path.rpartition("/")[2]
     texts: dict[bytes, bytes] = {}
+    known: tuple[ArgumentRule, ...] = ()
     if name != "collect2":
         ident, cross_ident = _one(_IDENT, theirs, path), _one(_IDENT, ours, own)
-        _same_configuration(theirs, ours, path)
+        check_configuration(theirs, ours, path)
         if not name.startswith("cc1"):
-            _same_specs(theirs, ours, path)
+            check_specs(theirs, ours, path)
         if ident != cross_ident:
             texts[cross_ident] = ident
             if ident.split()[1].split(b"-")[0].rstrip(b")") != cross_ident.split()[1].split(b"-")[0].rstrip(
@@ -275,10 +268,13 @@ def _compiler(
                 fixed = mark.encode() in ident and mark.encode() not in cross_ident
                 if (version, architecture) == (gcc, target) and fixed:
                     refused = (*refused, *options) if name.startswith("cc1") else refused
+        if offloading_differs(theirs, ours):
+            known = offloading_rules(TARGETS[target].multiarch, gcc)
     texts |= _directories(ours, target)
     fix = _native_table(TARGETS[target].multiarch, gcc) if name in ("cc1", "cc1plus") else None
     place = natives.program(own, f"{path}", texts=texts, change=fix)
-    known = _known(_CC1_KNOWN) if name.startswith("cc1") else ()
+    if name.startswith("cc1"):
+        known = (*known, *_known(_CC1_KNOWN))
     return Twin(f"/{path}", place, (found,), arguments=(*known, *_refusals(refused)))
 
 
@@ -287,41 +283,6 @@ def _one(pattern: re.Pattern[bytes], raw: bytes, path: str) -> bytes:
     if len(found) != 1:
         raise NotSupported(f"/{path} does not tell its version as expected")
     return bytes(found.pop())
-
-
-def _same_configuration(theirs: bytes, ours: bytes, path: str) -> None:
-    options = []
-    for raw in (theirs, ours):
-        texts = set(_CONFIGURED.findall(raw))
-        options.append({one for text in texts for one in _DECIDING.findall(text.decode())})
-    if not options[0] or options[0] != options[1]:
-        different = ", ".join(sorted(options[0] ^ options[1])) or "not known"
-        raise NotSupported(f"/{path} is configured in another way: {different}")
-
-
-def _same_specs(theirs: bytes, ours: bytes, path: str) -> None:
-    """The driver passes what its specs say; a distribution may have put its own options into those."""
-    own, other = (
-        {
-            plain
-            for text in _SPECS.findall(raw)
-            if text.count(b"%{") > 1
-            and b"%(asm_default)" not in text  # of -mcpu=native on powerpc
-            and b"COLLECT_GCC_OPTI" not in text  # constants of the code, side by side
-            and len(plain := _NATIVE_CPU.sub(b"", text).strip()) >= _SPEC_SIZE
-        }
-        for raw in (theirs, ours)
-    )
-    # the linker of programs stores a text that another ends with in that one
-    apart = [
-        text
-        for some, others in ((own, other), (other, own))
-        for text in some - others
-        if not any(one.endswith(text) for one in others)
-    ]
-    if not own or apart:
-        first = min(apart, default=b"none").decode()[:80]
-        raise NotSupported(f"/{path} has other specs than the native one: {first}")
 
 
 def _directories(raw: bytes, target: str) -> dict[bytes, bytes]:
