@@ -143,7 +143,8 @@ def test_a_killed_supervisor_is_an_error_and_leaves_no_process(
     os.kill(supervisor, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors
-    assert "ERROR: failed to build: failed to solve: the sandbox supervisor has ended" in errors
+    assert "ERROR: failed to build: failed to solve: process " in errors
+    assert "did not complete successfully: the sandbox supervisor has ended\n" in errors
     check_clean(processes, tmp_path / "store", tmp_path)
 
 
