@@ -220,14 +220,14 @@ def report(results: list[Result], peer: str) -> str:
         "| workload | anyarch | peer | ratio | target | met |",
         "|---|---|---|---|---|---|",
     ]
-    for each in results:
-        theirs = "" if each.theirs is None else seconds(each.theirs)
-        ratio = "" if each.theirs is None else f"{each.theirs / each.ours:.1f}x"
-        met = "" if not each.target else "yes" if each.met else "**no**"
-        lines.append(
-            f"| {each.workload} | {seconds(each.ours)} | {theirs} | {ratio} | {each.target} | {met} |"
-        )
-    return "\n".join(lines) + "\n"
+    return "\n".join((*lines, *map(row, results))) + "\n"
+
+
+def row(result: Result) -> str:
+    theirs = "" if result.theirs is None else seconds(result.theirs)
+    ratio = "" if result.theirs is None else f"{result.theirs / result.ours:.1f}x"
+    met = "" if not result.target else "yes" if result.met else "**no**"
+    return f"| {result.workload} | {seconds(result.ours)} | {theirs} | {ratio} | {result.target} | {met} |"
 
 
 def seconds(value: float) -> str:
@@ -423,7 +423,9 @@ def main() -> int:
                     )
                 for name in wanted or (name for name in workloads if name not in LONG):
                     print(f"measuring: {name} ...", flush=True)
-                    results += workloads[name]()
+                    found = workloads[name]()
+                    print(*map(row, found), sep="\n", flush=True)
+                    results += found
                 peer = buildah.release()
             except CommandFailed as error:
                 print(f"bench failed: {error}", file=sys.stderr)
