@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
+
+from anyarch.store.filelock import is_at, take
 
 __all__ = ["scratch_directory"]
 
@@ -30,12 +31,7 @@ def _lock_directory(path: str) -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return None
-    try:
-        if os.fstat(fd).st_uid == os.geteuid():
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.isdir(path):
-                return fd
-    except BlockingIOError:
-        pass  # somebody copies at this moment
+    if os.fstat(fd).st_uid == os.geteuid() and take(fd, wait=False) and is_at(fd, path):
+        return fd
     os.close(fd)
     return None

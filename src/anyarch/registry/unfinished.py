@@ -10,10 +10,11 @@ anew.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from hashlib import sha256
+
+from anyarch.store.filelock import is_at, take
 
 __all__ = ["UploadRecord", "UploadRecords"]
 
@@ -81,10 +82,9 @@ class UploadRecords:
 def _locked(path: str, flags: int) -> int | None:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.exists(path) and os.stat(path).st_ino == os.fstat(fd).st_ino:
+        if take(fd, wait=False) and is_at(fd, path):
             return fd
     except OSError:
-        pass  # another process has it, or there are no locks here
+        pass  # there are no locks here
     os.close(fd)
     return None

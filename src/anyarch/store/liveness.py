@@ -9,11 +9,11 @@ last, so a crash of the cleaner changes nothing.
 
 from __future__ import annotations
 
-import fcntl
 import os
 from typing import TYPE_CHECKING
 
 from anyarch.store.failure import disk_errors
+from anyarch.store.filelock import is_at, take
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,24 +24,6 @@ __all__ = ["DeadOwner", "Liveness", "owner_of"]
 def owner_of(name: str) -> str:
     """The token in the name of something unfinished."""
     return name.partition(".")[0]
-
-
-def _flock(fd: int, *, wait: bool) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_linked_as(fd: int, path: str) -> bool:
-    """Whether `path` still is the file that `fd` is open on (a cleaner may have removed it meanwhile)."""
-    try:
-        there = os.stat(path)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 class DeadOwner:
@@ -75,7 +57,7 @@ class Liveness:
                 self._path = f"{self._directory}/{self.token}"
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
                 # Between creating and locking it, a cleaner may have taken the file for a dead owner's.
-                if _flock(self._fd, wait=True) and _is_linked_as(self._fd, self._path):
+                if take(self._fd, wait=True) and is_at(self._fd, self._path):
                     break
                 os.close(self._fd)
 
@@ -91,7 +73,7 @@ class Liveness:
                 fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError:
                 continue  # not ours to clear (another user's)
-            if _flock(fd, wait=False) and _is_linked_as(fd, path):
+            if take(fd, wait=False) and is_at(fd, path):
                 found.append(DeadOwner(token, path, fd))
             else:
                 os.close(fd)
@@ -112,7 +94,7 @@ class Liveness:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 continue  # it ended meanwhile
-            if token != self.token and _flock(fd, wait=False):
+            if token != self.token and take(fd, wait=False):
                 os.close(fd)
             else:
                 found.append(fd)

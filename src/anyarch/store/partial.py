@@ -8,12 +8,12 @@ blob's name. A part that turns out wrong is thrown away.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import time
 
 from anyarch.spec.digest import Digest
+from anyarch.store.filelock import is_at, take
 
 __all__ = ["KEEP_S", "Partial", "clear_partials", "ingest_file", "partial_of"]
 
@@ -143,13 +143,8 @@ def _take(path: str, *, wait: bool, create: bool = True) -> int | None:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(path, flags, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        there = os.stat(path)
-        ours = os.fstat(fd)
-        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
-            return fd
-    except (BlockingIOError, FileNotFoundError):
-        pass  # another's, or renamed between opening and locking
+        if take(fd, wait=wait) and is_at(fd, path):
+            return fd  # else it is another's, or was renamed between opening and locking
     except OSError as error:
         if wait and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
             return fd  # a file system without locks: it is written all the same, and not gone on with

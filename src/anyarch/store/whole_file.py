@@ -8,13 +8,13 @@ a file unlocked and removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from anyarch.errors import NoSpace, OutputError
+from anyarch.store.filelock import is_at, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +79,7 @@ def _is_replaceable(path: str) -> bool:
 def _create(path: str) -> BinaryIO:
     while True:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-        if not _lock(fd, wait=True) or _is_at(fd, path):
+        if not _lock(fd, wait=True) or is_at(fd, path):
             return os.fdopen(fd, "wb")
         os.close(fd)  # between creating and locking it, another process took it for a leftover
 
@@ -95,7 +95,7 @@ def clear_leftovers(directory: Path) -> None:
         except OSError:
             continue  # it has got its real name meanwhile, or is another user's
         try:
-            if _lock(fd, wait=False) and _is_at(fd, path):
+            if _lock(fd, wait=False) and is_at(fd, path):
                 os.unlink(path)
         finally:
             os.close(fd)
@@ -104,16 +104,6 @@ def clear_leftovers(directory: Path) -> None:
 def _lock(fd: int, *, wait: bool) -> bool:
     """Whether the file is ours now; False also on file systems without locks."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return take(fd, wait=wait)
     except OSError:
         return False
-    return True
-
-
-def _is_at(fd: int, path: str) -> bool:
-    try:
-        there = os.stat(path, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    ours = os.fstat(fd)
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
