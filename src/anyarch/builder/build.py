@@ -21,7 +21,7 @@ from anyarch.builder.refs import save_state, state_of
 from anyarch.builder.renamed import renamed
 from anyarch.builder.vcs import repository_of
 from anyarch.errors import AnyarchError, BuilderError, Canceled, ContextError, NodeLost
-from anyarch.session.offer.offer import base36_id
+from anyarch.session.identity import base36_id
 from anyarch.solver.events import WarningEvent
 from anyarch.solver.work import Work
 from anyarch.spec.digest import Digest
@@ -83,10 +83,10 @@ class _Build:
     async def run(self) -> BuildResult:
         from anyarch.engine.programs import runs_programs
 
-        self._must_run = await asyncio.to_thread(runs_programs, self._request)
-        self._request = msgspec.structs.replace(
-            self._request, repository=await asyncio.to_thread(self._repository)
+        self._must_run, repository = await asyncio.gather(
+            asyncio.to_thread(runs_programs, self._request), asyncio.to_thread(self._repository)
         )
+        self._request = msgspec.structs.replace(self._request, repository=repository)
         await self._keep_standard_input()
         self._builder.open(context_path=self._request.context)
         while True:

@@ -23,11 +23,12 @@ from anyarch.builder.solve_request import FRONTEND, remote_build
 from anyarch.builder.status import events_of
 from anyarch.engine.request import BuildResult
 from anyarch.errors import NotSupported
+from anyarch.session.identity import base36_id
 from anyarch.session.offer.content import content_methods
 from anyarch.session.offer.credentials import credential_methods
 from anyarch.session.offer.files import directory_methods, upload_methods
 from anyarch.session.offer.lent import agent_methods, secret_methods
-from anyarch.session.offer.offer import base36_id, offered, shared_key
+from anyarch.session.offer.offer import offered, shared_key
 from anyarch.session.offer.outputs import output_methods
 
 if TYPE_CHECKING:

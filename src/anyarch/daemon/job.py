@@ -15,12 +15,12 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import EventLog
 from anyarch.daemon.failure import translate
 from anyarch.daemon.policy import JobPolicy, rules_of
-from anyarch.daemon.records import random_id
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
 from anyarch.session.blobs import SessionBlobs, SessionCaches
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
 from anyarch.session.fetch import SessionFiles
+from anyarch.session.identity import base36_id
 from anyarch.session.lender import WireCalls
 from anyarch.session.outputs import SessionOutputs
 from anyarch.worker.limits import SharedSlots
@@ -226,7 +226,7 @@ class Job:
 
     def know(self, ref: EngineRef | None, definition: Definition | None) -> str:
         """An id for a result."""
-        identity = random_id()
+        identity = base36_id()
         self.refs[identity] = KnownRef(ref, definition)
         return identity
 

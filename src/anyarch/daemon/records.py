@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import platform as machine
-import secrets
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import llb_pb2, worker_pb2
+from anyarch.session.identity import base36_id
 from anyarch.store.policy import Disk
 from anyarch.store.policy import Settings as GcSettings
 from anyarch.version import __version__
@@ -36,13 +36,6 @@ BUILDKIT_LINE = "v0.32.0"
 DOCKERFILE_LINE = "1.26.0"
 VERSION = f"{BUILDKIT_LINE}+anyarch.{__version__}"
 
-_LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-def random_id() -> str:
-    """25 characters of base 36, as BuildKit's ids are."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(25))
-
 
 def version_message() -> worker_pb2.BuildkitVersion:
     return worker_pb2.BuildkitVersion(
@@ -60,7 +53,7 @@ def worker_id(root: Path) -> str:
     except FileNotFoundError:
         pass
     root.mkdir(parents=True, exist_ok=True)
-    new = random_id()
+    new = base36_id()
     temporary = root / f"workerid.{os.getpid()}"
     temporary.write_text(new + "\n", encoding="ascii")
     try:

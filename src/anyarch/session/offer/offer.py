@@ -20,21 +20,10 @@ if TYPE_CHECKING:
     from anyarch.api.rpc.client import Channel
     from anyarch.api.rpc.server import Handler, ServerCall
 
-__all__ = ["base36_id", "offered", "shared_key"]
+__all__ = ["offered", "shared_key"]
 
 SESSION = "/moby.buildkit.v1.Control/Session"
 _CHECK = "/grpc.health.v1.Health/Check"
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-
-
-def base36_id() -> str:
-    """A new id as builds and sessions have them: 25 characters that cannot be guessed."""
-    number = int.from_bytes(os.urandom(17), "big") | 1 << 135
-    out = ""
-    while number:
-        number, digit = divmod(number, 36)
-        out = _DIGITS[digit] + out
-    return out[1:26]
 
 
 def shared_key(directory: str) -> str:
