@@ -23,7 +23,7 @@ from anyarch.testing.debian_roots import cross_packages, release_context
 from anyarch.testing.debian_sources import dockerfile_of, source_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anyarch.testing.builder import BuiltImage
 
@@ -48,6 +48,14 @@ class Found(NamedTuple):
     emulated: float
     accelerated: float
     different: list[str]
+
+    @property
+    def times(self) -> str:
+        return (
+            f"{self.what}: native {self.native:.1f} s, emulated {self.emulated:.1f} s "
+            f"({self.emulated / self.native:.1f}x), accelerated {self.accelerated:.1f} s "
+            f"({self.accelerated / self.native:.2f}x)"
+        )
 
     @property
     def told(self) -> str:
@@ -86,32 +94,40 @@ def measure(
     suite: str = "bookworm",
 ) -> Iterator[Found]:
     """Each package three ways, in turn."""
-    debian = ARCHITECTURES[platform]
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
-        top = Path(directory)
-        context = release_context(CACHE, top / "roots", ("amd64", debian), suite=suite)
-        base = Builder(top / "base", context=str(context))
-        output = Output("oci", str(top / "layout"), {"tar": "false"})
-        base(BASE, platform=("linux/amd64", platform), outputs=(output,))
-        build = Builder(
-            top / "build",
-            build_contexts={"debian": f"oci-layout://{top}/layout"},
-            accelerate=f"cross,packages={cross_packages(CACHE, debian, suite=suite)}",
-        )
-        for package in packages:
-            yield _measure(build, platform, package, rounds)
+        build = debian_builder(Path(directory), platform, suite=suite)
+        for name in packages:
+            archive = source_archive(CACHE, name)
+            files = {archive.name: archive.read_bytes()}
+            yield three_ways(build, name, platform, dockerfile_of(name), files, rounds)
 
 
-def _measure(build: Builder, platform: str, name: str, rounds: int) -> Found:
-    archive = source_archive(CACHE, name)
+def debian_builder(top: Path, platform: str, *, suite: str, packages: Sequence[str] = ()) -> Builder:
+    """Builds on Debian with a compiler, and `packages`, for this machine and for `platform`, accelerated."""
+    debian = ARCHITECTURES[platform]
+    context = release_context(CACHE, top / "roots", ("amd64", debian), suite=suite, packages=packages)
+    base = Builder(top / "base", context=str(context))
+    output = Output("oci", str(top / "layout"), {"tar": "false"})
+    base(BASE, platform=("linux/amd64", platform), outputs=(output,))
+    return Builder(
+        top / "build",
+        build_contexts={"debian": f"oci-layout://{top}/layout"},
+        accelerate=f"cross,packages={cross_packages(CACHE, debian, suite=suite)}",
+    )
+
+
+def three_ways(
+    build: Builder, name: str, platform: str, dockerfile: str, files: Mapping[str, bytes], rounds: int
+) -> Found:
+    """One recipe native, emulated and accelerated, in turn."""
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     images: dict[str, BuiltImage] = {}
     for number in range(rounds + 1):  # the first time makes the twins: not counted
         for way in WAYS if number else ("accelerated",):
             images[way] = build(
-                dockerfile_of(name),
+                dockerfile,
                 platform="linux/amd64" if way == "native" else platform,
-                files={archive.name: archive.read_bytes()},
+                files=files,
                 build_args={"ROUND": str(number)},
                 **({} if way == "accelerated" else {"accelerate": "off"}),
             )
@@ -132,12 +148,7 @@ def main() -> int:
     failed = False
     for one in measure(options.platform, options.package or PACKAGES, options.rounds, options.suite):
         failed = failed or bool(one.different)
-        print(
-            f"{one.what}: native {one.native:.1f} s, emulated {one.emulated:.1f} s "
-            f"({one.emulated / one.native:.1f}x), accelerated {one.accelerated:.1f} s "
-            f"({one.accelerated / one.native:.2f}x); {one.told}",
-            flush=True,
-        )
+        print(f"{one.times}; {one.told}", flush=True)
     return 1 if failed else 0
 
 

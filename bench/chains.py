@@ -9,23 +9,18 @@ programs, clang builds lua.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import acceleration
-from acceleration import BASE, CACHE, WAYS, Found
-from anyarch.engine.request import Output
-from anyarch.testing.builder import Builder
-from anyarch.testing.debian_roots import cross_packages, release_context
+from acceleration import CACHE, debian_builder, three_ways
 from anyarch.testing.debian_sources import source_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from anyarch.testing.builder import BuiltImage
+    from acceleration import Found
 
 PLATFORM = "linux/arm64"
 
@@ -56,17 +51,7 @@ def measure(chains: Iterable[str] = CHAINS, rounds: int = 1) -> Iterator[tuple[F
 
 def _measure(top: Path, name: str, rounds: int) -> Found:
     chain = CHAINS[name]
-    context = release_context(
-        CACHE, top / "roots", ("amd64", "arm64"), suite="bookworm", packages=chain.packages
-    )
-    base = Builder(top / "base", context=str(context))
-    output = Output("oci", str(top / "layout"), {"tar": "false"})
-    base(BASE, platform=("linux/amd64", PLATFORM), outputs=(output,))
-    build = Builder(
-        top / "build",
-        build_contexts={"debian": f"oci-layout://{top}/layout"},
-        accelerate=f"cross,packages={cross_packages(CACHE, 'arm64', suite='bookworm')}",
-    )
+    build = debian_builder(top, PLATFORM, suite="bookworm", packages=chain.packages)
     files = {"empty": b""}
     if chain.source:
         archive = source_archive(CACHE, chain.source)
@@ -75,22 +60,7 @@ def _measure(top: Path, name: str, rounds: int) -> Found:
         f"FROM debian AS work\nADD {next(iter(files))} /src/\nWORKDIR /src\nARG ROUND\nRUN {chain.script}\n"
         "FROM scratch\nCOPY --from=work /src /src\n"
     )
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
-    images: dict[str, BuiltImage] = {}
-    for number in range(rounds + 1):  # the first time makes the twins: not counted
-        for way in WAYS if number else ("accelerated",):
-            images[way] = build(
-                dockerfile,
-                platform="linux/amd64" if way == "native" else PLATFORM,
-                files=files,
-                build_args={"ROUND": str(number)},
-                **({} if way == "accelerated" else {"accelerate": "off"}),
-            )
-            if number:
-                times[way].append(acceleration.step_seconds(images[way]))
-    native, emulated, accelerated = (statistics.median(times[way]) for way in WAYS)
-    different = acceleration.compare(images["emulated"], images["accelerated"])
-    return Found(f"{name} for {PLATFORM}", native, emulated, accelerated, different)
+    return three_ways(build, name, PLATFORM, dockerfile, files, rounds)
 
 
 def main() -> int:
@@ -101,12 +71,7 @@ def main() -> int:
     failed = False
     for one, most in measure(options.chain or CHAINS, options.rounds):
         failed = failed or bool(one.different) or one.accelerated > most * one.native
-        print(
-            f"{one.what}: native {one.native:.1f} s, emulated {one.emulated:.1f} s "
-            f"({one.emulated / one.native:.1f}x), accelerated {one.accelerated:.1f} s "
-            f"({one.accelerated / one.native:.2f}x, at most {most}x); {one.told}",
-            flush=True,
-        )
+        print(f"{one.times}, at most {most}x; {one.told}", flush=True)
     return 1 if failed else 0
 
 

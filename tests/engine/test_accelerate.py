@@ -18,6 +18,7 @@ from anyarch.testing.builder import Builder
 from anyarch.testing.debian_roots import TOOL_PACKAGES, root_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from anyarch.testing.builder import BuiltImage
@@ -61,6 +62,15 @@ def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str
 
 def notes(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if line.startswith("accelerate: "))
+
+
+def differing(one: BuiltImage, other: BuiltImage, names: Iterable[str]) -> list[str]:
+    """The files of /src that are not equal byte by byte."""
+    return [
+        name
+        for name in names
+        if one.path(f"/src/{name}").read_bytes() != other.path(f"/src/{name}").read_bytes()
+    ]
 
 
 def test_a_step_is_what_it_is_without_acceleration(shared: Builder) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.testing.builder import Builder
-from tests.engine.test_accelerate import ARM, log, notes
+from tests.engine.test_accelerate import ARM, differing, log, notes
 from tests.engine.test_accelerate_cross import CXX, C
 from tests.engine.test_accelerate_go import chain_image, chain_packages
 
@@ -69,12 +69,7 @@ def test_objects_libraries_and_programs_are_equal_byte_by_byte(shared: Builder) 
     fast, told = run(shared, script)
 
     names = ("c.o", "c.d", "cc.o", "both", "constants.s", "cc", "lld", "lib.a", "stripped", "lld.out")
-    different = [
-        name
-        for name in names
-        if fast.path(f"/src/{name}").read_bytes() != plain.path(f"/src/{name}").read_bytes()
-    ]
-    assert different == []
+    assert differing(fast, plain, names) == []
     assert "/usr/lib/llvm-14" not in notes(told)
 
 

@@ -13,7 +13,7 @@ import pytest
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_roots import cross_packages, release_context
-from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
+from tests.engine.test_accelerate import ARM, BASE, BOTH, differing, log, notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -132,12 +132,7 @@ def test_objects_libraries_and_programs_are_equal_byte_by_byte(shared: Builder) 
     fast, told = run(shared, script)
 
     names = ("c.o", "c.d", "cc.o", "c", "cc", "lib.a", "lib.so", "stripped", "c.out", "cc.out")
-    different = [
-        name
-        for name in names
-        if fast.path(f"/src/{name}").read_bytes() != plain.path(f"/src/{name}").read_bytes()
-    ]
-    assert different == []
+    assert differing(fast, plain, names) == []
     assert "cc1 was emulated" not in told
     assert "gcc-12 was emulated" not in told
     assert "ld.bfd was emulated" not in told

@@ -12,7 +12,7 @@ from anyarch.testing.builder import Builder
 from anyarch.testing.debian_archive import DebianArchive
 from anyarch.testing.debian_images import cached, golang_context
 from anyarch.testing.debian_roots import cross_packages, release_context
-from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
+from tests.engine.test_accelerate import ARM, BASE, BOTH, differing, log, notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,12 +146,7 @@ def test_programs_are_equal_byte_by_byte_with_and_without_cgo(shared: Builder) -
     fast, told = run(shared, script)
 
     names = ("with", "without", "with.out", "without.out", "answer.a", "formatted", "covered")
-    different = [
-        name
-        for name in names
-        if fast.path(f"/src/{name}").read_bytes() != plain.path(f"/src/{name}").read_bytes()
-    ]
-    assert different == []
+    assert differing(fast, plain, names) == []
     assert fast.read_text("/src/with.out") == "[a b] 0.3 1.5\n"
     assert "/usr/lib/go-1.19" not in notes(told)
 

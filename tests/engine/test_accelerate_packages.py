@@ -12,7 +12,7 @@ import pytest
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_roots import cross_packages
 from anyarch.testing.debian_sources import WHEEL_PACKAGES, dockerfile_of, source_archive
-from tests.engine.test_accelerate import log, notes
+from tests.engine.test_accelerate import differing, log, notes
 from tests.engine.test_accelerate_cross import base_image
 
 if TYPE_CHECKING:
@@ -54,12 +54,7 @@ def test_every_file_that_a_build_makes_is_the_same(
 
     assert fast.listing("/src") == plain.listing("/src")
     made = [path for path in plain.listing("/src") if plain.path(f"/src/{path}").is_file()]
-    different = [
-        path
-        for path in made
-        if fast.path(f"/src/{path}").read_bytes() != plain.path(f"/src/{path}").read_bytes()
-    ]
-    assert different == []
+    assert differing(fast, plain, made) == []
     assert len([path for path in made if path.endswith((".o", ".so", ".lo"))]) >= 1
     emulated = [line for line in notes(log(fast)).splitlines() if "/cc1" in line and "emulated" in line]
     assert emulated == []

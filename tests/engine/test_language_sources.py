@@ -28,7 +28,7 @@ from anyarch.testing.builder import Builder
 from anyarch.testing.git_server import GitServer, git
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TWO = ("linux/amd64", "linux/arm64")
@@ -83,6 +83,19 @@ class Files:
 
 
 @contextmanager
+def answering(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server that answers by `handler`; its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def serving(root: Path, *, token: str = "") -> Iterator[Files]:
     requests: list[str] = []
 
@@ -100,15 +113,8 @@ def serving(root: Path, *, token: str = "") -> Iterator[Files]:
             """Nobody reads it."""
 
     root.mkdir(parents=True)
-    handler = functools.partial(Handler, directory=str(root))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield Files(root, f"127.0.0.1:{server.server_address[1]}", requests)
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(functools.partial(Handler, directory=str(root))) as address:
+        yield Files(root, address, requests)
 
 
 @pytest.fixture
@@ -154,20 +160,14 @@ def test_a_url_whose_etag_is_the_same_is_not_fetched_again_and_gzip_is_for_the_w
 
         etag = '"one"'
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            dockerfile = f"FROM scratch\nADD http://127.0.0.1:{server.server_address[1]}/f /f\n"
-            assert scratch_build(dockerfile).read_text("/f") == '"one"'
-            assert scratch_build(dockerfile).read_text("/f") == '"one"'
-            assert told == [("GET", "gzip"), ("HEAD", '"one"')]
-            Handler.etag = '"two"'
-            assert scratch_build(dockerfile).read_text("/f") == '"two"'
-            assert told[2:] == [("HEAD", '"one"'), ("GET", "gzip")]
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as address:
+        dockerfile = f"FROM scratch\nADD http://{address}/f /f\n"
+        assert scratch_build(dockerfile).read_text("/f") == '"one"'
+        assert scratch_build(dockerfile).read_text("/f") == '"one"'
+        assert told == [("GET", "gzip"), ("HEAD", '"one"')]
+        Handler.etag = '"two"'
+        assert scratch_build(dockerfile).read_text("/f") == '"two"'
+        assert told[2:] == [("HEAD", '"one"'), ("GET", "gzip")]
 
 
 # git ----------------------------------------------------------------------------------------------
@@ -419,20 +419,14 @@ def test_what_is_unchanged_is_not_sent_again_by_servers_that_heed_no_condition(
         asked: ClassVar[list[str]] = []
 
     Handler.knows_head = knows_head
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            text = f"FROM scratch\nADD http://127.0.0.1:{server.server_address[1]}/f /f\n"
-            assert scratch_build(text).read_text("/f") == "one"
-            assert scratch_build(text).read_text("/f") == "one"
-            assert Handler.asked == ["GET", "HEAD"] + ["GET"] * (not knows_head)
-            Handler.content = b"two"
-            assert scratch_build(text).read_text("/f") == "two"
-            assert Handler.asked[-2:] == ["HEAD", "GET"]
-        finally:
-            server.shutdown()
-            thread.join()
+    with answering(Handler) as address:
+        text = f"FROM scratch\nADD http://{address}/f /f\n"
+        assert scratch_build(text).read_text("/f") == "one"
+        assert scratch_build(text).read_text("/f") == "one"
+        assert Handler.asked == ["GET", "HEAD"] + ["GET"] * (not knows_head)
+        Handler.content = b"two"
+        assert scratch_build(text).read_text("/f") == "two"
+        assert Handler.asked[-2:] == ["HEAD", "GET"]
 
 
 def test_a_url_without_a_name_gives_a_file_called_unnamed(scratch_build: Builder, files: Files) -> None:

@@ -4,6 +4,7 @@ returns what is built."""
 from __future__ import annotations
 
 import shutil
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import hpack
@@ -18,6 +19,7 @@ from anyarch.testing.registry import FakeRegistry
 from .harness import BRIDGE, Client, daemon, names_in, run, solve, statuses, tree
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from google.protobuf.message import Message
@@ -92,29 +94,36 @@ async def push(channel: Channel, context: Path, name: str) -> None:
         await solve(channel, client, name, Frontend="dockerfile.v0", Exporters=exporters)
 
 
+@asynccontextmanager
+async def offered(tmp_path: Path, context: Path) -> AsyncIterator[tuple[Channel, str]]:
+    """A daemon, and the name under which a registry has the frontend that `context` makes."""
+    with FakeRegistry() as registry:
+        name = f"{registry.address}/frontend:1"
+        async with daemon(tmp_path) as channel:
+            await push(channel, context, name)
+            yield channel, name
+
+
 def test_the_image_of_a_syntax_line_makes_the_build(tmp_path: Path) -> None:
     result = gateway_pb2.Result(ref=gateway_pb2.Ref(id=REF.decode()), metadata={"frontend.said": OPTION})
     context = frontend_context(tmp_path / "f", gateway_pb2.ReturnRequest(result=result))
 
     async def work() -> None:
-        with FakeRegistry() as registry:
-            name = f"{registry.address}/frontend:1"
+        async with offered(tmp_path, context) as (channel, name):
             user = tree(tmp_path / "c", Dockerfile=f"# syntax={name}\nWHATEVER this is\n")
-            async with daemon(tmp_path) as channel:
-                await push(channel, context, name)
-                client = Client(context=user, dockerfile=user)
-                async with client.serving(channel):
-                    response = await solve(
-                        channel,
-                        client,
-                        Frontend="dockerfile.v0",
-                        FrontendAttrs={"build-arg:SAY": "what was asked"},
-                        Exporters=[control_pb2.Exporter(Type="tar")],
-                    )
-                    assert response.ExporterResponse["frontend.said"].rstrip() == "what was asked"
-                    assert names_in(client.archives["0"]) == ["made"]
-                    told = [vertex.name for m in await statuses(channel, "job") for vertex in m.vertexes]
-                    assert f"resolve image config for docker-image://{name}" in told
+            client = Client(context=user, dockerfile=user)
+            async with client.serving(channel):
+                response = await solve(
+                    channel,
+                    client,
+                    Frontend="dockerfile.v0",
+                    FrontendAttrs={"build-arg:SAY": "what was asked"},
+                    Exporters=[control_pb2.Exporter(Type="tar")],
+                )
+                assert response.ExporterResponse["frontend.said"].rstrip() == "what was asked"
+                assert names_in(client.archives["0"]) == ["made"]
+                told = [vertex.name for m in await statuses(channel, "job") for vertex in m.vertexes]
+                assert f"resolve image config for docker-image://{name}" in told
 
     run(work())
 
@@ -126,18 +135,12 @@ def test_an_error_that_a_frontend_in_an_image_returns_is_the_builds(tmp_path: Pa
     context = frontend_context(tmp_path / "f", error)
 
     async def work() -> None:
-        with FakeRegistry() as registry:
-            name = f"{registry.address}/frontend:1"
-            client = Client()
-            async with daemon(tmp_path) as channel:
-                await push(channel, context, name)
-                async with client.serving(channel):
-                    attrs = {"source": name, "build-arg:SAY": "because of this"}
-                    with pytest.raises(
-                        RpcError, match=r"cannot build [0-9a-z]{25}: because of this"
-                    ) as caught:
-                        await solve(channel, client, Frontend="gateway.v0", FrontendAttrs=attrs)
-                    assert caught.value.code == Code.INVALID_ARGUMENT
+        client = Client()
+        async with offered(tmp_path, context) as (channel, name), client.serving(channel):
+            attrs = {"source": name, "build-arg:SAY": "because of this"}
+            with pytest.raises(RpcError, match=r"cannot build [0-9a-z]{25}: because of this") as caught:
+                await solve(channel, client, Frontend="gateway.v0", FrontendAttrs=attrs)
+            assert caught.value.code == Code.INVALID_ARGUMENT
 
     run(work())
 
@@ -150,15 +153,9 @@ def test_a_frontend_that_ends_without_a_result_is_told_with_its_status(tmp_path:
     shutil.copy(busybox, context / "busybox")
 
     async def work() -> None:
-        with FakeRegistry() as registry:
-            name = f"{registry.address}/frontend:1"
-            client = Client()
-            async with daemon(tmp_path) as channel:
-                await push(channel, context, name)
-                async with client.serving(channel):
-                    with pytest.raises(
-                        RpcError, match=rf"frontend {name} ended without a result: exit code: 3"
-                    ):
-                        await solve(channel, client, Frontend="gateway.v0", FrontendAttrs={"source": name})
+        client = Client()
+        async with offered(tmp_path, context) as (channel, name), client.serving(channel):
+            with pytest.raises(RpcError, match=rf"frontend {name} ended without a result: exit code: 3"):
+                await solve(channel, client, Frontend="gateway.v0", FrontendAttrs={"source": name})
 
     run(work())
