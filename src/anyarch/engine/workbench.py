@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ from anyarch.llb.definition import Definition
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
 from anyarch.spec.codec import json_decoder
-from anyarch.spec.digest import Digest
 from anyarch.spec.number import natural
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.store.store import Store
@@ -336,17 +334,16 @@ class Workbench:
 
     def _verify_platforms(self, asked: Sequence[str], made: Sequence[Platform], result: SolveResult) -> None:
         from anyarch.engine.verify import platform_warnings
-        from anyarch.solver.events import VertexEvent, WarningEvent
+        from anyarch.solver.events import WarningEvent
+        from anyarch.solver.work import Work
 
         texts = platform_warnings(asked or [str(host_platform())], made, is_multi=bool(result.refs))
         if texts:
             # Warnings are shown with a vertex, and this is about none.
-            name = "verifying platforms of the result"
-            vertex = Digest.of(name.encode())
-            now = time.time()
-            self.worker.emit(VertexEvent(vertex, name, started=now, completed=now))
+            work = Work(self.worker.emit, "verifying platforms of the result")
+            work.done()
             for text in texts:
-                self._plain.warn(WarningEvent(vertex, text))
+                self._plain.warn(WarningEvent(work.digest, text))
 
     async def _solve(
         self, result: SolveResult, named: Sequence[tuple[str, Platform, Definition | None]]

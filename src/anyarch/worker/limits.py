@@ -47,9 +47,10 @@ class Limits(msgspec.Struct, frozen=True):
         for text in texts:
             for field in text.split(","):
                 name, _, number = field.strip().partition("=")
-                if name not in _NAMES or not natural(number):
+                most = natural(number)
+                if name not in _NAMES or not most:
                     raise UsageError(f"invalid value {field!r} of --parallel", hint=_HINT)
-                values[name] = int(number)
+                values[name] = most
         return cls(**values)
 
 

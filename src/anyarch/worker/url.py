@@ -19,6 +19,7 @@ from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
+from anyarch.spec.number import natural
 from anyarch.version import __version__
 from anyarch.worker.onefile import OneFile
 
@@ -134,8 +135,8 @@ def _upload(worker: Worker, name: str) -> Download:
 def _headers(worker: Worker, op: SourceOp) -> dict[str, str]:
     """What a request says besides its URL: headers of the op, and credentials if any were lent."""
     headers = {name: value for name in _HEADERS if (value := op.attrs.get(f"http.header.{name.lower()}", ""))}
-    # Servers that treat build tools specially know BuildKit by its name.
     headers["Accept-Encoding"] = "gzip"
+    # Servers that treat build tools specially know BuildKit by its name.
     headers.setdefault("User-Agent", f"anyarch/{__version__} buildkit/v0.32")
     own = op.attrs.get("http.authheadersecret", "")
     host = urlsplit(op.identifier).hostname or ""
@@ -213,7 +214,7 @@ def _fetch(worker: Worker, url: str, headers: dict[str, str], vertex: str) -> Do
                 if response.status in (401, 403)
                 else "check the address",
             )
-        total = int(response.headers.get("Content-Length") or 0)
+        total = natural(response.headers.get("Content-Length") or "") or 0
         current = 0
         encoding = (response.headers.get("Content-Encoding") or "").strip().lower()
         plain = _Gunzip(url) if encoding == "gzip" else None

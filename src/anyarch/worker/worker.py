@@ -148,9 +148,9 @@ class Worker:
         self.files = files
         self.layout_blobs = layout_blobs
         self.uploaded: Digest | None = None
+        """The archive that came as the build context, when it has been read."""
         self.downloads: dict[str, Download] = {}
         """What URLs gave in this build."""
-        """The archive that came as the build context, when it has been read."""
         self.lent = lent or Lent()
         self.pids = _PIDS
         self.platform = host_platform()

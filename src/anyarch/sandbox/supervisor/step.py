@@ -87,9 +87,8 @@ def run_joined(
                 import struct  # noqa: F401
             with gate("join"):
                 own_network = kernel.CLONE_NEWNET if plan["own_network"] else 0
-                kernel.setns(
-                    pidfd, plan["namespaces"] | own_network
-                )  # the root is that of the mount namespace then
+                # The root is that of the mount namespace then.
+                kernel.setns(pidfd, plan["namespaces"] | own_network)
                 os.chdir(b"/")
             if plan["tty"]:
                 root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
