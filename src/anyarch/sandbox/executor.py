@@ -26,7 +26,8 @@ from anyarch.sandbox.compile import compile_plan
 from anyarch.sandbox.gates import refusal
 from anyarch.sandbox.idmap import map_arguments, parse_subids
 from anyarch.sandbox.plan import NO_RESOURCES, CancelToken
-from anyarch.sandbox.supervisor.report import receive_frame, send_frame
+from anyarch.sandbox.reports import receive_report
+from anyarch.sandbox.supervisor.report import send_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -478,16 +479,14 @@ class _Exchange:
     def receive_terminal(self) -> int | None:
         """The terminal of the step; None when the next report (left for `finish`) is another one."""
         while True:
-            head = self._control.recv(4, socket.MSG_PEEK)
-            frame_size = 4 + int.from_bytes(head, sys.byteorder)
-            report = marshal.loads(self._control.recv(frame_size, socket.MSG_PEEK | socket.MSG_WAITALL)[4:])
-            if report[0] != "note":
+            report = receive_report(self._control, peek=True)
+            if not isinstance(report, tuple) or report[0] != "note":
                 break
-            self._control.recv(frame_size)
+            receive_report(self._control)
             self._note("limit", report[1])
-        if report[0] != "terminal":
+        if not isinstance(report, tuple) or report[0] != "terminal":
             return None
-        self._control.recv(frame_size)
+        receive_report(self._control)
         _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
         return descriptors[0]
 
@@ -540,7 +539,7 @@ class _Exchange:
                 event, period = None, None
             for fd, _ in poll.poll(period):
                 if fd == control:
-                    report = receive_frame(self._control)
+                    report = receive_report(self._control)
                     if isinstance(report, int):  # from the program that executes the step's
                         error = error or refusal("exec", executed[0], report, executed[1])
                         continue

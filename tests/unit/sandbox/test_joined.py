@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import struct
 import threading
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ import pytest
 
 from anyarch.errors import SandboxError
 from anyarch.sandbox.executor import StepHandle
+from anyarch.sandbox.reports import receive_report
+from anyarch.sandbox.supervisor.report import send_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,3 +149,53 @@ def _until(true: Callable[[], bool]) -> None:
             return
         waited.wait(0.05)
     raise AssertionError("it did not happen in 20 s")
+
+
+@pytest.mark.root
+def test_no_process_of_a_step_gets_hold_of_what_becomes_another(steps: Steps) -> None:
+    """Until it executes the step's program it is the machine's Python interpreter, with a socket to us."""
+    look = "for exe in /proc/[0-9]*/exe; do readlink $exe; done"
+    spy = Background(steps, "sh", "-c", f"while [ ! -e /tmp/end ]; do {look}; done; true")
+    for _ in range(20):
+        Background(steps, "true", join=spy.handle).end()
+    assert Background(steps, "touch", "/tmp/end", join=spy.handle).end() == 0
+    assert spy.end() == 0
+    seen = {bytes(line) for line in spy.out.splitlines()}
+    assert b"/bin/busybox" in seen
+    assert seen <= {b"/bin/busybox", b"/memfd:anyarch-launch (deleted)"}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        b"\xff\xff\xff\xffi",  # a size that nothing of ours has
+        struct.pack("=I", 1) + b"c",  # code
+        struct.pack("=I", 5) + b"(\xff\xff\xff\x7f",  # more items than there are bytes
+        struct.pack("=I", 400) + b"\x28\1\0\0\0" * 80,  # deeper than anything of ours
+    ],
+    ids=["size", "code", "items", "depth"],
+)
+def test_report_that_is_none_of_ours_is_not_read(report: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(report)
+        theirs.close()
+        with pytest.raises(SandboxError, match="report"):
+            receive_report(ours)
+
+
+@pytest.mark.parametrize("value", [2, -1, ("refused", "exec", b"/bin/x", 13, b"\x7fELF"), ("ended", 0), None])
+def test_report_is_what_was_sent(value: object) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(theirs, value)
+        assert receive_report(ours, peek=True) == value
+        assert receive_report(ours) == value
+
+
+def test_report_that_is_cut_off_is_the_end_of_all() -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        theirs.sendall(struct.pack("=I", 5) + b"i\2\0\0")
+        theirs.close()
+        assert receive_report(ours) is None

@@ -118,6 +118,20 @@ def test_step_cannot_end_or_stop_its_init(steps: Steps) -> None:
 
 
 @pytest.mark.root
+def test_init_has_no_call_and_no_right_that_the_step_has_not(steps: Steps) -> None:
+    """A process of the same user may trace it, and have it call what it likes."""
+    status = steps.sh("grep -E '^(Cap(Prm|Eff|Inh|Amb)|Seccomp:|NoNewPrivs)' /proc/1/status")
+    assert {name: int(value, 16) for name, value in (line.split(":") for line in status.splitlines())} == {
+        "CapInh": 0,
+        "CapPrm": 0,
+        "CapEff": 0,
+        "CapAmb": 0,
+        "NoNewPrivs": 1,
+        "Seccomp": 2,
+    }
+
+
+@pytest.mark.root
 def test_program_that_a_signal_ends_ends_so(steps: Steps) -> None:
     """As pid 1 it would be deaf to its own signals."""
     assert steps.run("sh", "-c", "kill -TERM $$; sleep 5") == 128 + 15

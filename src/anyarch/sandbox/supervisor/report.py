@@ -37,7 +37,7 @@ class gate:
 
 
 def send_frame(sock: socket, value: Any) -> None:
-    raw = marshal.dumps(value)
+    raw = marshal.dumps(value, 0)  # the version that names each type in one way; see anyarch.sandbox.reports
     sock.sendall(struct.pack("=I", len(raw)) + raw)
 
 

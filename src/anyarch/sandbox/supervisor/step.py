@@ -167,6 +167,9 @@ def _become_program(
     init: int,
 ) -> None:
     """From a process whose namespaces and root are the step's to its program."""
+    # Until it executes another program this one is the machine's Python with a socket to the parent: none of
+    # the step's processes may look into it (/proc/N/exe, ptrace) once it has no more rights than they have.
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     os.umask(0o022)
     # Before any path of the step's is looked up: /proc/self/fd of what is open here leads out of its root.
     kernel.close_all_but(control.fileno(), emulator.fd, launch, init, *stdio)
@@ -196,7 +199,8 @@ def _become_program(
 
 def _leave_init(program: int, plan: Plan) -> None:
     """Go on in a child; what is pid 1 becomes `program`, as the step's user, without any privilege and with
-    nothing open."""
+    nothing open. Whoever gets hold of it, as the step's other processes may by ptrace, gets no call that the
+    step has not, and no right by executing a file."""
     if program < 0:
         return
     with gate("fork"):
@@ -207,10 +211,13 @@ def _leave_init(program: int, plan: Plan) -> None:
     kernel.close_range(program + 1)
     if pid == 2:  # the first child in a pid namespace always is
         try:
-            kernel.prctl(kernel.PR_SET_SECUREBITS, kernel.SECBIT_NOROOT_LOCKED)
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
             os.setresgid(plan["gid"], plan["gid"], plan["gid"])
             os.setresuid(plan["uid"], plan["uid"], plan["uid"])
             kernel.capset(0, 0, 0)
+            number, seccomp_program = plan["seccomp"]
+            if seccomp_program:
+                kernel.seccomp_filter(number, seccomp_program)
             os.execve(program, [b"init"], {})
         except OSError:
             kernel.close_range(0)  # it goes on here then, a little slower

@@ -49,13 +49,12 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 # linux/prctl.h
+PR_SET_DUMPABLE = 4
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
-
-PR_SET_SECUREBITS = 28
-SECBIT_NOROOT_LOCKED = 3  # an execve of root gives no capabilities
+PR_SET_NO_NEW_PRIVS = 38
 
 # linux/memfd.h, linux/fcntl.h
 MFD_CLOEXEC = 1
