@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from anyarch.engine.request import Output
 from anyarch.testing.builder import Builder
-from anyarch.testing.debian_roots import cross_packages, release_context
+from anyarch.testing.debian_roots import BUILD_PACKAGES, cross_packages, release_context
 from anyarch.testing.debian_sources import dockerfile_of, source_archive
 
 if TYPE_CHECKING:
@@ -102,16 +102,27 @@ def measure(
             yield three_ways(build, name, platform, dockerfile_of(name), files, rounds)
 
 
-def debian_builder(top: Path, platform: str, *, suite: str, packages: Sequence[str] = ()) -> Builder:
-    """Builds on Debian with a compiler, and `packages`, for this machine and for `platform`, accelerated."""
+def debian_builder(
+    top: Path,
+    platform: str,
+    *,
+    suite: str,
+    packages: Sequence[str] = (),
+    base: Sequence[str] = BUILD_PACKAGES,
+    build_contexts: Mapping[str, str] | None = None,
+) -> Builder:
+    """Builds on Debian with a compiler (or what `base` says), and `packages`, for this machine and for
+    `platform`, accelerated."""
     debian = ARCHITECTURES[platform]
-    context = release_context(CACHE, top / "roots", ("amd64", debian), suite=suite, packages=packages)
-    base = Builder(top / "base", context=str(context))
+    context = release_context(
+        CACHE, top / "roots", ("amd64", debian), suite=suite, packages=packages, base=base
+    )
+    image = Builder(top / "base", context=str(context))
     output = Output("oci", str(top / "layout"), {"tar": "false"})
-    base(BASE, platform=("linux/amd64", platform), outputs=(output,))
+    image(BASE, platform=("linux/amd64", platform), outputs=(output,))
     return Builder(
         top / "build",
-        build_contexts={"debian": f"oci-layout://{top}/layout"},
+        build_contexts={"debian": f"oci-layout://{top}/layout", **(build_contexts or {})},
         accelerate=f"cross,packages={cross_packages(CACHE, debian, suite=suite)}",
     )
 

@@ -23,6 +23,7 @@ import acceleration
 import builders
 import chains
 import daemon
+import installs
 import language
 import once
 import sandbox
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "docs/bench.md"
-LONG = frozenset({"acceleration", "chains"})
+LONG = frozenset({"acceleration", "chains", "installs"})
 """Emulation takes minutes: only measured when asked for by `--only`."""
 
 
@@ -362,25 +363,26 @@ def the_daemon(directory: Path) -> list[Result]:
 
 
 def accelerated_steps() -> list[Result]:
-    results = []
-    for one in acceleration.measure():
-        times = one.accelerated / one.native
-        target = f"at most 1.3 times native ({seconds(one.native)}, {times:.2f} times); {one.told}"
-        met = times <= 1.3 and not one.different
-        name = f"RUN step that compiles {one.what} with native twins, against emulated"
-        results.append(Result(name, one.accelerated, one.emulated, target, met))
-    return results
+    return [accelerated(f"RUN step that compiles {one.what}", one, 1.3) for one in acceleration.measure()]
 
 
 def tool_chains() -> list[Result]:
-    results = []
-    for one, most in chains.measure():
-        times = one.accelerated / one.native
-        target = f"at most {most} times native ({seconds(one.native)}, {times:.2f} times); {one.told}"
-        met = times <= most and not one.different
-        name = f"RUN step that compiles with {one.what}, native twins, against emulated"
-        results.append(Result(name, one.accelerated, one.emulated, target, met))
-    return results
+    return [
+        accelerated(f"RUN step that compiles with {one.what}", one, most) for one, most in chains.measure()
+    ]
+
+
+def installed_packages() -> list[Result]:
+    return [accelerated(f"RUN {one.what}", one, installs.MOST) for one in installs.measure()]
+
+
+def accelerated(what: str, found: acceleration.Found, most: float) -> Result:
+    times = found.accelerated / found.native
+    target = f"at most {most} times native ({seconds(found.native)}, {times:.2f} times); {found.told}"
+    met = times <= most and not found.different
+    return Result(
+        f"{what} with native twins, against emulated", found.accelerated, found.emulated, target, met
+    )
 
 
 def main() -> int:
@@ -415,6 +417,7 @@ def main() -> int:
                     "daemon": lambda: the_daemon(directory),
                     "acceleration": accelerated_steps,
                     "chains": tool_chains,
+                    "installs": installed_packages,
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:

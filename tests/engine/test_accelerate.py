@@ -5,6 +5,8 @@ The base is a small Debian unpacked from packages, for this machine and for arm6
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import tarfile
 from typing import TYPE_CHECKING
 
@@ -227,6 +229,58 @@ def test_collected_twins_are_made_again(tmp_path: Path, debian: Path, filters: t
     assert twins_of(again) == twins
     assert notes(told_again) == notes(told)
     assert [record.id for record in usage(("description==native twins",), root=root)] == [twins]
+
+
+def test_collected_packages_of_compilers_are_taken_in_again(tmp_path: Path, debian: Path) -> None:
+    """They are layers like others: by a filter they go, the next step that wants them has them again; without
+    what they came from, that step has twins of its tools and says so."""
+    from anyarch.emulation.accelerate.cross import host_packages, target_packages
+
+    needed = [*host_packages("12", "amd64", "arm64")[0], *target_packages("12", "arm64")[0]]
+    for name, _, architecture in (each.partition(":") for each in needed):
+        package(tmp_path / "packages", name, architecture)
+    filters = ("description==packages for native twins",)
+    source = f"cross,packages={tmp_path}/packages"
+    build = Builder(tmp_path, build_contexts={"debian": f"oci-layout://{debian}"}, accelerate=source)
+    root = str(build.store)
+    told = {"first": run(build, "cat /etc/passwd > /first")[1]}
+    fetched = {record.id for record in usage(filters, root=root)}
+    removed: set[str] = set()
+    prune(selection(filters), all=True, on_removed=lambda record: removed.add(record.id), root=root)
+    left = usage(filters, root=root)
+    told["again"] = run(build, "cat /etc/passwd > /again")[1]
+    fetched_again = {record.id for record in usage(filters, root=root)}
+    prune(selection(filters), all=True, on_removed=lambda record: removed.add(record.id), root=root)
+    shutil.rmtree(tmp_path / "packages")
+    (tmp_path / "packages").mkdir()
+    told["gone"] = run(build, "cat /etc/passwd > /gone")[1]
+
+    assert len(fetched) == 2  # this machine's and the target's
+    assert removed == fetched
+    assert not left
+    assert fetched_again == fetched
+    assert "no cross compilers" not in told["first"] + told["again"]
+    assert "accelerate: no cross compilers could be fetched: " in told["gone"]
+    assert [text.count("runs of native programs: 2;") for text in told.values()] == [1, 1, 1]  # sh and cat
+
+
+def package(directory: Path, name: str, architecture: str) -> None:
+    """A package with one small file where compilers are."""
+    top = directory / name
+    library = top / "usr/lib/gcc" / name
+    (top / "DEBIAN").mkdir(parents=True)
+    library.mkdir(parents=True)
+    (library / architecture).write_text(name)
+    (top / "DEBIAN/control").write_text(
+        f"Package: {name}\nVersion: 12.2.0-14\nArchitecture: {architecture}\n"
+        "Maintainer: nobody <nobody@example.org>\nDescription: none\n"
+    )
+    subprocess.run(
+        ["dpkg-deb", "-Znone", "--build", str(top), f"{top}_12.2.0-14_{architecture}.deb"],
+        check=True,
+        capture_output=True,
+    )
+    shutil.rmtree(top)
 
 
 def twins_of(image: BuiltImage) -> str:

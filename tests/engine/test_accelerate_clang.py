@@ -41,11 +41,16 @@ COPY --from=work /src /src
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Builder:
+def packages(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Path:
+    """What twins of LLVM are made of."""
+    directory = tmp_path_factory.mktemp("packages")
+    return chain_packages(cache_directory, directory, ("clang-14", "lld-14", "llvm-14", *LIBRARIES))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path, packages: Path) -> Builder:
     """Above a base image in which only the foreign side has LLVM."""
-    directory = tmp_path_factory.mktemp("debian")
-    base = chain_image(cache_directory, directory, ("clang", "lld", "llvm"))
-    packages = chain_packages(cache_directory, directory, ("clang-14", "lld-14", "llvm-14", *LIBRARIES))
+    base = chain_image(cache_directory, tmp_path_factory.mktemp("debian"), ("clang", "lld", "llvm"))
     return Builder(
         tmp_path_factory.mktemp("accelerate"),
         build_contexts={"debian": base},
@@ -83,3 +88,16 @@ def test_arguments_that_only_the_emulated_one_understands_are_left_to_it(
 
     (line,) = [line for line in notes(told).splitlines() if "/clang was emulated" in line]
     assert "because an argument asks for what only the emulated one knows" in line
+
+
+def test_verify_runs_clang_both_ways_and_finds_the_same(shared: Builder, packages: Path) -> None:
+    image, told = run(
+        shared,
+        "clang -O2 -g -c c.c && clang++ -O2 -c cc.cc && llvm-ar rcD lib.a c.o && clang -fuse-ld=lld c.o -o c",
+        accelerate=f"verify,packages={packages}",
+    )
+
+    assert "accelerate: verified: the files are the same with and without native twins" in told
+    (step,) = image.result.metadata["anyarch.acceleration"]["steps"].values()
+    assert step["native"] >= 8  # sh, clang twice for each source, llvm-ar, clang, lld
+    assert step["emulated"] == {}

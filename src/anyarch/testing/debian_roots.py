@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILD_PACKAGES",
+    "INSTALL_PACKAGES",
     "TOOL_PACKAGES",
     "cross_packages",
+    "package_repository",
     "release_context",
     "root_context",
 ]
@@ -45,6 +47,13 @@ BUILD_PACKAGES = (
 )
 """What builds C and C++, of any release, by the names that have to be asked for."""
 
+INSTALL_PACKAGES = (
+    *("apt", "base-files", "base-passwd", "bash", "coreutils", "dash", "debconf", "debianutils", "diffutils"),
+    *("dpkg", "findutils", "grep", "gzip", "hostname", "init-system-helpers", "libc-bin", "login", "mawk"),
+    *("passwd", "perl-base", "sed", "tar", "util-linux"),
+)
+"""What installs packages, of any release: the small variant of Debian's base images."""
+
 _LINKS = ("bin", "lib", "lib64", "sbin")
 _DOCUMENTATION = tuple(f"usr/share/{name}/" for name in ("doc", "man", "info", "locale", "lintian", "gdb"))
 _FILES = {
@@ -54,12 +63,18 @@ _FILES = {
 
 
 def release_context(
-    cache: Path, directory: Path, architectures: Sequence[str], *, suite: str, packages: Sequence[str] = ()
+    cache: Path,
+    directory: Path,
+    architectures: Sequence[str],
+    *,
+    suite: str,
+    packages: Sequence[str] = (),
+    base: Sequence[str] = BUILD_PACKAGES,
 ) -> Path:
-    """A build context in `directory` with roots of a release, from `BUILD_PACKAGES` and further `packages`
-    with all that they depend on, without documentation. The roots are kept in `cache`. Raises `DebianError`.
-    """
-    wanted = sorted({*BUILD_PACKAGES, *packages})
+    """A build context in `directory` with roots of a release, from the packages of `base` and further
+    `packages` with all that they depend on, without documentation. The roots are kept in `cache`. Raises
+    `DebianError`."""
+    wanted = sorted({*base, *packages})
     more = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:8]
     directory.mkdir(parents=True, exist_ok=True)
     for architecture in architectures:
@@ -75,6 +90,26 @@ def release_context(
         name = f"rootfs-{each.target}.tar"
         os.link(cached(cache, f"root-{suite}-{architecture}-{more}", make) / name, directory / name)
     return directory
+
+
+def package_repository(cache: Path, architecture: str, *, suite: str, packages: Sequence[str]) -> Path:
+    """A directory from which apt can install `packages` and all that they depend on (`deb [trusted=yes]
+    file:DIRECTORY ./`), kept in `cache`. Raises `DebianError`."""
+    wanted = sorted(packages)
+    more = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:8]
+
+    def make(kept: Path) -> None:
+        place = cache / "debian" / f"apt-{suite}-{architecture}"
+        archive = DebianArchive(place, {suite: [architecture]}, architecture=architecture)
+        paragraphs = []
+        for path in archive.download_with_dependencies(wanted, kept):
+            raw = path.read_bytes()
+            fields = run_tool(["dpkg-deb", "--field", str(path)]).rstrip()
+            where = f"Filename: ./{path.name}\nSize: {len(raw)}\nSHA256: {hashlib.sha256(raw).hexdigest()}\n"
+            paragraphs.append(f"{fields}\n{where}")
+        (kept / "Packages").write_text("\n".join(paragraphs))
+
+    return cached(cache, f"repository-{suite}-{architecture}-{more}", make)
 
 
 def root_context(cache: Path, name: str, architectures: Sequence[str], packages: Sequence[str]) -> Path:
