@@ -60,6 +60,10 @@ class Layouts:
             raise BlobNotFound(f"{digest} is not in {store}")
         return io.BytesIO(self.blobs[digest])
 
+    def check(self, session: str, store: str, digest: str) -> None:
+        if digest not in self.blobs:
+            raise BlobNotFound(f"{digest} is not in {store}")
+
 
 # blobs ----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ async def push(
             await _push_blobs(worker, image, name, cancel)
             on_step("pushing layers")
             await _push_documents(worker, image, name, by_digest, cancel)
+            await asyncio.to_thread(worker.store.origins.add, name.name, _digests(image))
             tag = f":{name.tag}" if name.tag and not by_digest else ""
             on_step(f"pushing manifest for {name.name}{tag}@{image.root.digest}")
     except asyncio.CancelledError:
@@ -78,3 +79,14 @@ async def _push_documents(
         )
     tag = None if by_digest else name.tag
     await asyncio.to_thread(registry.push_manifest, name, image.root, tag=tag, cancel=cancel)
+
+
+def _digests(image: AssembledImage) -> list[str]:
+    """All that a repository has after a push. Layers that are not for distribution it has not."""
+    found: list[str] = [image.root.digest]
+    for item in image.platforms:
+        found += [item.manifest.digest, item.config.digest]
+        found += [layer.digest for layer in item.layers if not layer.urls]
+    for extra in image.attestations:
+        found += [extra.manifest.digest, *(blob.digest for blob in extra.blobs)]
+    return found

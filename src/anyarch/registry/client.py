@@ -10,7 +10,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
-from anyarch.errors import DigestMismatch, NetworkError, RegistryError, UnsupportedMedia
+from anyarch.errors import DigestMismatch, ManifestNotFound, NetworkError, RegistryError, UnsupportedMedia
 from anyarch.http.cancel import check
 from anyarch.http.client import HttpClient
 from anyarch.http.retry import IMPATIENT
@@ -232,6 +232,16 @@ class Registry:
             return size
 
         return self._somewhere(ref, "asked for", attempt)
+
+    def check(self, ref: Reference, descriptor: Descriptor, *, cancel: Cancel | None = None) -> None:
+        """Raises as `resolve` unless the repository, or a mirror of it, has the blob. What a manifest says to
+        lie elsewhere (`urls`) is fetched from there, and not kept."""
+        try:
+            self.blob_size(ref, descriptor.digest, cancel=cancel)
+        except ManifestNotFound:
+            if not descriptor.urls:
+                raise
+            self.fetch(ref, descriptor, _Nowhere(), cancel=cancel)
 
     def has_blob(self, ref: Reference, digest: str, *, cancel: Cancel | None = None) -> bool:
         """Whether the repository itself (no mirror) has the blob."""
@@ -493,6 +503,11 @@ class _Collector:
 
     def write(self, data: bytes | memoryview, /) -> None:
         self.parts.append(bytes(data))
+
+
+class _Nowhere:
+    def write(self, data: bytes | memoryview, /) -> None:
+        pass
 
 
 def _header_digest(response: Response) -> Digest | None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from anyarch.api.proto import content_pb2
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.errors import BlobNotFound, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from anyarch.session.lender import Session, Sessions, WireCalls
 
 __all__ = ["SessionBlobs", "SessionCaches", "write_blob"]
+
+_T = TypeVar("_T")
 
 _SERVICE = "/containerd.services.content.v1.Content/"
 _READ = _SERVICE + "Read"
@@ -36,19 +38,24 @@ class SessionBlobs:
         self._names = list(names)
 
     def open(self, session: str, store: str, digest: str) -> BinaryIO:
-        names = [session] if session else self._names
-        return self._calls(self._read(names, f"oci:{store}", digest))
+        return self._calls(self._first(_read_blob, session, store, digest))
 
-    async def _read(self, names: Sequence[str], store: str, digest: str) -> BinaryIO:
+    def check(self, session: str, store: str, digest: str) -> None:
+        self._calls(self._first(_check_blob, session, store, digest))
+
+    async def _first(
+        self, ask: Callable[[Session, str, str], Awaitable[_T]], session: str, store: str, digest: str
+    ) -> _T:
+        """The answer of the first session that has the blob."""
         told = "no session"
-        for name in names:
+        for name in [session] if session else self._names:
             try:
-                return await _read_blob(await self._sessions.get(name), store, digest)
+                return await ask(await self._sessions.get(name), f"oci:{store}", digest)
             except RpcError as error:
                 if error.code not in _ELSEWHERE:
                     raise
                 told = error.message
-        raise BlobNotFound(f"{digest} of {store}: {told}")
+        raise BlobNotFound(f"{digest} of oci:{store}: {told}")
 
 
 class SessionCaches:
@@ -70,13 +77,7 @@ class SessionCaches:
 
     def has(self, directory: str, digest: str) -> bool:
         async def ask() -> bool:
-            session = await self._get()
-            await session.channel.unary(
-                _INFO,
-                content_pb2.InfoRequest(digest=digest),
-                content_pb2.InfoResponse,
-                metadata=[(_STORE, _store_id(directory))],
-            )
+            await _check_blob(await self._get(), _store_id(directory), digest)
             return True
 
         try:
@@ -110,6 +111,16 @@ def _store_id(directory: str) -> str:
             hint="the path of a local build cache has to be ASCII",
         )
     return name
+
+
+async def _check_blob(session: Session, store: str, digest: str) -> None:
+    """Raises `RpcError` (NOT_FOUND) unless the store has the blob."""
+    await session.channel.unary(
+        _INFO,
+        content_pb2.InfoRequest(digest=digest),
+        content_pb2.InfoResponse,
+        metadata=[(_STORE, store)],
+    )
 
 
 async def _read_blob(session: Session, store: str, digest: str) -> BinaryIO:

@@ -1,8 +1,10 @@
 """Images as sources: resolve a name once, pick the platform's manifest, know the layers without fetching
 them.
 
-Manifests and configs are kept in the content store by digest, so a digest that was seen before needs no
-network; a tag is asked for once a build.
+Manifests and configs are kept in the content store by digest, so a digest that was seen in a repository
+before needs no network; a tag is asked for once a build. What came from another repository is asked for
+again, so that nobody gets by a digest what the repository that he names does not have, or not
+for him (`store.origins`).
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from anyarch.spec.platform import Platform
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from anyarch.spec.oci import Descriptor
     from anyarch.store.content import BlobWriter, ContentStore
 
-__all__ = ["Image", "ImageResolver", "ImageSource"]
+__all__ = ["Image", "ImageResolver", "ImageSource", "OriginRecords"]
 
 
 _MAX_DEPTH = 8
@@ -48,6 +50,18 @@ class ImageSource(Protocol):
         """Write one blob."""
         ...
 
+    def check(self, ref: Reference, descriptor: Descriptor, /) -> None:
+        """Raises unless the blob can be had."""
+        ...
+
+
+class OriginRecords(Protocol):
+    """What is known of where content comes from; implemented by `store.origins`."""
+
+    def unknown(self, repository: str, digests: Iterable[str], /) -> list[str]: ...
+
+    def add(self, repository: str, digests: Iterable[str], /) -> None: ...
+
 
 class Image(msgspec.Struct, frozen=True):
     """One platform's image. `digest` is what the reference named (the index, if there is one)."""
@@ -65,11 +79,22 @@ class Image(msgspec.Struct, frozen=True):
 
 
 class ImageResolver:
-    """Resolves images for one build; safe for threads; every name and every image is asked for once."""
+    """Resolves images for one build; safe for threads; every name and every image is asked for once.
 
-    def __init__(self, content: ContentStore, registry: Callable[[], ImageSource]) -> None:
+    `origins` tells what came from which repository, and learns it. Without it the content store may answer
+    for every name: then who builds has brought in himself, or pinned, what he names.
+    """
+
+    def __init__(
+        self,
+        content: ContentStore,
+        registry: Callable[[], ImageSource],
+        *,
+        origins: OriginRecords | None = None,
+    ) -> None:
         self._content = content
         self._registry = registry
+        self._origins = origins
         self._lock = threading.Lock()
         self._locks: dict[object, threading.Lock] = {}
         self._digests: dict[str, Digest] = {}
@@ -100,23 +125,44 @@ class ImageResolver:
     def document(self, reference: Reference, digest: Digest) -> Blob:
         """A manifest or index, from the content store or the registry (then kept)."""
         with self._lock_of(digest):
-            if self._content.has(digest):
+            if self._content.has(digest) and self._is_of(reference, digest):
                 raw = self._content.read(digest)
                 return Blob(_media_type(raw), raw, digest)
             blob = self._registry().manifest(reference, digest)
             if blob.digest != digest:
                 raise RegistryError(f"{reference.familiar}: the registry sent {blob.digest} for {digest}")
-            self._content.put(blob.raw)
+            self._keep(reference, digest, blob.raw)
             return blob if blob.media_type else Blob(_media_type(blob.raw), blob.raw, digest)
 
     def _config(self, reference: Reference, descriptor: Descriptor) -> bytes:
         digest = Digest.parse(descriptor.digest)
         with self._lock_of(digest):
-            if self._content.has(digest):
+            if self._content.has(digest) and self._is_of(reference, digest):
                 return self._content.read(digest)
             raw = self._registry().read(reference, descriptor)
-            self._content.put(raw)
+            self._keep(reference, digest, raw)
             return raw
+
+    def _is_of(self, reference: Reference, digest: Digest) -> bool:
+        return self._origins is None or not self._origins.unknown(reference.name, (digest,))
+
+    def _keep(self, reference: Reference, digest: Digest, raw: bytes) -> None:
+        self._content.put(raw)
+        if self._origins is not None:
+            self._origins.add(reference.name, (digest,))
+
+    def unproven(self, image: Image, layers: Iterable[Descriptor]) -> list[Descriptor]:
+        """Those of `layers` that nobody saw in the repository of `image`."""
+        if self._origins is None:
+            return []
+        by_digest = {layer.digest: layer for layer in layers}
+        return [by_digest[digest] for digest in self._origins.unknown(image.reference.name, by_digest)]
+
+    def prove(self, image: Image, layer: Descriptor) -> None:
+        """Ask where the image comes from for one of its layers. Raises as a registry client."""
+        self._registry().check(image.reference, layer)
+        if self._origins is not None:
+            self._origins.add(image.reference.name, (layer.digest,))
 
     def fetch(self, reference: Reference, descriptor: Descriptor) -> None:
         """One blob into the content store, unless it is there."""

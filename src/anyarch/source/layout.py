@@ -16,12 +16,15 @@ from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob, Index, Manifest, decode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anyarch.archive.tar_reader import ContentReader
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
     from anyarch.store.content import BlobWriter, ContentStore
 
 __all__ = [
+    "AskedOrigins",
     "LayoutBlobs",
     "LayoutRegistry",
     "choose",
@@ -43,8 +46,26 @@ class LayoutBlobs(Protocol):
         client of the build will do. Raises `BlobNotFound`."""
         ...
 
+    def check(self, session: str, store: str, digest: str) -> None:
+        """Raises `BlobNotFound` unless the layout has the blob."""
+        ...
+
 
 _MAX_DOCUMENT = 16 << 20
+
+
+class AskedOrigins:
+    """Implements `source.image.OriginRecords` for a client's layouts: what one of them holds is known for one
+    build, for the next client may call another one the same. Not to be shared by builds."""
+
+    def __init__(self) -> None:
+        self._known: set[tuple[str, str]] = set()
+
+    def unknown(self, repository: str, digests: Iterable[str]) -> list[str]:
+        return [digest for digest in dict.fromkeys(digests) if (repository, digest) not in self._known]
+
+    def add(self, repository: str, digests: Iterable[str]) -> None:
+        self._known.update((repository, digest) for digest in digests)
 
 
 class LayoutRegistry:
@@ -86,15 +107,21 @@ class LayoutRegistry:
             while chunk := stream.read(1 << 20):
                 writer.write(chunk)
 
+    def check(self, ref: Reference, descriptor: Descriptor) -> None:
+        self._client().check(self._session, self._store or ref.name, descriptor.digest)
+
     def open(self, ref: Reference, digest: Digest) -> BinaryIO:
         """The content of a blob."""
+        # The store that `oci.store` names, else the one called as the reference is.
+        return self._client().open(self._session, self._store or ref.name, digest)
+
+    def _client(self) -> LayoutBlobs:
         if self._blobs is None:
             raise BlobNotFound(
                 "the OCI layout lacks a part of the image",
                 hint="it may hold other platforms only; copy the image into it again, whole",
             )
-        # The store that `oci.store` names, else the one called as the reference is.
-        return self._blobs.open(self._session, self._store or ref.name, digest)
+        return self._blobs
 
 
 def is_layout(path: str) -> bool:

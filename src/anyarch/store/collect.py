@@ -155,7 +155,8 @@ def _drop_rows(store: Store, layers: Sequence[str], blobs: set[str]) -> set[str]
         )
         gone = {row[0] for row in rows}
         digests = json.dumps(sorted(gone | blobs))
-        database.execute(f"DELETE FROM blobs WHERE digest IN {chosen}", (digests,))
+        for table in ("blobs", "origins"):
+            database.execute(f"DELETE FROM {table} WHERE digest IN {chosen}", (digests,))
         database.execute(
             f"""DELETE FROM cache_results WHERE EXISTS (
                 SELECT 1 FROM json_each(cache_results.layers) WHERE value IN {chosen})""",

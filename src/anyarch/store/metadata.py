@@ -18,15 +18,23 @@ from anyarch.store.failure import no_space, storage_error
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["SCHEMA_VERSION", "Metadata"]
 
 BUSY_TIMEOUT_S = 60
 
-# One tuple of statements for each version; a version that was released is never edited, another is added.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+
+def _known_origins(database: sqlite3.Connection) -> None:
+    from anyarch.store.origins import record_known_origins
+
+    record_known_origins(database)
+
+
+# For each version its statements, and functions that fill what they make; a version that was released is
+# never edited, another is added.
+_MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
     (
         # forms: what exists of a layer on disk; `form` is index, tar, dir or dir-<variant>
         """CREATE TABLE layers (
@@ -57,6 +65,12 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     ),
     # Whether there is a result is asked for every vertex; its row, with all its layers, is read for few.
     ("CREATE INDEX cache_results_used ON cache_results (canonical, output, last_used)",),
+    (
+        """CREATE TABLE origins (
+            digest TEXT NOT NULL, repository TEXT NOT NULL, seen_at REAL NOT NULL,
+            PRIMARY KEY (digest, repository)) WITHOUT ROWID""",
+        _known_origins,
+    ),
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -159,8 +173,11 @@ class Metadata:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("BEGIN IMMEDIATE")
             for number in range(_version(database), SCHEMA_VERSION):
-                for statement in _MIGRATIONS[number]:
-                    database.execute(statement)
+                for step in _MIGRATIONS[number]:
+                    if isinstance(step, str):
+                        database.execute(step)
+                    else:
+                        step(database)
                 database.execute(f"PRAGMA user_version={number + 1}")
             database.execute("COMMIT")
         finally:

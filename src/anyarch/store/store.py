@@ -29,6 +29,7 @@ from anyarch.store.layers import LayerRecords
 from anyarch.store.leases import Leases, collecting
 from anyarch.store.liveness import Liveness, owner_of
 from anyarch.store.metadata import Metadata
+from anyarch.store.origins import Origins
 from anyarch.store.partial import clear_partials
 from anyarch.store.tree import move_tree, remove_tree
 
@@ -62,6 +63,7 @@ class Store:
     cache: CacheRecords
     records: LayerRecords
     leases: Leases
+    origins: Origins
 
     def __init__(self, root: Path, liveness: Liveness) -> None:
         self.root = root
@@ -70,6 +72,7 @@ class Store:
         self.meta = Metadata(root / "anyarch.db")
         self.leases = Leases(root, liveness)
         self.cache = CacheRecords(self.meta, hold=self.leases.hold)
+        self.origins = Origins(self.meta)
         self.records = LayerRecords(self.meta, hold=self.leases.hold, grew=self.grew)
         self.content = ContentStore(
             root, unfinished=self.unfinished_file, committed=self._record_blob, hold=self.leases.hold

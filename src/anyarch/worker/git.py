@@ -126,10 +126,11 @@ class _Lender:
         return ""
 
     def bundle(self, name: str) -> Path:
-        from anyarch.worker.ops.blob import fetch_named_blob
+        from anyarch.worker.ops.blob import check_named_blob, fetch_named_blob
 
         store = self._attrs.get("oci.store", "") or name.partition("://")[2].partition("@")[0]
         session = self._attrs.get("oci.session", "")
+        check_named_blob(self._worker, name, session, store)
         digest = fetch_named_blob(self._worker, name, session, store, self._vertex)
         return self._worker.store.content.path(digest)
 

@@ -154,7 +154,7 @@ class Worker:
         self.lent = lent or Lent()
         self.pids = _PIDS
         self.platform = host_platform()
-        self.images = ImageResolver(store.content, lambda: self.registry)
+        self.images = ImageResolver(store.content, lambda: self.registry, origins=store.origins)
         self._layouts: dict[tuple[str, str], ImageResolver] = {}
         self.layer_vertices: dict[str, str] = {}
         self.exec_slots = exec_slots or asyncio.Semaphore(self.limits.exec)
@@ -162,6 +162,7 @@ class Worker:
         """For each nested build, the vertices of its definition."""
         self.acceleration = Acceleration(self, accelerate)
         self.is_offline = False
+        self.is_locked = False
         self._told_network = False
         self._lock = threading.Lock()
         self._registry: Registry | None = None
@@ -226,10 +227,11 @@ class Worker:
         """Images of an OCI layout: of the client's `store`, or one that was imported before."""
         known = self._layouts.get((session, store))
         if known is None:
-            from anyarch.source.layout import LayoutRegistry
+            from anyarch.source.layout import AskedOrigins, LayoutRegistry
 
             registry = LayoutRegistry(self.layout_blobs, session, store)
-            known = ImageResolver(self.store.content, lambda: registry)
+            origins = AskedOrigins() if self.layout_blobs is not None else None
+            known = ImageResolver(self.store.content, lambda: registry, origins=origins)
             self._layouts[session, store] = known
         return known
 
@@ -253,8 +255,10 @@ class Worker:
 
     def lock_images(self, registry: Registry, http: HttpClient | None) -> None:
         """Take images from `registry` only; with `http` (one that asks nobody) nothing else is fetched
-        either."""
+        either. Whoever locks them has said which digests belong to which names."""
         self._registry = registry
+        self.is_locked = True
+        self.images = ImageResolver(self.store.content, lambda: self.registry)
         if http is not None:
             self._http = http
             self.is_offline = True
@@ -358,6 +362,12 @@ class Worker:
             hint="build again with --no-cache",
         )
 
+    def has_content(self, descriptor: Descriptor, layer_id: str) -> bool:
+        """Whether a blob, or the layer that it is said to give, is here."""
+        if self.store.content.has(Digest.parse(descriptor.digest)):
+            return True
+        return self.has_layer(layer_id) and not self.layers.missing([self.layers.get(layer_id)])
+
     def fetch_from(self, origin: str, descriptor: Descriptor, vertex: str) -> None:
         """One blob from where `LayerStore.remote` says it is."""
         from anyarch.snapshot.layers import BLOBS, LAYOUT
@@ -430,6 +440,7 @@ class Worker:
             on_progress=on_progress,
             cancel=self._network_cancel,
         )
+        self.store.origins.add(reference.name, (digest,))
         report(True)
 
     # trees ----------------------------------------------------------------------------------------

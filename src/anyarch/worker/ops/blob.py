@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
 
-__all__ = ["BlobSource", "fetch_named_blob"]
+__all__ = ["BlobSource", "check_named_blob", "fetch_named_blob"]
 
 
 class BlobSource:
-    """Known by the digest, the file's name, mode and owner: nothing is fetched until the file is needed."""
+    """Known by the digest, the file's name, mode and owner: nothing is fetched until the file is needed. A
+    repository, or a client's layout, that was not seen to have it is asked whether it does."""
 
     def __init__(self, worker: Worker, op: SourceOp, digest: str) -> None:
         self._worker = worker
@@ -39,6 +40,9 @@ class BlobSource:
         self._file = OneFile.of(op.attrs, default=self._digest.hex)
 
     async def cache_map(self) -> CacheMap:
+        await self._worker.in_network(
+            check_named_blob, self._worker, self._identifier, self._session, self._store
+        )
         key = f"blob/1\0{self._digest}\0{self._file.key}"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         return CacheMap(digest, is_source=True)
@@ -58,6 +62,23 @@ def split_blob_name(identifier: str) -> tuple[Reference, Digest]:
     if reference.digest is None:
         raise BuildError(f"{identifier}: invalid reference digest", hint="name the blob NAME@sha256:…")
     return reference, reference.digest
+
+
+def check_named_blob(worker: Worker, identifier: str, session: str, store: str) -> None:
+    """Nobody gets by its digest what the place that he names does not have. Raises as a registry client,
+    `BlobNotFound`."""
+    from anyarch.spec.oci import Descriptor
+
+    reference, digest = split_blob_name(identifier)
+    descriptor = Descriptor("application/octet-stream", digest, 0)
+    if identifier.startswith("oci-layout"):
+        from anyarch.source.layout import LayoutRegistry
+
+        if worker.layout_blobs is not None:
+            LayoutRegistry(worker.layout_blobs, session, store).check(reference, descriptor)
+    elif not worker.is_locked and worker.store.origins.unknown(reference.name, (digest,)):
+        worker.registry.check(reference, descriptor, cancel=worker.network_cancel)
+        worker.store.origins.add(reference.name, (digest,))
 
 
 def fetch_named_blob(worker: Worker, identifier: str, session: str, store: str, vertex: str) -> Digest:

@@ -108,8 +108,19 @@ class ImageSource:
                     f"layer limit {self._limit} is greater than the number of layers in the image "
                     f"{len(image.manifest.layers)}"
                 )
+            await self._prove(image)
             self._image = image
         return self._image
+
+    async def _prove(self, image: Image) -> None:
+        """What is here without having come from this image's repository is used only if that has it too."""
+        layers = image.manifest.layers[: self._limit]
+        unproven = self._images.unproven(image, layers)
+        if not unproven:
+            return
+        layer_ids = {d.digest: layer for d, layer in zip(layers, image.diff_ids, strict=False)}
+        here = [layer for layer in unproven if self._worker.has_content(layer, layer_ids[layer.digest])]
+        await asyncio.gather(*(self._worker.in_network(self._images.prove, image, layer) for layer in here))
 
     async def diff_ids(self) -> Sequence[str]:
         """What the layers of the image are, lowest first."""
