@@ -51,7 +51,7 @@ class StoredCache:
     def load(self, canonical: str) -> Sequence[Result] | None:
         outputs: list[Result] = []
         while (saved := self._records.load(canonical, len(outputs))) is not None:
-            outputs.append(SnapshotResult(saved.layers) if saved.layers is not None else None)
+            outputs.append(saved.snapshot)
         return outputs or self._load_imported(canonical)
 
     def _load_imported(self, canonical: str) -> Sequence[Result] | None:

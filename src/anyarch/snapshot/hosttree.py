@@ -19,6 +19,7 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import ContextError
 from anyarch.snapshot.index import LayerIndex
 from anyarch.snapshot.slices import FileSlice
+from anyarch.snapshot.stack import Stack
 from anyarch.snapshot.statcache import RACY_NS, StatCache, fingerprint
 from anyarch.snapshot.view import MergedTree
 
@@ -55,7 +56,7 @@ class HostTree(MergedTree):
     """
 
     def __init__(self, root: str, *, keep: Keep | None = None, store: Store | None = None) -> None:
-        super().__init__(1)
+        super().__init__(Stack().on(None, lambda: self._tree))
         self.root = os.path.abspath(root)
         self._raw_root = os.fsencode(self.root)
         self._scanned_ns = time.time_ns()
@@ -67,9 +68,6 @@ class HostTree(MergedTree):
         self._contents: dict[str, bytes] = {}  # of small files that were digested, until they are copied
         self._kept = 0
         self._tree = LayerIndex(self._scan(keep), explicit=True)
-
-    def _index(self, position: int) -> LayerIndex:
-        return self._tree
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
         known = self._contents.pop(entry.path, None)

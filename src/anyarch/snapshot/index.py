@@ -16,7 +16,7 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, KeysView, Mapping
     from collections.abc import Set as AbstractSet
 
 __all__ = ["LayerIndex", "decode_index", "encode_index", "sort_key"]
@@ -115,6 +115,11 @@ class LayerIndex:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def paths(self) -> KeysView[str]:
+        """The paths of all entries."""
+        return self._entries.keys()
 
     def children(self, path: str) -> list[str]:
         """Sorted names that the layer has directly below `path`, whiteouts included."""

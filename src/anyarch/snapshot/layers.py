@@ -94,6 +94,7 @@ class LayerStore:
         self._forms = FormMaker(store, dirops)
         self._indexes: dict[str, LayerIndex] = {}
         self._indexes_lock = threading.Lock()
+        self._cached_entries = 0
         self._contents: dict[str, tuple[str | None, bytes | None]] = {}
         self._reads_all = os.geteuid() == 0
 
@@ -218,10 +219,17 @@ class LayerStore:
         if index is None:
             index = self._load_index(layer.id)
             with self._indexes_lock:
-                index = self._indexes.setdefault(layer.id, index)
-                while len(self._indexes) > 1 and sum(map(len, self._indexes.values())) > _CACHED_ENTRIES:
-                    del self._indexes[next(iter(self._indexes))]
+                if layer.id not in self._indexes:
+                    self._indexes[layer.id] = index
+                    self._cached_entries += len(index)
+                index = self._indexes[layer.id]
+                while len(self._indexes) > 1 and self._cached_entries > _CACHED_ENTRIES:
+                    self._forget_index(next(iter(self._indexes)))
         return index
+
+    def _forget_index(self, layer: str) -> None:
+        index = self._indexes.pop(layer, None)
+        self._cached_entries -= len(index) if index is not None else 0
 
     def open_file(self, layer: Layer, entry: Entry) -> BinaryIO:
         """Content of a FILE of the layer, or of a HARDLINK to one. Reads from the tar or the directory;
@@ -332,7 +340,7 @@ class LayerStore:
 
         self.store.records.drop(layer.id, take_away=take_away)
         with self._indexes_lock:
-            self._indexes.pop(layer.id, None)
+            self._forget_index(layer.id)
             self._contents.pop(layer.id, None)
         self.dirops.remove(os.path.dirname(target))
 

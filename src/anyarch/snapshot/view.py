@@ -1,25 +1,28 @@
 """Trees of files that nothing has to be mounted for: the merged view of a chain of layers.
 
-A path is looked up from the uppermost layer down, one dict look-up a layer. For each directory the layers
-that have a part in it are found once, and only as far down as some question needs: what the upper layers
-answer does not load the index of a base image (which may not even be local).
+A path is looked up from the uppermost layer down, one dict look-up a layer (`snapshot.stack` passes over most
+of a long chain), and only as far down as the question needs: what the upper layers answer does not load the
+index of a base image (which may not even be local).
 """
 
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import PathNotFound
+from anyarch.snapshot.stack import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from anyarch.snapshot.index import LayerIndex
     from anyarch.snapshot.layers import Layer, LayerStore
+    from anyarch.snapshot.stack import Leaf
     from anyarch.spec.digest import Digest
 
     Keep = Callable[[str, bool], Literal["yes", "no", "descend"]]
@@ -79,16 +82,13 @@ class MergedTree:
     """The look-up through indexes that `View` and `HostTree` share; they say where indexes and contents
     come from."""
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
         self._lock = threading.RLock()
-        self._chains: dict[str, tuple[list[int], Iterator[int]]] = {}
+        self._floors: dict[str, int] = {}  # the lowest layer that shows in a directory, as far as known
         self._resolved: dict[str, str] = {"": ""}
 
     # -- what the two differ in
-
-    def _index(self, position: int) -> LayerIndex:
-        raise AssertionError("a subclass says which")
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
         raise AssertionError("a subclass says which")
@@ -124,7 +124,7 @@ class MergedTree:
         if entry.kind is not Kind.HARDLINK:
             return node
         with self._lock:
-            found = self._index(node.position).get(entry.linkname)
+            found = self._stack.leaf(node.position).index.get(entry.linkname)
             # A layer made by others may link to a file of a lower layer.
             target = Node(found, node.position) if found is not None else self._find(entry.linkname)
         if target is None or target.entry.kind is not Kind.FILE:
@@ -158,46 +158,41 @@ class MergedTree:
 
     # -- the look-up; all paths are real and clean from here on
 
-    def _layers(self, directory: str) -> Iterator[int]:
+    def _layers(self, directory: str) -> Iterator[Leaf]:
         """The layers that have a part in `directory`, uppermost first, found as they are asked for."""
-        chain = self._chains.get(directory)
-        if chain is None:
-            chain = self._chains[directory] = ([], self._search(directory))
-        found, search = chain
-        number = 0
-        while True:
-            if number == len(found):
-                try:
-                    found.append(next(search))
-                except StopIteration:
-                    return
-                except BaseException:
-                    del self._chains[directory]  # a generator that raised would seem to have ended
-                    raise
-            yield found[number]
-            number += 1
-
-    def _search(self, directory: str) -> Iterator[int]:
-        above = (
-            self._layers(directory.rpartition("/")[0]) if directory else iter(range(self._depth - 1, -1, -1))
-        )
-        for position in above:
-            index = self._index(position)
+        above = _above(directory)
+        for leaf in self._stack.search(directory, (*above, directory)):
+            index = leaf.index
+            end = _end(index, above)
+            if end is _HIDDEN:
+                return
             entry = index.get(directory)
             if entry is None:
                 if not directory or directory in index.implicit:
-                    yield position
+                    yield leaf
             elif entry.kind is Kind.DIRECTORY:
-                yield position
+                yield leaf
                 if entry.opaque:
                     return
             else:
                 return  # removed or replaced: what lies below is hidden
+            if end is _OPAQUE:
+                return
 
     def _find(self, path: str) -> Node | None:
-        implied = -1
-        for position in self._layers(path.rpartition("/")[0]):
-            index = self._index(position)
+        parent = path.rpartition("/")[0]
+        floor = self._floors.get(parent, -1)
+        above = _above(path) if floor < 0 else ()
+        implied = lowest = -1
+        for leaf in self._stack.search(path, above):
+            position = leaf.position
+            if position < floor:
+                break
+            index = leaf.index
+            end = _end(index, above) if above else _OPEN
+            if end is _HIDDEN:
+                lowest = position + 1
+                break
             entry = index.get(path)
             if entry is None:
                 if implied < 0 and path in index.implicit:
@@ -208,6 +203,13 @@ class MergedTree:
                 break
             else:
                 return None if entry.kind is Kind.WHITEOUT else Node(entry, position)
+            if end is _OPAQUE:
+                lowest = position
+                break
+        else:
+            lowest = 0
+        if floor < 0 <= lowest:
+            self._floors[parent] = lowest
         if implied >= 0 or not path:
             return Node(Entry(path, Kind.DIRECTORY, 0o755), max(implied, 0))
         return None
@@ -264,15 +266,15 @@ class MergedTree:
         with self._lock:
             layers = list(self._layers(directory))
             prefix = f"{directory}/" if directory else ""
-            if len(layers) == 1 and not self._index(layers[0]).implicit:
-                index = self._index(layers[0])
+            if len(layers) == 1 and not layers[0].index.implicit:
+                index = layers[0].index
                 entries = [index.get(prefix + name) for name in index.children(directory)]
                 return [
-                    Node(entry, layers[0])
+                    Node(entry, layers[0].position)
                     for entry in entries
                     if entry is not None and entry.kind is not Kind.WHITEOUT
                 ]
-            names = {name for position in layers for name in self._index(position).children(directory)}
+            names = {name for leaf in layers for name in leaf.index.children(directory)}
             nodes = [self._find(prefix + name) for name in sorted(names)]
             return [node for node in nodes if node is not None]
 
@@ -283,11 +285,11 @@ class MergedTree:
         if keep is None:
             with self._lock:
                 layers = list(self._layers(top.entry.path))
-                plain = len(layers) == 1 and not self._index(layers[0]).implicit
+                plain = len(layers) == 1 and not layers[0].index.implicit
             if plain:  # the usual COPY --from: one layer has it all
-                for entry in self._index(layers[0]).below(top.entry.path):
+                for entry in layers[0].index.below(top.entry.path):
                     if entry.kind is not Kind.WHITEOUT and entry.path != top.entry.path:
-                        yield Node(entry, layers[0])
+                        yield Node(entry, layers[0].position)
                 return
         cut = len(top.entry.path) + 1 if top.entry.path else 0
         pending: list[Node] = []  # nested directories, each to be given when something below it is
@@ -318,27 +320,55 @@ class MergedTree:
 class View(MergedTree):
     """The merged tree of `layers`, lowest first."""
 
-    def __init__(self, store: LayerStore, layers: Sequence[Layer]) -> None:
-        super().__init__(len(layers))
+    def __init__(self, store: LayerStore, layers: Sequence[Layer], *, below: View | None = None) -> None:
+        """With `below` on top of the layers of that view, at the cost of the new ones."""
+        stack = below._stack if below is not None else Stack()
+        for layer in layers:
+            stack = stack.on(layer, partial(store.index, layer))
+        super().__init__(stack)
         self._store = store
-        self._chain = tuple(layers)
-        self._indexes: list[LayerIndex | None] = [None] * len(self._chain)
 
     def layer(self, node: Node) -> Layer:
         """The layer that a node comes from."""
-        return self._chain[node.position]
+        return self._layer(node.position)
 
-    def _index(self, position: int) -> LayerIndex:
-        index = self._indexes[position]
-        if index is None:
-            index = self._indexes[position] = self._store.index(self._chain[position])
-        return index
+    def _layer(self, position: int) -> Layer:
+        layer = self._stack.leaf(position).layer
+        assert layer is not None
+        return layer
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
-        return self._store.open_file(self._chain[position], entry)
+        return self._store.open_file(self._layer(position), entry)
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
-        return self._store.file_digests(self._chain[position], entries)
+        return self._store.file_digests(self._layer(position), entries)
+
+
+_OPEN, _OPAQUE, _HIDDEN = range(3)
+
+
+def _above(path: str) -> tuple[str, ...]:
+    """The directories that `path` is in, the root among them."""
+    found = [""] if path else []
+    at = path.find("/")
+    while at >= 0:
+        found.append(path[:at])
+        at = path.find("/", at + 1)
+    return tuple(found)
+
+
+def _end(index: LayerIndex, above: Sequence[str]) -> int:
+    """Whether a layer hides what is further down of something in the directories `above` it: with what itself
+    has there shown (_OPAQUE), or nothing at all (_HIDDEN)."""
+    found = _OPEN
+    for directory in above:
+        entry = index.get(directory)
+        if entry is not None:
+            if entry.kind is not Kind.DIRECTORY:
+                return _HIDDEN
+            if entry.opaque:
+                found = _OPAQUE
+    return found
 
 
 def _not_found(path: str) -> PathNotFound:

@@ -21,6 +21,7 @@ from anyarch.store.tree import move_tree, remove_tree
 from anyarch.store.usage import records_of
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from anyarch.store.policy import Policy
@@ -56,6 +57,7 @@ def collect(
         marks = Marks(store.liveness, but="" if keep_own else store.liveness.token)
         chosen = _choose(records_of(store, marks), policies, Disk.of(store.root))
         removed, trash = _take(store, chosen)
+        store.cache.forget_chains()
         if any(policy.all and not policy.filters and not policy.keep_s for policy in policies):
             everything = not any(p.reserved or p.max_used or p.min_free for p in policies)
             _forget_hints(store, everything=everything)
@@ -157,15 +159,29 @@ def _drop_rows(store: Store, layers: Sequence[str], blobs: set[str]) -> set[str]
         digests = json.dumps(sorted(gone | blobs))
         for table in ("blobs", "origins"):
             database.execute(f"DELETE FROM {table} WHERE digest IN {chosen}", (digests,))
-        database.execute(
-            f"""DELETE FROM cache_results WHERE EXISTS (
-                SELECT 1 FROM json_each(cache_results.layers) WHERE value IN {chosen})""",
-            (keys,),
-        )
+        _drop_chains(database, keys)
         for name, raw in list(database.execute("SELECT key, value FROM memo WHERE namespace = 'image'")):
             if json.loads(bytes(raw)).get("digest") in blobs:
                 database.execute("DELETE FROM memo WHERE namespace = 'image' AND key = ?", (name,))
     return gone
+
+
+def _drop_chains(database: sqlite3.Connection, layers: str) -> None:
+    """Delete the chains in which one of `layers` (a JSON array) is, with their results, and those that no
+    result has: of what stays, all that it lies on stays."""
+    database.execute(
+        """WITH RECURSIVE part (id) AS (
+               SELECT id FROM chains WHERE layer IN (SELECT value FROM json_each(?))
+               UNION SELECT c.id FROM part p JOIN chains c ON c.below = p.id)
+           DELETE FROM cache_results WHERE chain IN (SELECT id FROM part)""",
+        (layers,),
+    )
+    database.execute(
+        """WITH RECURSIVE live (id) AS (
+               SELECT chain FROM cache_results WHERE chain > 0
+               UNION SELECT c.below FROM live l JOIN chains c ON c.id = l.id)
+           DELETE FROM chains WHERE id NOT IN (SELECT id FROM live)"""
+    )
 
 
 def _move_directory(store: Store, record: Record, trash: list[str]) -> bool:

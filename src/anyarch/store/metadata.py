@@ -32,6 +32,25 @@ def _known_origins(database: sqlite3.Connection) -> None:
     record_known_origins(database)
 
 
+def _link_chains(database: sqlite3.Connection) -> None:
+    """Results named all their layers (a JSON array); from now on each names a row of `chains`."""
+    import json
+
+    rows = database.execute("SELECT * FROM old_results").fetchall()
+    known: dict[tuple[int, str], int] = {}
+    for canonical, output, layers, *rest in rows:
+        chain: int | None = None if layers is None else 0
+        for layer in json.loads(layers) if layers is not None else ():
+            link = (chain or 0, layer)
+            if link not in known:
+                made = database.execute("INSERT INTO chains (below, layer) VALUES (?, ?)", link)
+                known[link] = made.lastrowid or 0
+            chain = known[link]
+        database.execute(
+            "INSERT INTO cache_results VALUES (?, ?, ?, ?, ?, ?)", (canonical, output, chain, *rest)
+        )
+
+
 # For each version its statements, and functions that fill what they make; a version that was released is
 # never edited, another is added.
 _MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] = (
@@ -70,6 +89,23 @@ _MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] 
             digest TEXT NOT NULL, repository TEXT NOT NULL, seen_at REAL NOT NULL,
             PRIMARY KEY (digest, repository)) WITHOUT ROWID""",
         _known_origins,
+    ),
+    (
+        # A chain of layers is its uppermost layer on another chain; 0 is the empty one. An id is never given
+        # twice: who remembers one that was collected must not find another chain under it.
+        """CREATE TABLE chains (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, below INTEGER NOT NULL, layer TEXT NOT NULL,
+            UNIQUE (below, layer))""",
+        "DROP INDEX cache_results_used",
+        "ALTER TABLE cache_results RENAME TO old_results",
+        # chain: NULL when the vertex has no such output
+        """CREATE TABLE cache_results (
+            canonical TEXT NOT NULL, output INTEGER NOT NULL, chain INTEGER, description TEXT NOT NULL,
+            created_at REAL NOT NULL, last_used REAL NOT NULL, PRIMARY KEY (canonical, output)) WITHOUT
+            ROWID""",
+        _link_chains,
+        "DROP TABLE old_results",
+        "CREATE INDEX cache_results_used ON cache_results (canonical, output, last_used)",
     ),
 )
 SCHEMA_VERSION = len(_MIGRATIONS)

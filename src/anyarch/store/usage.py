@@ -185,12 +185,14 @@ def _chains(meta: Metadata) -> tuple[dict[str, set[str]], dict[str, int]]:
     """What each layer was seen to lie on, and how deep the chain below it was."""
     parents: dict[str, set[str]] = {}
     depths: dict[str, int] = {}
-    for (raw,) in meta.query("SELECT DISTINCT layers FROM cache_results WHERE layers IS NOT NULL"):
-        chain = json.loads(raw)
-        for depth, layer in enumerate(chain):
-            depths[layer] = max(depths.get(layer, 0), depth)
-            if depth:
-                parents.setdefault(layer, set()).add(chain[depth - 1])
+    chains: dict[int, tuple[str, int]] = {0: ("", -1)}
+    # In the order of their making: what a chain lies on comes before it.
+    for number, below, layer in meta.query("SELECT id, below, layer FROM chains ORDER BY id"):
+        parent, depth = chains.get(below, chains[0])
+        chains[number] = (layer, depth + 1)
+        depths[layer] = max(depths.get(layer, 0), depth + 1)
+        if parent:
+            parents.setdefault(layer, set()).add(parent)
     return parents, depths
 
 

@@ -8,18 +8,13 @@ import msgspec
 
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.snapshot.view import View
+from anyarch.spec.snapshot import Snapshot as SnapshotResult
 
 if TYPE_CHECKING:
     from anyarch.snapshot.layers import LayerStore
     from anyarch.snapshot.view import TreeView
 
 __all__ = ["LocalResult", "Result", "SnapshotResult", "view_of"]
-
-
-class SnapshotResult(msgspec.Struct, frozen=True):
-    """A chain of layers, by id, lowest first."""
-
-    layers: tuple[str, ...]
 
 
 class LocalResult(msgspec.Struct, frozen=True):

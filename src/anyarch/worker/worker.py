@@ -183,9 +183,9 @@ class Worker:
         self._cancels: set[CancelToken] = set()
         self._network_cancel = threading.Event()
         self._layers: dict[str, Layer] = {}
-        self._local: set[str] = set()
+        self._local: set[SnapshotResult] = set()
         self._directories: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._views: dict[tuple[str, ...], View] = {}
+        self._views: dict[SnapshotResult, View] = {}
 
     async def __aenter__(self) -> Worker:
         return self
@@ -321,12 +321,17 @@ class Worker:
 
     async def ensure_local(self, result: SnapshotResult) -> None:
         """Fetch what the layers of `result` lack; each blob once, however many ask for it."""
-        unsure = [self.layer(layer_id) for layer_id in result.layers if layer_id not in self._local]
+        # Of a chain that was asked for before all is here: a step looks at the layers above it alone.
+        unsure = []
+        at = result
+        while at.below is not None and at not in self._local:
+            unsure.append(self.layer(at.top))
+            at = at.below
         if not unsure:
             return
         missing = await asyncio.to_thread(self.layers.missing, unsure)
         await asyncio.gather(*(self._fetch(layer) for layer in missing))
-        self._local.update(layer.id for layer in unsure)
+        self._local.add(result)
 
     def layer(self, layer_id: str) -> Layer:
         """A layer of the store; nothing that a build knows of goes away while it runs."""
@@ -449,10 +454,14 @@ class Worker:
         """The tree of a result whose bytes are local; an empty one for None."""
         if isinstance(result, LocalResult):
             return result.tree
-        chain = result.layers if result is not None else ()
+        chain = at = result if result is not None else SnapshotResult()
         view = self._views.get(chain)
         if view is None:
-            view = self._views[chain] = View(self.layers, [self.layer(layer_id) for layer_id in chain])
+            new = []
+            while at.below is not None and at not in self._views:
+                new.append(self.layer(at.top))
+                at = at.below
+            view = self._views[chain] = View(self.layers, new[::-1], below=self._views.get(at))
         return view
 
     def view_or_none(self, result: Result) -> TreeView | None:

@@ -29,7 +29,7 @@ from pathlib import Path
 from anyarch.archive.compression import GZIP, UNCOMPRESSED, ZSTD
 from anyarch.archive.entry import Entry, Kind
 from anyarch.snapshot.layers import open_layers
-from anyarch.snapshot.snapshot import Snapshot
+from anyarch.spec.snapshot import Snapshot
 from anyarch.store.store import Store
 
 store = Store.open(Path(sys.argv[1]))
@@ -143,7 +143,7 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.archive import apply, fold, pipeline, tar, tree  # so that children import nothing
 from anyarch.snapshot import contenthash, filehash, recovery, tarlayer, view
 from anyarch.snapshot.layers import open_layers
-from anyarch.snapshot.snapshot import Snapshot
+from anyarch.spec.snapshot import Snapshot
 from anyarch.store import check
 from anyarch.store.store import Store
 import sqlite3

@@ -11,7 +11,7 @@ from anyarch.archive.compression import GZIP
 from anyarch.archive.entry import Entry, Kind
 from anyarch.snapshot import recovery
 from anyarch.snapshot.layers import open_layers
-from anyarch.snapshot.snapshot import Snapshot
+from anyarch.spec.snapshot import Snapshot
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:

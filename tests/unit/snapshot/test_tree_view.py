@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import pytest
@@ -16,25 +17,30 @@ from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BlobNotFound, PathNotFound
 from anyarch.snapshot.index import LayerIndex, sort_key
 from anyarch.snapshot.layers import open_layers
+from anyarch.snapshot.stack import Stack
 from anyarch.snapshot.view import MergedTree, View
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from anyarch.snapshot.layers import Layer, LayerStore
+    from anyarch.snapshot.stack import Leaf
 
 
 class FakeTree(MergedTree):
     """Indexes from memory; the content of a file is its layer and path."""
 
     def __init__(self, *layers: list[Entry]) -> None:
-        super().__init__(len(layers))
+        stack = Stack()
+        for position in range(len(layers)):
+            stack = stack.on(None, partial(self.load, position))
+        super().__init__(stack)
         self.indexes = [LayerIndex(sorted(layer, key=lambda entry: sort_key(entry.path))) for layer in layers]
         self.loaded: set[int] = set()
 
-    def _index(self, position: int) -> LayerIndex:
+    def load(self, position: int) -> LayerIndex:
         self.loaded.add(position)
         return self.indexes[position]
 
@@ -172,10 +178,10 @@ def test_a_layer_that_cannot_be_loaded_is_asked_again_later() -> None:
     class Remote(FakeTree):
         remote = True
 
-        def _index(self, position: int) -> LayerIndex:
+        def load(self, position: int) -> LayerIndex:
             if self.remote and position == 0:
                 raise BlobNotFound("remote")
-            return super()._index(position)
+            return super().load(position)
 
     tree = Remote([d("a"), f("a/x")], [d("a"), f("a/y")])
     for _ in range(2):
@@ -343,6 +349,62 @@ def test_a_view_shows_what_unpacking_in_order_would_leave(layers: list[list[Entr
     for path in {entry.path for layer in layers for entry in layer}:
         node = fresh.lookup(path)
         assert (node.entry.mode if node else None) == walked.get(path)
+
+
+class Grown(FakeTree):
+    """A tree that took over the blocks of another one, and has some layers above."""
+
+    def __init__(self, below: FakeTree, *layers: list[Entry]) -> None:
+        super().__init__(*layers)
+        stack = below._stack
+        for position in range(len(layers)):
+            stack = stack.on(None, partial(self.load, position))
+        MergedTree.__init__(self, stack)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.lists(_entry, max_size=3).map(_consistent), min_size=16, max_size=40),
+    st.lists(st.lists(_entry, max_size=3).map(_consistent), max_size=10),
+)
+def test_a_long_chain_whose_blocks_know_their_paths_shows_the_same(
+    layers: list[list[Entry]], more: list[list[Entry]]
+) -> None:
+    paths = sorted({entry.path for layer in (*layers, *more) for entry in layer} | {"none", "a/none/b"})
+    tree = FakeTree(*layers)
+    expected = _model(layers)
+    for _ in range(10):  # in vain often enough for the blocks to learn what is in them
+        for path in paths:
+            tree._floors.clear()
+            node = tree.lookup(path)
+            assert (node.entry.mode if node else None) == expected.get(path)
+    grown = Grown(tree, *more)
+    assert {n.entry.path: n.entry.mode for n in grown.walk("") if n.entry.path} == _model([*layers, *more])
+
+
+def test_a_look_up_in_a_chain_of_thousands_of_layers_visits_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited = 0
+    search = Stack.search
+
+    def counted(self: Stack, path: str, above: Sequence[str]) -> Iterator[Leaf]:
+        nonlocal visited
+        for leaf in search(self, path, above):
+            visited += 1
+            yield leaf
+
+    monkeypatch.setattr(Stack, "search", counted)
+    tree = FakeTree([d("d", opaque=True)])
+    counts = []
+    for length in (500, 1000, 2000):
+        while tree._stack.depth < length:
+            number = tree._stack.depth
+            assert tree.lookup("d") is not None
+            assert tree.lookup(f"d/{number}") is None
+            tree = Grown(tree, [d("d"), f(f"d/{number}")])
+        counts.append(visited)
+    assert counts[2] < 40 * 2000
+    assert counts[2] - counts[1] < 3 * (counts[1] - counts[0])
+    assert tree.lookup("d/7") is not None
 
 
 # -- against the kernel

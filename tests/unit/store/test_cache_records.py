@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anyarch.snapshot.snapshot import Snapshot
 from anyarch.spec.digest import Digest
+from anyarch.spec.snapshot import Snapshot
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -31,13 +31,13 @@ def test_several_keys_lead_to_one_result(store: Store) -> None:
     assert store.cache.canonical("other") is None
     saved = store.cache.load("c", 0)
     assert saved is not None
-    assert (saved.layers, saved.description, saved.created_at) == (("l1", "l2"), "RUN make", 12.5)
+    assert (saved.snapshot.layers, saved.description, saved.created_at) == (("l1", "l2"), "RUN make", 12.5)
     none = store.cache.load("c", 1)
     assert none is not None
-    assert none.layers is None
+    assert none.snapshot is None
     scratch = store.cache.load("c", 2)
     assert scratch is not None
-    assert scratch.layers == ()
+    assert scratch.snapshot.layers == ()
     assert store.cache.load("c", 3) is None
 
 
@@ -47,6 +47,46 @@ def test_a_result_whose_layer_is_gone_is_no_result(store: Store) -> None:
     store.cache.save("c", [Snapshot(("l1", "l2"))])
     store.records.drop("l1", take_away=lambda: None)
     assert store.cache.load("c", 0) is None
+
+
+def test_of_results_that_lie_on_one_another_each_takes_a_row(store: Store) -> None:
+    chain = Snapshot()
+    for number in range(300):
+        store.records.add(f"l{number}", size=1)
+        chain = chain.on(f"l{number}")
+        store.cache.save(f"c{number}", [chain])
+    assert store.meta.one("SELECT count(*) FROM chains") == (300,)
+    asked = 0
+    query = store.meta.query
+
+    def counted(sql: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        nonlocal asked
+        rows = query(sql, parameters)
+        asked += len(rows)
+        return rows
+
+    store.meta.query = counted  # type: ignore[method-assign]
+    saved = [store.cache.load(f"c{number}", 0) for number in range(300)]
+    assert asked < 300 * 20  # the chains below were asked for before
+    assert [one.snapshot.depth for one in saved if one and one.snapshot] == list(range(1, 301))
+    assert saved[-1] is not None
+    assert saved[-1].snapshot == chain
+
+
+def test_a_chain_that_another_process_took_is_written_anew(store: Store, tmp_path: Path) -> None:
+    store.records.add("l1", size=1)
+    store.records.add("l2", size=1)
+    below = Snapshot(("l1",))
+    store.cache.save("c", [below])
+    with store.meta.transaction() as database:  # as a collection does with what no result has
+        database.execute("DELETE FROM cache_results")
+        database.execute("DELETE FROM chains")
+        database.execute("INSERT INTO chains (below, layer) VALUES (0, 'l2')")  # of another build
+    store.cache.save("d", [below.on("l2")])
+    with Store.open(tmp_path / "store") as other:
+        saved = other.cache.load("d", 0)
+        assert saved is not None
+        assert saved.snapshot == Snapshot(("l1", "l2"))
 
 
 def test_saving_again_replaces_all_outputs(store: Store) -> None:
@@ -70,7 +110,7 @@ def test_ids_that_are_digests_are_saved_as_text(store: Store) -> None:
     store.cache.save("c", [Snapshot((digest,))])
     saved = store.cache.load("c", 0)
     assert saved is not None
-    assert saved.layers == (str(digest),)
+    assert saved.snapshot.layers == (str(digest),)
 
 
 def test_memos_are_kept_by_namespace(store: Store) -> None:

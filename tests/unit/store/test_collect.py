@@ -18,8 +18,8 @@ from anyarch.archive.compression import Compression
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import NoSpace
 from anyarch.snapshot.layers import open_layers
-from anyarch.snapshot.snapshot import Snapshot
 from anyarch.spec.oci import Descriptor
+from anyarch.spec.snapshot import Snapshot
 from anyarch.store import collect as collecting
 from anyarch.store.collect import collect, collect_after_build, disk_usage
 from anyarch.store.policy import Filter, Policy
@@ -98,6 +98,24 @@ def test_what_lies_on_others_goes_before_them(store: Store) -> None:
     total = sum(record.size for record in disk_usage(store))
     collect(store, (Policy(max_used=total - 1),))
     assert ids(store) == {base.id}
+
+
+def test_results_go_with_a_layer_below_them_and_chains_with_their_results(store: Store) -> None:
+    base, middle, top, other = (layer(store, name) for name in ("base", "middle", "top", "other"))
+    below = Snapshot((base.id,))
+    store.cache.save("below", [below])
+    store.cache.save("above", [below.on(middle.id).on(top.id)])
+    store.cache.save("beside", [below.on(other.id), None, Snapshot()])
+    collect(store, (Policy(filters=((Filter.parse("description=middle"),),)),))
+    assert store.cache.load("above", 0) is None
+    assert not store.cache.has("above")
+    for canonical, chain in (("below", below), ("beside", below.on(other.id))):
+        saved = store.cache.load(canonical, 0)
+        assert saved is not None
+        assert saved.snapshot == chain
+    assert store.meta.query("SELECT layer FROM chains ORDER BY id") == [(base.id,), (other.id,)]
+    collect(store, EVERYTHING)
+    assert store.meta.query("SELECT * FROM chains") == []
 
 
 def test_what_was_used_lately_stays_with_an_age(store: Store) -> None:

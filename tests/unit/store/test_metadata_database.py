@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -11,7 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.errors import NoSpace, StoreError
-from anyarch.store.metadata import SCHEMA_VERSION, Metadata
+from anyarch.spec.snapshot import Snapshot
+from anyarch.store.cache import CacheRecords
+from anyarch.store.layers import LayerRecords
+from anyarch.store.metadata import _MIGRATIONS, SCHEMA_VERSION, Metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +97,30 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="newer anyarch") as caught:
         Metadata(tmp_path / "anyarch.db").query("SELECT 1")
     assert "upgrade" in (caught.value.hint or "")
+
+
+def test_results_of_an_older_schema_are_kept(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "anyarch.db")
+    for statement in (*_MIGRATIONS[0], *_MIGRATIONS[1]):
+        assert isinstance(statement, str)
+        database.execute(statement)
+    database.execute("PRAGMA user_version=2")
+    rows = [("a", 0, '["l1","l2","l3"]'), ("b", 0, '["l1","l2"]'), ("b", 1, None), ("c", 0, "[]")]
+    database.executemany("INSERT INTO cache_results VALUES (?, ?, ?, 'RUN', 1.5, 2.5)", rows)
+    database.commit()
+    database.close()
+    meta = Metadata(tmp_path / "anyarch.db")
+    for number in (1, 2, 3):
+        LayerRecords(meta).add(f"l{number}", size=1)
+    cache = CacheRecords(meta)
+    for canonical, output, layers in rows:
+        saved = cache.load(canonical, output)
+        assert saved is not None
+        assert saved.snapshot == (None if layers is None else Snapshot(json.loads(layers)))
+        assert (saved.description, saved.created_at) == ("RUN", 1.5)
+    assert meta.one("SELECT count(*) FROM chains") == (3,)
+    assert cache.has("a")
+    meta.close()
 
 
 def test_a_damaged_database_says_what_to_remove(tmp_path: Path) -> None:

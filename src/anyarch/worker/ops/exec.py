@@ -483,12 +483,11 @@ class ExecOperation:
             if mount.mount_type is MountType.CACHE and base is None:
                 continue
             upper = mounts.upper(_ROOT if mount.dest == "/" else number)
-            layers = base.layers if base is not None else ()
             if upper is None or mount.readonly:
                 outputs[mount.output] = base
                 continue
             layer = self._worker.adopt(upper, base)
-            outputs[mount.output] = SnapshotResult((*layers, layer))
+            outputs[mount.output] = (base or SnapshotResult()).on(layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
 
     def _warn_of_limits(self, notes: Iterable[tuple[str, str]], *, failed: bool) -> None:

@@ -106,7 +106,7 @@ class FileOperation:
         return content
 
     def _content_of(self, result: Result, copies: Sequence[ActionCopy]) -> str:
-        if result is None or (isinstance(result, SnapshotResult) and not result.layers):
+        if result is None or (isinstance(result, SnapshotResult) and not result.depth):
             # Of an empty root nothing is read ahead of the step, in whose words it is told then.
             for action in copies:
                 if not action.allow_wildcard and clean(action.src):
@@ -320,7 +320,7 @@ class FileOperation:
     def _stack(self, base: Result, layer: str) -> SnapshotResult:
         if isinstance(base, LocalResult):
             base = self._worker.materialize(base)
-        return SnapshotResult(((*base.layers, layer)) if base is not None else (layer,))
+        return (base or SnapshotResult()).on(layer)
 
     def _base_input(self) -> int:
         return self._op.actions[0].input
