@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Protocol
+from zlib import adler32
 
 from msgspec.structs import replace
 
@@ -35,6 +36,7 @@ _MAX_ID = 0o7777777
 _MAX_NUMBER = 0o77777777777  # of the 12-byte fields: size (8 GiB - 1) and mtime (the year 2242)
 
 _FILE, _DIRECTORY, _SYMLINK, _HARDLINK = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.HARDLINK
+_WHITEOUT = Kind.WHITEOUT
 _TYPE = {
     Kind.FILE: b"0",
     Kind.HARDLINK: b"1",
@@ -206,47 +208,43 @@ class TarWriter:
                 hint="in image layers names that begin with .wh. mean a removal; rename the file",
             )
         kind = entry.kind
-        if kind is _FILE and path.isascii():
-            name = path.encode()
-        elif kind is Kind.WHITEOUT:
+        if kind is _WHITEOUT:
             self._put_whiteout(entry)
             return
-        elif kind is _DIRECTORY:
-            name = path.encode("utf-8", "surrogateescape") + b"/" if path else b"./"
-        else:
-            name = path.encode("utf-8", "surrogateescape")
+        name = path.encode("utf-8", "surrogateescape")
+        if kind is _DIRECTORY:
+            name = name + b"/" if name else b"./"
         seconds = entry.mtime_ns // 1_000_000_000
         size = entry.size if kind is _FILE else 0
         if (
             len(name) <= 100
+            and (kind is _FILE or (kind is not _SYMLINK and kind is not _HARDLINK))
             and not entry.xattrs
-            and kind is not _SYMLINK
-            and kind is not _HARDLINK
-            and entry.major == entry.minor == 0
             and 0 <= entry.uid <= _MAX_ID
             and 0 <= entry.gid <= _MAX_ID
             and 0 <= seconds <= _MAX_NUMBER
             and 0 <= size <= _MAX_NUMBER
-            and path.isascii()
             and path
+            and path.isascii()
             and b"\x00" not in name
+            and (kind is _FILE or entry.major == entry.minor == 0)
         ):
-            numbers = b"%07o\x00%07o\x00%07o\x00%011o\x00%011o\x00" % (
+            head = b"%b%07o\x00%07o\x00%07o\x00%011o\x00%011o\x00" % (
+                name.ljust(100, b"\x00"),
                 entry.mode & 0o7777,
                 entry.uid,
                 entry.gid,
                 size,
                 seconds,
             )
-            self._append(
-                b"%b%b%06o\x00 %b"
-                % (
-                    name.ljust(100, b"\x00"),
-                    numbers,
-                    sum(name) + sum(numbers) + _PLAIN_SUM[kind],
-                    _PLAIN_TAIL[kind],
-                )
+            # adler32's lower half is 1 + the sum of the bytes modulo 65521, out of reach of 148 ASCII bytes.
+            header = b"%b%06o\x00 %b" % (
+                head,
+                (adler32(head) & 0xFFFF) - 1 + _PLAIN_SUM[kind],
+                _PLAIN_TAIL[kind],
             )
+            self._parts.append(header)
+            self._size += BLOCK
         else:
             self._put_any_header(entry, name, size, seconds)
         if entry.opaque and kind is _DIRECTORY:

@@ -8,36 +8,35 @@ new.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 import threading
 import time
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import ContextError
 from anyarch.snapshot.index import LayerIndex
 from anyarch.snapshot.slices import FileSlice
+from anyarch.snapshot.smallfiles import SMALL, ReadAhead, SmallFiles
 from anyarch.snapshot.stack import Stack
-from anyarch.snapshot.statcache import RACY_NS, StatCache, fingerprint
+from anyarch.snapshot.statcache import RACY_NS, StatCache, fingerprint, newest
 from anyarch.snapshot.view import MergedTree
+from anyarch.spec.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn
 
-    from anyarch.snapshot.view import Keep
+    from anyarch.snapshot.view import Keep, Node
     from anyarch.store.store import Store
 
-__all__ = ["HostFile", "HostTree", "KnownContent"]
+__all__ = ["HostFile", "HostTree"]
 
-_KEPT_FILE = 64 << 10  # bytes: of larger files reading again costs less than the memory
-_KEPT = 128 << 20
-_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
+_FILE = Kind.FILE
+_name = itemgetter(0)
 _KINDS = {
-    stat.S_IFREG: Kind.FILE,
     stat.S_IFDIR: Kind.DIRECTORY,
     stat.S_IFLNK: Kind.SYMLINK,
     stat.S_IFIFO: Kind.FIFO,
@@ -65,67 +64,65 @@ class HostTree(MergedTree):
             self._cache = StatCache(store, self.root)
         self._cache_lock = threading.Lock()
         self._fingerprints: dict[str, bytes] = {}
-        self._contents: dict[str, bytes] = {}  # of small files that were digested, until they are copied
-        self._kept = 0
+        self._marks: list[bytes] = []  # of all files
+        self._files = SmallFiles(self._raw_root)
+        self._read_ahead: dict[str, bytes] = {}
         self._tree = LayerIndex(self._scan(keep), explicit=True)
+        self._settled = self._state() if self._cache is not None else None
+        if self._read_ahead:
+            self._learn(self._read_ahead)
+            self._read_ahead = {}
+
+    def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
+        if keep is not None or self._cache is None or self._settled is None:
+            return super().content_digest(path, follow=follow, keep=keep)
+        with self._lock:
+            real = self._resolve(path, follow=follow)
+        known = self._cache.trees.get((self._settled, real))
+        if known is not None:
+            return Digest.from_hex(known.hex())
+        digest = super().content_digest(path, follow=follow)
+        with self._cache_lock:
+            self._cache.save_tree(self._settled, real, bytes.fromhex(digest.hex))
+        return digest
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
-        known = self._contents.pop(entry.path, None)
-        if known is not None:
-            self._kept -= len(known)
-            return KnownContent(known)
         return cast(BinaryIO, HostFile(self._raw_root, entry))
 
-    def _digest_small(self, entries: list[Entry], digests: dict[str, bytes]) -> list[Entry]:
-        """Digest small files, which are read once for that and for their copy; answers the other ones."""
-        others = []
-        sha256, contents, root = hashlib.sha256, self._contents, self._raw_root + b"/"
-        kept = self._kept
-        for entry in entries:
-            size = entry.size
-            if size > _KEPT_FILE:
-                others.append(entry)
-                continue
-            path = entry.path
-            try:
-                fd = os.open(root + path.encode("utf-8", "surrogateescape"), _TO_READ)
-            except OSError:
-                others.append(entry)  # `HostFile` says what is wrong
-                continue
-            try:
-                now = os.fstat(fd)
-                data = os.read(fd, size) if size else b""
-            finally:
-                os.close(fd)
-            if (now.st_size, now.st_mtime_ns, len(data)) != (size, entry.mtime_ns, size):
-                others.append(entry)
-                continue
-            if kept + size <= _KEPT:
-                contents[path] = data
-                kept += size
-            digests[path] = sha256(data).digest()
-        self._kept = kept
-        return others
+    def content(self, node: Node) -> BinaryIO | bytes:
+        entry = node.entry
+        if entry.kind is _FILE:
+            known = self._files.take(entry)
+            if known is not None:
+                return known
+        return self.open(node)
 
     def _digest_files(self, position: int, entries: list[Entry]) -> dict[str, bytes]:
         from anyarch.snapshot.filehash import hash_files
 
         computed: dict[str, bytes] = {}
-        others = self._digest_small(entries, computed)
+        others = self._files.digest(entries, computed)
         if others:
             computed.update(hash_files(others, lambda entry: HostFile(self._raw_root, entry)))
-        self._tree.learn(computed)
+        self._learn(computed)
+        return computed
+
+    def _learn(self, digests: dict[str, bytes]) -> None:
+        self._tree.learn(digests)
         if self._cache is not None:
             limit = self._scanned_ns - RACY_NS
-            new = {}
-            for path, digest in computed.items():
-                mark = self._fingerprints.get(path)
-                if mark is not None and _newest(mark) < limit:
-                    new[path] = mark + digest
+            marks = self._fingerprints
+            if newest(marks.values()) < limit:
+                new = {path: marks[path] + digest for path, digest in digests.items()}
+            else:
+                new = {
+                    path: marks[path] + digest
+                    for path, digest in digests.items()
+                    if newest((marks[path],)) < limit
+                }
             if new:
                 with self._cache_lock:
                     self._cache.save(new)
-        return computed
 
     # -- the scan
 
@@ -137,37 +134,77 @@ class HostTree(MergedTree):
         if not stat.S_ISDIR(top.st_mode):
             raise ContextError(f"build context {self.root} is not a directory")
         entries = [Entry("", Kind.DIRECTORY, stat.S_IMODE(top.st_mode), mtime_ns=top.st_mtime_ns)]
-        known = self._cache.records if self._cache is not None else {}
-        pending: list[Entry] = []  # nested directories, each to be added when something below it is
-        stack = [self._listing("")]
-        while stack:
-            item = next(stack[-1], None)
-            if item is None:
-                stack.pop()
-                continue
-            path, found = item
-            is_directory = found.is_dir(follow_symlinks=False)
-            verdict = "yes" if keep is None else keep(path, is_directory)
-            if verdict == "no" or (verdict == "descend" and not is_directory):
-                continue
-            try:
-                entry = self._entry(path, found, known)
-            except FileNotFoundError:
-                continue  # gone since its directory was read, as if it never was
-            except OSError as error:
-                self._refuse(path, error)
-            if entry is None:
-                continue
-            if pending:
-                while pending and not path.startswith(pending[-1].path + "/"):
-                    pending.pop()
-                if verdict == "yes":
-                    entries += pending
-                    pending.clear()
-            (entries if verdict == "yes" else pending).append(entry)
-            if is_directory:
-                stack.append(self._listing(path))
+        if self._cache is None:
+            self._walk_host(keep, entries, None)
+            return entries
+        with ReadAhead(self._files) as ahead:
+            self._walk_host(keep, entries, ahead)
+            ahead.finish()
+            self._read_ahead = ahead.digests
         return entries
+
+    def _walk_host(self, keep: Keep | None, entries: list[Entry], ahead: ReadAhead | None) -> None:
+        """Append what is below the root. What has no digest is offered to `ahead`, and its fingerprint
+        kept."""
+        known = self._cache.records if self._cache is not None else {}
+        unknown, marks = self._fingerprints, self._marks
+        is_file, is_directory, file = stat.S_ISREG, stat.S_ISDIR, _FILE
+        pending: list[Entry] = []  # nested directories, each to be added when something below it is
+        prefix, listing = "", self._listing("")
+        stack = [(prefix, listing)]
+        while stack:
+            # A loop over each directory, resumed when a directory in it is done.
+            for name, found in listing:
+                path = prefix + name
+                verdict = "yes"
+                if keep is not None:
+                    verdict = keep(path, found.is_dir(follow_symlinks=False))
+                    if verdict == "no":
+                        continue
+                try:
+                    status = found.stat(follow_symlinks=False)
+                    mode = status.st_mode
+                    if is_file(mode):
+                        if verdict == "descend":
+                            continue
+                        size, mtime_ns, digest = status.st_size, status.st_mtime_ns, b""
+                        if ahead is not None:
+                            mark = fingerprint(
+                                status.st_dev, status.st_ino, size, mtime_ns, status.st_ctime_ns
+                            )
+                            marks.append(mark)
+                            record = known.get(path)
+                            if record is not None and record.startswith(mark):
+                                digest = record[40:]
+                            else:
+                                unknown[path] = mark
+                        entry = Entry(path, file, mode & 0o7777, 0, 0, mtime_ns, size, digest=digest)
+                        if ahead is not None and not digest and size <= SMALL:
+                            ahead.offer(entry)
+                    else:
+                        other = self._other(path, status)
+                        if other is None or (verdict == "descend" and not is_directory(mode)):
+                            continue
+                        entry = other
+                except FileNotFoundError:
+                    continue  # gone since its directory was read, as if it never was
+                except OSError as error:
+                    self._refuse(path, error)
+                if pending:
+                    while pending and not path.startswith(pending[-1].path + "/"):
+                        pending.pop()
+                    if verdict == "yes":
+                        entries += pending
+                        pending.clear()
+                (entries if verdict == "yes" else pending).append(entry)
+                if is_directory(mode):
+                    prefix, listing = f"{path}/", self._listing(path)
+                    stack.append((prefix, listing))
+                    break
+            else:
+                stack.pop()
+                if stack:
+                    prefix, listing = stack[-1]
 
     def _listing(self, path: str) -> Iterator[tuple[str, os.DirEntry[bytes]]]:
         try:
@@ -178,31 +215,18 @@ class HostTree(MergedTree):
         except OSError as error:
             self._refuse(path, error)
         found.sort(key=_name)
-        prefix = f"{path}/" if path else ""
-        return iter([(prefix + name, one) for name, one in found])
+        return iter(found)
 
     def _raw_path(self, path: str) -> bytes:
         return b"%b/%b" % (self._raw_root, path.encode("utf-8", "surrogateescape"))
 
-    def _entry(self, path: str, found: os.DirEntry[bytes], known: dict[str, bytes]) -> Entry | None:
-        status = found.stat(follow_symlinks=False)
+    def _other(self, path: str, status: os.stat_result) -> Entry | None:
+        """What is no regular file; None for a socket."""
         mode = status.st_mode
-        if stat.S_ISREG(mode):
-            digest = b""
-            if self._cache is not None:
-                mark = fingerprint(status)
-                record = known.get(path)
-                if record is not None and record.startswith(mark):
-                    digest = record[len(mark) :]
-                else:
-                    self._fingerprints[path] = mark
-            return Entry(
-                path, Kind.FILE, mode & 0o7777, 0, 0, status.st_mtime_ns, status.st_size, digest=digest
-            )
         kind = _KINDS.get(stat.S_IFMT(mode))
         match kind:
             case None:
-                return None  # a socket
+                return None
             case Kind.SYMLINK:
                 return Entry(
                     path, kind, 0o777, 0, 0, status.st_mtime_ns, 0, _text(os.readlink(self._raw_path(path)))
@@ -212,15 +236,26 @@ class HostTree(MergedTree):
                 return Entry(path, kind, mode & 0o7777, mtime_ns=status.st_mtime_ns, major=major, minor=minor)
         return Entry(path, kind, mode & 0o7777, mtime_ns=status.st_mtime_ns)
 
+    def _state(self) -> bytes | None:
+        """What tells that nothing in the tree is different from another time; None while it could change
+        without its times telling."""
+        if newest(self._marks) >= self._scanned_ns - RACY_NS:
+            return None
+        total = hashlib.sha256(b"anyarch tree 1\n")
+        total.update(b"".join(self._marks))
+        total.update("\0".join([entry.path for entry in self._tree]).encode("utf-8", "surrogateescape"))
+        # The mode of a file cannot change unless its change time does.
+        for entry in self._tree:
+            if entry.kind is not Kind.FILE:
+                text = f"\0{entry.path}\0{entry.kind:d} {entry.mode} {entry.major} {entry.minor}\0"
+                total.update((text + entry.linkname).encode("utf-8", "surrogateescape"))
+        return total.digest()
+
     def _refuse(self, path: str, error: OSError) -> NoReturn:
         raise ContextError(
             f"cannot read {path or '.'} in the build context {self.root}: {error.strerror}",
             hint="make it readable for this user, or exclude it in .dockerignore",
         ) from error
-
-
-class KnownContent(io.BytesIO):
-    """Content of a file that is in memory since it was digested."""
 
 
 class HostFile(FileSlice):
@@ -257,17 +292,6 @@ class HostFile(FileSlice):
         raise self.changed()
 
 
-def _name(item: tuple[str, object]) -> str:
-    return item[0]
-
-
 def _text(raw: bytes) -> str:
     """Entries speak UTF-8 whatever the locale."""
     return raw.decode("utf-8", "surrogateescape")
-
-
-def _newest(mark: bytes) -> int:
-    """The later of modification and change time in a fingerprint, in nanoseconds."""
-    return max(
-        int.from_bytes(mark[24:32], "little", signed=True), int.from_bytes(mark[32:40], "little", signed=True)
-    )

@@ -8,6 +8,8 @@ read in about 30. Digests of files that become known later are kept in a file of
 from __future__ import annotations
 
 import struct
+from itertools import islice
+from operator import lt
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -207,12 +209,11 @@ class LayerIndex:
 def fold_sorted(entries: Iterable[Entry]) -> list[Entry]:
     """`entries` as they are when sorted already and one a path (what our own writers add), else folded."""
     result = list(entries)
-    last = None
-    for entry in result:
-        key = sort_key(entry.path)
-        if (last is not None and key <= last) or (entry.kind is Kind.WHITEOUT and entry.opaque):
-            from anyarch.archive.fold import fold
+    keys = [entry.path.replace("/", "\0") for entry in result]
+    if not all(map(lt, keys, islice(keys, 1, None))) or any(
+        entry.opaque and entry.kind is Kind.WHITEOUT for entry in result
+    ):
+        from anyarch.archive.fold import fold
 
-            return fold(result)
-        last = key
+        return fold(result)
     return result

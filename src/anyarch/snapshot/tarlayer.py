@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from anyarch.archive.parallel import Ordered, usable_cpus
 from anyarch.archive.tar import TarWriter
-from anyarch.snapshot.hosttree import HostFile, KnownContent
+from anyarch.snapshot.hosttree import HostFile
 from anyarch.snapshot.index import encode_index, fold_sorted
 from anyarch.snapshot.layers import Layer
 from anyarch.spec.digest import Digest
@@ -62,17 +62,15 @@ class TarLayer:
     def add(self, entry: Entry, content: Readable | bytes | None = None) -> Entry:
         """Append `entry`; answers it with `offset` and `digest` filled.
 
-        A digest that it came with is kept, but for files of a `HostTree`: those are digested again while they
-        are copied, and `ContextError` tells of one that is not what it was. `NoSpace`; `MalformedArchive`
-        when the content is not of the size of the entry.
+        A digest that it came with is kept, but for files of a `HostTree` that are read for this: those are
+        digested again while they are copied, and `ContextError` tells of one that is not what it was.
+        `NoSpace`; `MalformedArchive` when the content is not of the size of the entry.
         """
         if entry.digest and isinstance(content, HostFile):
             data = content.read() if entry.size <= _WHOLE else content
             added = self._writer.add(replace(entry, digest=b""), data)
             if added.digest != entry.digest:
                 raise content.changed()
-        elif isinstance(content, KnownContent):
-            added = self._writer.add(entry, content.getvalue())
         else:
             added = self._writer.add(entry, content)
         self._entries.append(added)

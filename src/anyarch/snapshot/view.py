@@ -72,6 +72,9 @@ class TreeView(Protocol):
     def open(self, node: Node) -> BinaryIO:
         """Content of a FILE or HARDLINK; the caller closes it. `PathNotFound` for other kinds."""
 
+    def content(self, node: Node) -> BinaryIO | bytes:
+        """As `open`, but the bytes themselves when they are at hand and wanted only this once."""
+
     def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
         """Digest of what `walk(path, keep=keep)` gives: names below `path`, kinds, modes, owners, link
         targets, device numbers, attributes, contents; no times and not the name of `path` itself. `follow`
@@ -136,6 +139,9 @@ class MergedTree:
         if target.entry.kind is not Kind.FILE:
             raise PathNotFound(f"{node.entry.path} is no regular file")
         return self._open(target.position, target.entry)
+
+    def content(self, node: Node) -> BinaryIO | bytes:
+        return self.open(node)
 
     def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
         from anyarch.snapshot.contenthash import digest_nodes
@@ -287,9 +293,10 @@ class MergedTree:
                 layers = list(self._layers(top.entry.path))
                 plain = len(layers) == 1 and not layers[0].index.implicit
             if plain:  # the usual COPY --from: one layer has it all
-                for entry in layers[0].index.below(top.entry.path):
-                    if entry.kind is not Kind.WHITEOUT and entry.path != top.entry.path:
-                        yield Node(entry, layers[0].position)
+                whiteout, own, position = Kind.WHITEOUT, top.entry.path, layers[0].position
+                for entry in layers[0].index.below(own):
+                    if entry.kind is not whiteout and entry.path != own:
+                        yield Node(entry, position)
                 return
         cut = len(top.entry.path) + 1 if top.entry.path else 0
         pending: list[Node] = []  # nested directories, each to be given when something below it is

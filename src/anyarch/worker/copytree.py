@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Copier", "Names", "Owner", "expand", "selector", "source_paths"]
 
 Owner = tuple[int, int]
+_FILE, _DIRECTORY = Kind.FILE, Kind.DIRECTORY  # an enumeration's own attributes are slow to get at
 
 
 def source_paths(tree: TreeView, action: ActionCopy) -> list[str]:
@@ -167,6 +168,10 @@ class Copier:
             self._mode = lambda entry: change(entry.mode, is_directory=entry.kind is Kind.DIRECTORY)
         elif action.mode != -1:
             self._mode = lambda entry: action.mode & 0o7777
+        # Whether files go over with all their metadata.
+        self._is_plain = (
+            owner is None and action.mode == -1 and not action.mode_str and self._mtime_ns is None
+        )
         self._names: dict[str, str] = {}  # source path of a FILE → where it went, for hard links
 
     # targets --------------------------------------------------------------------------------------
@@ -246,11 +251,11 @@ class Copier:
     def _place(self, node: Node, target: str, fresh: set[str]) -> None:
         """Put one entry of a tree; below a directory that is new nothing has to be looked up."""
         draft = self._draft
-        is_directory = node.entry.kind is Kind.DIRECTORY
-        if parent_of(target) in fresh:
+        is_directory = node.entry.kind is _DIRECTORY
+        if target.rpartition("/")[0] in fresh:
             if is_directory:
                 fresh.add(target)
-            draft.put(*self._item(node, target))
+            draft.put_below(*self._item(node, target))
             return
         existing = draft.get(target)
         if existing is None:
@@ -273,15 +278,17 @@ class Copier:
         content: Content | None = None
         uid, gid = self._owner or (entry.uid, entry.gid)
         kind, linkname, size, digest = entry.kind, entry.linkname, entry.size, entry.digest
-        if kind is Kind.HARDLINK:
+        if kind is _FILE:
+            self._names.setdefault(entry.path, target)
+            content = partial(self._tree.content, node)
+            if target == entry.path and self._is_plain and entry.offset == -1:
+                return entry, content
+        elif kind is Kind.HARDLINK:
             original = self._tree.target(node)
             known = self._names.get(original.entry.path)
             if known is None or known == target:
                 return self._item(original, target)
             linkname = known
-        elif kind is Kind.FILE:
-            self._names.setdefault(entry.path, target)
-            content = partial(self._tree.open, node)
         elif kind is Kind.SYMLINK:
             return (
                 Entry(

@@ -12,9 +12,9 @@ gives the same answers (`worker.memo`).
 
 from __future__ import annotations
 
-import io
 import posixpath
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import msgspec
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Content", "Draft", "LayerSink", "fact_of", "join", "parent_of"]
 
-Content = Callable[[], BinaryIO]
+Content = Callable[[], BinaryIO | bytes]
+"""Opens the content of an entry; who calls it closes what is no bytes."""
+
 _LINK_LIMIT = 255
 _INHERIT = -1  # mtime not decided yet: the newest of what lies below
 
@@ -71,7 +73,7 @@ class Draft:
     def __init__(self, base: TreeView | None) -> None:
         self._base = base
         self._items: dict[str, _Item] = {}
-        self._children: dict[str, set[str]] = {}
+        self._children: dict[str, set[str]] | None = None  # made when it is asked for
         self._removed: set[str] = set()  # paths of the tree below that are gone, with all below them
         self.facts: dict[str, object] = {}
 
@@ -79,7 +81,6 @@ class Draft:
         """An independent copy, for a second operation on the same intermediate result."""
         other = Draft(self._base)
         other._items = dict(self._items)
-        other._children = {path: set(names) for path, names in self._children.items()}
         other._removed = set(self._removed)
         other.facts = dict(self.facts)
         return other
@@ -144,6 +145,10 @@ class Draft:
 
     def listdir(self, path: str) -> list[str]:
         """Names in a directory, sorted."""
+        if self._children is None:
+            self._children = {}
+            for known in self._items:
+                self._link_up(known)
         names = set(self._children.get(path, ()))
         if self._base is not None and not self._hidden(path):
             below = self._below(path)
@@ -157,19 +162,23 @@ class Draft:
 
     def put(self, entry: Entry, content: Content | None = None) -> None:
         """Add or replace what is at `entry.path`; its parents are there already (`make_parents`)."""
-        self._carry(parent_of(entry.path))
-        self._items[entry.path] = _Item(entry, content)
-        self._link_up(entry.path)
+        path = entry.path
+        parent = path.rpartition("/")[0]
+        if parent and parent not in self._items:
+            self._carry(parent)
+        self._items[path] = _Item(entry, content)
+        if self._children is not None:
+            self._link_up(path)
 
-    def put_all(self, directory: str, items: Iterator[tuple[Entry, Content | None]]) -> None:
-        """Add many entries of a tree that is new below `directory`: no look-ups."""
-        self._carry(parent_of(directory) if directory else "")
-        for entry, content in items:
-            self._items[entry.path] = _Item(entry, content)
-            self._link_up(entry.path)
+    def put_below(self, entry: Entry, content: Content | None) -> None:
+        """As `put`, of an entry whose parent was put before and that replaces nothing."""
+        path = entry.path
+        self._items[path] = _Item(entry, content)
+        if self._children is not None:
+            self._link_up(path)
 
     def _link_up(self, path: str) -> None:
-        if path:
+        if path and self._children is not None:
             parent, _, name = path.rpartition("/")
             self._children.setdefault(parent, set()).add(name)
 
@@ -211,9 +220,8 @@ class Draft:
         prefix = path + "/"
         for known in [p for p in self._items if p == path or p.startswith(prefix)]:
             del self._items[known]
-            self._children.pop(known, None)
-        parent, _, name = path.rpartition("/")
-        self._children.get(parent, set()).discard(name)
+        self._children = None
+        parent = parent_of(path)
         if self._base is not None and not self._hidden(path) and self._below(path) is not None:
             self._carry(parent)
             self._removed.add(path)
@@ -231,16 +239,7 @@ class Draft:
 
     def _final(self) -> list[tuple[Entry, Content | None]]:
         """All entries in canonical order, whiteouts among them, times decided."""
-        newest: dict[str, int] = {}
-        for path, item in self._items.items():
-            if item.entry.mtime_ns == _INHERIT:
-                continue
-            time, parent = item.entry.mtime_ns, path
-            while parent:
-                parent = parent_of(parent)
-                if newest.get(parent, -1) >= time:
-                    break
-                newest[parent] = time
+        newest = self._newest()
         out: list[tuple[str, Entry, Content | None]] = []
         for path, item in self._items.items():
             entry = item.entry
@@ -254,8 +253,32 @@ class Draft:
             if not any(p in self._removed for p in _ancestors(top))
             for path in self._gone(top)
         )
-        out.sort(key=lambda item: item[0])
+        out.sort(key=itemgetter(0))
         return [(entry, content) for _, entry, content in out]
+
+    def _newest(self) -> dict[str, int]:
+        """The newest time below each directory, where one has to inherit it."""
+        newest: dict[str, int] = {}
+        inherits = False
+        for path, item in self._items.items():
+            time = item.entry.mtime_ns
+            if time == _INHERIT:
+                inherits = True
+            elif path:
+                parent = path.rpartition("/")[0]
+                if newest.get(parent, -1) < time:
+                    newest[parent] = time
+        if not inherits:
+            return {}
+        # Deepest first: what is known of a directory counts for its parent.
+        for path in sorted(newest, key=lambda path: -path.count("/")):
+            directory, time = path, newest[path]
+            while directory:
+                directory = parent_of(directory)
+                if newest.get(directory, -1) >= time:
+                    break
+                newest[directory] = time
+        return newest
 
     def _gone(self, top: str) -> Iterator[str]:
         """What the removed `top` needs whiteouts for. A directory in its place is not made opaque: put above
@@ -285,35 +308,49 @@ class Draft:
 
     def commit(self, sink: LayerSink) -> None:
         """Write everything to `sink`. Of several names of one file the first in order holds the content."""
-        first: dict[str, str] = {}
         entries = self._final()
-        contents = {entry.path: (entry, content) for entry, content in entries}
+        if any(entry.kind is Kind.HARDLINK for entry, _ in entries):
+            entries = _with_first_names(entries)
         for entry, content in entries:
-            if entry.kind is Kind.HARDLINK:
-                target = first.get(entry.linkname)
-                if target is None:
-                    # The name that held the content comes later in order: this one takes its place.
-                    original, content = contents[entry.linkname]
-                    first[entry.linkname] = entry.path
-                    entry = msgspec.structs.replace(original, path=entry.path)
-                else:
-                    entry, content = msgspec.structs.replace(entry, linkname=target), None
-            elif entry.kind is Kind.FILE:
-                target = first.get(entry.path)
-                if target is not None:
-                    entry, content = (
-                        msgspec.structs.replace(
-                            entry, kind=Kind.HARDLINK, linkname=target, size=0, digest=b""
-                        ),
-                        None,
-                    )
-                else:
-                    first[entry.path] = entry.path
             if content is None:
                 sink.add(entry, b"" if entry.kind is Kind.FILE else None)
+                continue
+            stream = content()
+            if isinstance(stream, bytes):
+                sink.add(entry, stream)
             else:
-                with content() as stream:
+                with stream:
                     sink.add(entry, stream)
+
+
+def _with_first_names(
+    entries: list[tuple[Entry, Content | None]],
+) -> list[tuple[Entry, Content | None]]:
+    """Of several names of one file the first holds the content, the others are links to it."""
+    first: dict[str, str] = {}
+    contents = {entry.path: (entry, content) for entry, content in entries}
+    out = []
+    for entry, content in entries:
+        if entry.kind is Kind.HARDLINK:
+            target = first.get(entry.linkname)
+            if target is None:
+                # The name that held the content comes later in order: this one takes its place.
+                original, content = contents[entry.linkname]
+                first[entry.linkname] = entry.path
+                entry = msgspec.structs.replace(original, path=entry.path)
+            else:
+                entry, content = msgspec.structs.replace(entry, linkname=target), None
+        elif entry.kind is Kind.FILE:
+            target = first.get(entry.path)
+            if target is not None:
+                entry = msgspec.structs.replace(
+                    entry, kind=Kind.HARDLINK, linkname=target, size=0, digest=b""
+                )
+                content = None
+            else:
+                first[entry.path] = entry.path
+        out.append((entry, content))
+    return out
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -322,7 +359,7 @@ def _ancestors(path: str) -> Iterator[str]:
 
 
 def bytes_content(data: bytes) -> Content:
-    return lambda: io.BytesIO(data)
+    return lambda: data
 
 
 def clean(path: str) -> str:

@@ -13,6 +13,7 @@ from anyarch.archive.entry import Kind
 from anyarch.errors import ContextError, PathNotFound
 from anyarch.snapshot.filehash import hash_files
 from anyarch.snapshot.hosttree import HostTree
+from anyarch.snapshot.smallfiles import SmallFiles
 from anyarch.store.store import Store
 
 if TYPE_CHECKING:
@@ -47,14 +48,14 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return hash_files(entries, open_content)  # type: ignore[arg-type]
 
     monkeypatch.setattr("anyarch.snapshot.filehash.hash_files", count)
-    small = HostTree._digest_small
+    small = SmallFiles.digest
 
-    def count_small(tree: HostTree, entries: list[Entry], digests: dict[str, bytes]) -> list[Entry]:
-        others = small(tree, entries, digests)
+    def count_small(files: SmallFiles, entries: list[Entry], digests: dict[str, bytes]) -> list[Entry]:
+        others = small(files, entries, digests)
         paths.extend(digests)
         return others
 
-    monkeypatch.setattr(HostTree, "_digest_small", count_small)
+    monkeypatch.setattr(SmallFiles, "digest", count_small)
     return paths
 
 
@@ -255,3 +256,70 @@ def test_a_damaged_stat_cache_costs_time_only(
         for damage in (b"", raw[:30], raw[:-3], b"x" * len(raw)):
             file.write_bytes(damage)
             assert HostTree(str(context), store=store).content_digest("") == first
+
+
+@pytest.fixture
+def walked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of which the content was digested anew."""
+    from anyarch.snapshot import contenthash
+
+    tops: list[str] = []
+    real = contenthash.digest_nodes
+
+    def count(top: str, *rest: object) -> object:
+        tops.append(top)
+        return real(top, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(contenthash, "digest_nodes", count)
+    return tops
+
+
+def test_the_digest_of_an_unchanged_tree_is_known(
+    context: Path, tmp_path: Path, walked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _long_ago(monkeypatch)
+    found = []
+    for _ in range(3):
+        with Store.open(tmp_path / "store") as store:
+            tree = HostTree(str(context), store=store)
+            found.append((tree.content_digest(""), tree.content_digest("src"), tree.content_digest("link")))
+    assert len(set(found)) == 1
+    plain = HostTree(str(context))
+    assert found[0] == (plain.content_digest(""), plain.content_digest("src"), plain.content_digest("link"))
+    assert walked == ["", "src", "link"] * 2  # once for the store, once without it
+
+
+@pytest.mark.parametrize("change", ["mode", "directory", "link", "name", "content", "empty"])
+def test_any_change_makes_the_digest_of_a_tree_be_found_anew(
+    context: Path, tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _long_ago(monkeypatch)
+    with Store.open(tmp_path / "store") as store:
+        HostTree(str(context), store=store).content_digest("")
+        match change:
+            case "mode":
+                (context / "Dockerfile").chmod(0o600)
+            case "directory":
+                (context / "src").chmod(0o700)
+            case "link":
+                (context / "link").unlink()
+                (context / "link").symlink_to("/src/deep")
+            case "name":
+                (context / "src/b.c").rename(context / "src/c.c")
+            case "content":
+                (context / "src/b.c").write_bytes(b"B")
+                os.utime(context / "src/b.c", ns=(1_000_000_000, 1_000_000_007))
+            case "empty":
+                (context / "src/new").mkdir()
+        assert HostTree(str(context), store=store).content_digest("") == HostTree(
+            str(context)
+        ).content_digest("")
+
+
+def test_the_digest_of_a_tree_that_was_just_written_is_not_trusted(
+    context: Path, tmp_path: Path, walked: list[str]
+) -> None:
+    with Store.open(tmp_path / "store") as store:
+        for _ in range(2):
+            HostTree(str(context), store=store).content_digest("")
+    assert walked == ["", ""]

@@ -564,7 +564,7 @@ def test_a_small_file_is_read_once_for_its_digest_and_its_copy(layers: LayerStor
     assert node is not None
     (context / "a").unlink()
     with layers.new_tar() as tar:
-        tar.add(node.entry, tree.open(node))
+        tar.add(node.entry, tree.content(node))
         layer = tar.commit()
     entry = layers.index(layer).get("a")
     assert entry is not None
