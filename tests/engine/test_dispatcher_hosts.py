@@ -26,10 +26,10 @@ from anyarch.emulation.accelerate.dispatcher import (
     Condition,
     EnvironmentRule,
     Twin,
-    dispatcher,
     identity,
     read_log,
 )
+from anyarch.emulation.accelerate.machine_code import dispatcher
 from anyarch.testing.debian_images import busybox_context
 
 if TYPE_CHECKING:
@@ -51,7 +51,13 @@ ARGUMENT_RULES = (
     ArgumentRule("refuse", "@"),
     *offloading_rules("aarch64-linux-gnu", "14"),
 )
+NAMES = (
+    Condition(rules=ENVIRONMENT_RULES, names=("sh", "[", "cat"), wrapper="many"),
+    Condition(("LATER=",), names=("later",)),
+)
+CALLED = ("sh", "/bin/sh", "-sh", "-/bin/sh", "/a/b/[", "many", "/bin/many", "later")
 PROGRAM = bytes(range(256)) * 32
+MANY = PROGRAM[::-1]
 
 
 class Root:
@@ -71,12 +77,18 @@ class Root:
             Twin(f"/bin/other{number}", "t/other", (found.__class__(1, number, 3),)) for number in range(50)
         ]
         twin = Twin("/bin/program", "t/echo", (found,), CONDITIONS, ARGUMENT_RULES, ("-end", "all"))
-        self.write(directory / "bin/echo", dispatcher(emulator, [*others, twin], host=host))
+        self.write(directory / "bin/many", MANY)
+        again = identity(MANY, size=len(MANY), mtime=1000)
+        assert again is not None
+        # it tells its arguments where it is called `echo`, whatever it is told to be called
+        swaps = tuple(ArgumentRule("swap", name, "echo") for name in CALLED)
+        many = Twin("/bin/many", "t/echo", (again,), NAMES, swaps, ("-end",))
+        self.write(directory / "bin/echo", dispatcher(emulator, [*others, twin, many], host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
         self.log = directory / "dev/mqueue/log"
         self.log.touch()
-        self.number, self.count = len(others), len(others) + 1
+        self.number, self.count = len(others), len(others) + 2
 
     def write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -261,3 +273,32 @@ def test_no_log_is_no_hindrance(root: Root) -> None:
     root.log.unlink()
 
     assert root.run("x") == "x -end all"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "is_native"),
+    [
+        *[(name, ("x",), True) for name in CALLED[:5]],
+        *[(name, ("sh", "x"), True) for name in CALLED[5:7]],
+        *[("many", arguments, False) for arguments in ((), ("uname",), ("/bin/sh",), ("",))],
+        *[(name, ("x",), False) for name in ("uname", "", "/", "-", "s", "shx", "sh/", "--sh", "many1")],
+    ],
+)
+def test_of_a_file_that_is_many_programs_some_are_native(
+    root: Root, name: str, arguments: tuple[str, ...], *, is_native: bool
+) -> None:
+    found = root.run(*arguments, path="/bin/many", name=name)
+
+    if is_native:
+        told = ["echo" if each in CALLED else each for each in arguments]
+        assert found == " ".join([*told, "-end"])
+    else:
+        assert found == " ".join(["/bin/many", name, *arguments])
+    verdicts = read_log(root.log.read_bytes(), root.count)
+    assert verdicts == ({root.count - 1: {RAN: 1}} if is_native else {})
+
+
+def test_each_of_many_programs_has_conditions_of_its_own(root: Root) -> None:
+    assert root.run("x", path="/bin/many", name="later", env={"LATER": "1"}) == "x -end"
+    assert root.run("x", path="/bin/many", name="later") == "/bin/many later x"
+    assert root.run("x", path="/bin/many", name="sh", env={"LD_PRELOAD": "/x"}) == "/bin/many sh x"

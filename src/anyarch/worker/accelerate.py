@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/10"
+_VERSION = "twins/11"
 
 
 class Acceleration:
@@ -181,7 +181,7 @@ class Acceleration:
         if _exists(target.tree, "etc/ld.so.preload"):
             raise NotSupported("/etc/ld.so.preload names libraries for all programs")
         if not target.installed:
-            raise NotSupported("no packages of dpkg are in its root")
+            raise NotSupported("no packages of dpkg or apk are in its root")
         native = self._packages_of(sibling)
         key = self._key(target, native, platform, archive, chains, emulator.digest(worker.host.memo))
         with self._lock:
@@ -224,7 +224,7 @@ class Acceleration:
         parts = [_VERSION, self.mode, host, architecture, emulator, *archive.layers]
         whole = hashlib.sha256(msgspec.json.encode(parts))
         whole.update(repr(sorted(native.installed.items())).encode())
-        whole.update(state_of(target, native, architecture))
+        whole.update(state_of(target, native, host=host, architecture=architecture))
         whole.update(chains.state())
         if archive.layers:
             from anyarch.emulation.accelerate.cross import state_of_compilers
@@ -253,7 +253,7 @@ class Acceleration:
         platform: Platform,
         emulator: str,
     ) -> TwinSet:
-        from anyarch.emulation.accelerate.dispatcher import dispatcher
+        from anyarch.emulation.accelerate.machine_code import dispatcher
         from anyarch.emulation.accelerate.twins import choose_tools
 
         host = self.worker.platform.architecture

@@ -1,8 +1,7 @@
 """Native programs made fit for life in a foreign root: with their own loader and libraries, and telling of
 that root's architecture where they tell of one.
 
-The loader is a copy of the C library's whose list of directories is `HIDDEN/LIB` alone. It reads neither
-/etc/ld.so.cache nor /etc/ld.so.preload, which belong to the emulated programs.
+The loader is a copy of the C library's whose list of directories is `HIDDEN/LIB` alone (`loaders`).
 """
 
 from __future__ import annotations
@@ -13,21 +12,19 @@ from anyarch.archive.entry import Kind
 from anyarch.elf.binary import inspect
 from anyarch.elf.edit import Program, is_printable
 from anyarch.emulation.accelerate.dispatcher import HIDDEN
+from anyarch.emulation.accelerate.loaders import OF_LOADER, GlibcLoader, loaders
 from anyarch.emulation.accelerate.selection import TARGETS, native_texts
 from anyarch.errors import NotSupported, PathNotFound
 from anyarch.snapshot.slices import reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import BinaryIO
 
     from anyarch.elf.binary import Binary
     from anyarch.emulation.accelerate.packages import Packages
 
 __all__ = ["Natives", "read_file"]
-
-_LOADERS = {"amd64": "/lib64/ld-linux-x86-64.so.2", "arm64": "/lib/ld-linux-aarch64.so.1"}
-_IGNORED = (b"/etc/ld.so.cache", b"/etc/ld.so.preload")
 
 
 class Natives:
@@ -37,12 +34,22 @@ class Natives:
     Every method raises `NotSupported` for what cannot be made fit.
     """
 
-    def __init__(self, packages: Packages, group: str, *, host: str, target: str) -> None:
+    def __init__(
+        self,
+        packages: Packages,
+        group: str,
+        *,
+        host: str,
+        target: str,
+        names: Mapping[bytes, bytes] | None = None,
+    ) -> None:
+        """`names` are texts that name this machine's architecture, and the target's."""
         self.packages = packages
         self.files: dict[str, bytes] = {}
         self._group = group
         self._host = host
-        self._target = target
+        self._names = native_texts(host, target) if names is None else names
+        self._loaders = loaders(host)
         self._libraries: dict[str, str] = {}
 
     def program(
@@ -75,9 +82,7 @@ class Natives:
         if change is not None:
             change(program)
         if found.interpreter:
-            if found.interpreter != _LOADERS[self._host]:
-                raise NotSupported(f"/{path} has the loader {found.interpreter}")
-            program.set_interpreter(f"{HIDDEN}/{self._loader()}")
+            program.set_interpreter(f"{HIDDEN}/{self._loader(found.interpreter, path)}")
         for soname in found.needed:
             self.library(soname)
         self.files[place] = program.finished()
@@ -97,7 +102,7 @@ class Natives:
 
     def library(self, soname: str) -> None:
         """Take a library in, with those that it needs."""
-        if soname in self._libraries:
+        if soname in self._libraries or soname.startswith(OF_LOADER):
             return
         path = self._find(soname)
         raw = read_file(self.packages, path)
@@ -112,7 +117,9 @@ class Natives:
                 self.files[f"{self._group}l/{soname}"] = raw
             else:
                 # the name by which libraries ask for the loader; it is there already when they do
-                self.files[f"{self._group}l/{soname}"] = self._patched(raw)
+                self.files[f"{self._group}l/{soname}"] = GlibcLoader(self._host).patched(
+                    raw, self._place_of_libraries()
+                )
         except NotSupported:
             del self._libraries[soname]  # nor has the next program that asks for it all of it
             raise
@@ -144,39 +151,31 @@ class Natives:
                 return path
         raise NotSupported(f"the library {soname} is missing")
 
-    def _loader(self) -> str:
-        place = f"{self._group}d"
+    def _loader(self, interpreter: str, path: str) -> str:
+        """The place of what a program has for its loader; there is one for each that programs ask for."""
+        number = next((n for n, each in enumerate(self._loaders) if each.path == interpreter), None)
+        if number is None:
+            raise NotSupported(f"/{path} has the loader {interpreter}")
+        place = f"{self._group}{'dm'[number]}"
         if place not in self.files:
-            self.files[place] = self._patched(read_file(self.packages, _LOADERS[self._host].lstrip("/")))
+            raw = read_file(self.packages, interpreter.lstrip("/"))
+            self.files[place] = self._loaders[number].patched(raw, self._place_of_libraries())
         return place
 
-    def _patched(self, raw: bytes) -> bytes:
-        program = Program(raw, "the dynamic loader")
-        multiarch = TARGETS[self._host].multiarch
-        own = f"{HIDDEN}/{self._group}l/"
-        directories = {
-            f"/lib/{multiarch}/": own,
-            f"/usr/lib/{multiarch}/": own,
-            "/lib/": "/../",
-            "/usr/lib/": "/../",
-        }
-        # The loader knows their lengths: so they keep them, by further slashes.
-        pairs = {old.encode(): new.ljust(len(old), "/").encode() for old, new in directories.items()}
-        pairs |= dict.fromkeys(_IGNORED, b"")
-        program.replace_texts(pairs)
-        return program.finished()
+    def _place_of_libraries(self) -> str:
+        return f"{HIDDEN}/{self._group}l"
 
     def _named_texts(self, program: Program, like: bytes) -> dict[bytes, bytes]:
         """What in it names the architecture, and what has to stand there."""
         pairs: dict[bytes, bytes] = {}
-        names = native_texts(self._host, self._target)
-        for own, other in names.items():
+        for own, other in self._names.items():
             for text in _texts_with(bytes(program.raw), own):
                 new = text.replace(own, other)
                 if (
                     text in pairs
                     or text.endswith(b".debug")
-                    or text.decode("latin-1") == _LOADERS[self._host]
+                    or text.startswith(OF_LOADER.encode())
+                    or text.decode("latin-1") in {loader.path for loader in self._loaders}
                 ):
                     continue
                 if program.texts(text):

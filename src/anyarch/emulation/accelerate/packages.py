@@ -1,10 +1,13 @@
-"""What dpkg knows of a tree: packages, their versions, files and digests (deb-control(5), dpkg(1))."""
+"""The packages of a tree: their versions, files, and whether those are as they came.
+
+What tells is the database of the distribution's package manager (`dpkg`, `apk`).
+"""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
@@ -12,20 +15,45 @@ from anyarch.archive.entry import Kind
 from anyarch.errors import PathNotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anyarch.snapshot.view import TreeView
 
-__all__ = ["Package", "Packages", "is_same_source"]
+__all__ = ["Checksum", "Package", "Packages", "is_same_source"]
 
-_DPKG = "var/lib/dpkg"
 _REBUILT = re.compile(r"\+b[0-9]+$")
 
 
 class Package(msgspec.Struct, frozen=True):
-    """An installed package."""
+    """An installed package. `origin` is the source package that it was built from, where that is told."""
 
     name: str
     version: str
     architecture: str
+    origin: str = ""
+
+
+class Checksum(NamedTuple):
+    """Of a file: the algorithm, and the digest or the beginning of it (hexadecimal)."""
+
+    algorithm: str
+    digest: str
+
+
+class Database(Protocol):
+    """What a package manager knows of a tree."""
+
+    kind: str
+
+    @property
+    def installed(self) -> Mapping[str, Package]:
+        """Packages by name."""
+
+    def files(self, name: str) -> list[str]:
+        """Paths as the package has them, without leading slash."""
+
+    def checksum(self, name: str, path: str) -> Checksum | None:
+        """What a file of the package had when it was made; None when not known."""
 
 
 def is_same_source(version: str, other: str) -> bool:
@@ -35,13 +63,15 @@ def is_same_source(version: str, other: str) -> bool:
 
 
 class Packages:
-    """The packages of a tree; without dpkg's database there are none."""
+    """The packages of a tree; without a database there are none."""
 
     def __init__(self, tree: TreeView) -> None:
         self.tree = tree
-        self.installed = _installed(_read(tree, f"{_DPKG}/status"))
+        self._database = _database(tree)
+        self.kind = self._database.kind
+        """`dpkg` or `apk`."""
+        self.installed = self._database.installed
         self._owners: dict[str, str] | None = None
-        self._digests: dict[str, dict[str, str]] = {}
 
     def version(self, name: str) -> str:
         """Empty when it is not installed."""
@@ -50,17 +80,7 @@ class Packages:
 
     def files(self, name: str) -> list[str]:
         """Paths as the package has them, without leading slash."""
-        lines = self._info(name, "list").decode("utf-8", "surrogateescape").splitlines()
-        return [line.lstrip("/") for line in lines if line not in ("", "/.")]
-
-    def digest(self, name: str, path: str) -> str:
-        """The md5 (hexadecimal) that a file of the package had when it was made; empty when not known."""
-        known = self._digests.get(name)
-        if known is None:
-            lines = self._info(name, "md5sums").decode("utf-8", "surrogateescape").splitlines()
-            pairs = (line.split("  ", 1) for line in lines if "  " in line)
-            known = self._digests[name] = {path: digest for digest, path in pairs}
-        return known.get(path, "")
+        return self._database.files(name)
 
     def owner(self, path: str) -> str:
         """The package of the file that `path` leads to; empty when there is none."""
@@ -76,16 +96,16 @@ class Packages:
         """Whether the file is still the package's."""
         import hashlib
 
-        wanted = self.digest(name, path)
+        wanted = self._database.checksum(name, path)
         node = self.tree.lookup(self._real(path))
-        if not wanted or node is None or node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
+        if wanted is None or node is None or node.entry.kind not in (Kind.FILE, Kind.HARDLINK):
             return False
         with self.tree.open(node) as file:
-            # as dpkg keeps them; nothing is trusted because of it
-            found = hashlib.md5(usedforsecurity=False)
+            # as the package manager keeps them; nothing is trusted because of it
+            found = hashlib.new(wanted.algorithm, usedforsecurity=False)
             while data := file.read(1 << 20):
                 found.update(data)
-        return found.hexdigest() == wanted
+        return found.hexdigest().startswith(wanted.digest)
 
     def _real(self, path: str) -> str:
         try:
@@ -93,29 +113,19 @@ class Packages:
         except PathNotFound:
             return path
 
-    def _info(self, name: str, kind: str) -> bytes:
-        package = self.installed.get(name)
-        if package is None:
-            return b""
-        for stem in (name, f"{name}:{package.architecture}"):
-            raw = _read(self.tree, f"{_DPKG}/info/{stem}.{kind}")
-            if raw:
-                return raw
-        return b""
 
+def _database(tree: TreeView) -> Database:
+    from anyarch.emulation.accelerate.apk import Apk
+    from anyarch.emulation.accelerate.dpkg import Dpkg
 
-def _installed(status: bytes) -> dict[str, Package]:
-    found = {}
-    for paragraph in status.decode("utf-8", "replace").split("\n\n"):
-        fields = {}
-        for line in paragraph.splitlines():
-            name, mark, value = line.partition(":")
-            if mark and not line[:1].isspace():
-                fields[name] = value.strip()
-        if fields.get("Status", "").endswith(" installed") and "Package" in fields:
-            name = fields["Package"]
-            found[name] = Package(name, fields.get("Version", ""), fields.get("Architecture", ""))
-    return found
+    def read(path: str) -> bytes:
+        return _read(tree, path)
+
+    dpkg = Dpkg(read)
+    if dpkg.installed:
+        return dpkg
+    apk = Apk(read)
+    return apk if apk.installed else dpkg
 
 
 def _read(tree: TreeView, path: str) -> bytes:

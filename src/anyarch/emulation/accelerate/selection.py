@@ -18,7 +18,16 @@ from anyarch.emulation.accelerate.dispatcher import ArgumentRule, Condition, Env
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TARGETS", "Target", "allowed_programs", "arguments_of", "conditions", "native_texts"]
+__all__ = [
+    "TARGETS",
+    "TOLD_BY_MACHINE",
+    "DebianTools",
+    "Target",
+    "allowed_programs",
+    "arguments_of",
+    "conditions",
+    "native_texts",
+]
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -86,6 +95,12 @@ _ARGUMENTS: dict[str, tuple[ArgumentRule, ...]] = {
 }
 
 
+TOLD_BY_MACHINE = tuple(
+    ArgumentRule("refuse", path) for path in ("/proc/cpuinfo", "/proc/self/", "/proc/net/route")
+)
+"""Files that QEMU shows an emulated program in another form."""
+
+
 def allowed_programs(package: str, target: str) -> frozenset[str]:
     """Names of the programs of a package that may have a twin on a target architecture."""
     names = frozenset(_PROGRAMS.get(package, "").split())
@@ -141,3 +156,28 @@ def native_texts(host: str, target: str) -> Mapping[bytes, bytes]:
         own.multiarch.encode(): other.multiarch.encode(),
         own.debian.encode(): other.debian.encode(),
     }
+
+
+class DebianTools:
+    """The tools of Debian and Ubuntu: what `choose_tools` asks."""
+
+    def __init__(self, host: str, target: str) -> None:
+        self._target = target
+        self.names = native_texts(host, target)
+        self._conditions = conditions(target)
+
+    def programs(self, package: str) -> frozenset[str]:
+        """Names of a package's programs that may have a twin."""
+        return allowed_programs(package, self._target)
+
+    def arguments(self, program: str) -> tuple[ArgumentRule, ...]:
+        """What its arguments may not be."""
+        return (*arguments_of(program, self._target), *TOLD_BY_MACHINE)
+
+    def conditions(self, program: str, theirs: bytes, ours: bytes) -> tuple[Condition, ...]:
+        """When a program's twin may run."""
+        return self._conditions
+
+    def texts(self, program: str, theirs: bytes, ours: bytes) -> dict[bytes, bytes] | None:
+        """What in the native program becomes that of the foreign one; None for the architecture's names."""
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -12,18 +12,16 @@ from anyarch.elf.header import parse
 from anyarch.emulation.accelerate.dispatcher import PAGE, Twin, identity
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
-from anyarch.emulation.accelerate.selection import (
-    allowed_programs,
-    arguments_of,
-    conditions,
-)
+from anyarch.emulation.accelerate.selection import DebianTools
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
-    from anyarch.emulation.accelerate.dispatcher import Identity
+    from collections.abc import Mapping
+
+    from anyarch.emulation.accelerate.dispatcher import ArgumentRule, Condition, Identity
     from anyarch.emulation.accelerate.packages import Packages
 
-__all__ = ["Chosen", "choose_tools", "identity_of", "state_of"]
+__all__ = ["Chosen", "Tools", "choose_tools", "identity_of", "state_of", "tools_of"]
 
 _DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/lib/apt/methods")
 
@@ -37,6 +35,35 @@ class Chosen(msgspec.Struct):
     emulated: dict[str, str]
 
 
+class Tools(Protocol):
+    """What is known of a distribution's tools."""
+
+    names: Mapping[bytes, bytes]
+
+    def programs(self, package: str) -> frozenset[str]:
+        """Names of a package's programs that may have a twin."""
+
+    def arguments(self, program: str) -> tuple[ArgumentRule, ...]:
+        """What its arguments may not be."""
+
+    def conditions(self, program: str, theirs: bytes, ours: bytes) -> tuple[Condition, ...]:
+        """When a program's twin may run; `theirs` is the foreign one, `ours` the native one."""
+
+    def texts(self, program: str, theirs: bytes, ours: bytes) -> dict[bytes, bytes] | None:
+        """What in the native program becomes that of the foreign one; None for the architecture's names."""
+
+
+def tools_of(target: Packages, native: Packages, *, host: str, architecture: str) -> Tools:
+    """Those of the distribution that both trees are of. Raises `NotSupported` when they are of two."""
+    if target.kind != native.kind:
+        raise NotSupported(f"its packages are {target.kind}'s, those of the native image {native.kind}'s")
+    if target.kind == "apk":
+        from anyarch.emulation.accelerate.alpine import AlpineTools
+
+        return AlpineTools(target, native, architecture)
+    return DebianTools(host, architecture)
+
+
 def choose_tools(
     target: Packages,
     native: Packages,
@@ -48,12 +75,12 @@ def choose_tools(
 ) -> Chosen:
     """Twins of everyday tools: from packages that both trees have in the same version, libraries included,
     and whose programs are as the packages brought them. `root` is the tree that has the foreign libraries,
-    where that is not `target`."""
-    natives = Natives(native, group, host=host, target=architecture)
+    where that is not `target`. Raises `NotSupported` when there are none for trees like these."""
+    tools = tools_of(target, native, host=host, architecture=architecture)
+    natives = Natives(native, group, host=host, target=architecture, names=tools.names)
     chosen = Chosen([], natives.files, {})
-    rules = conditions(architecture)
     for package in sorted(target.installed):
-        names = allowed_programs(package, architecture)
+        names = tools.programs(package)
         if not names:
             continue
         own, other = target.version(package), native.version(package)
@@ -63,27 +90,32 @@ def choose_tools(
         if not is_same_source(own, other):
             chosen.emulated[package] = f"version {own}, but {other} in the native image"
             continue
+        origins = [packages.installed[package].origin for packages in (target, native)]
+        if origins[0] != origins[1]:
+            chosen.emulated[package] = f"it is built from {origins[0]}, the native one from {origins[1]}"
+            continue
         for path in target.files(package):
             directory, _, name = path.rpartition("/")
             if name not in names or directory not in _DIRECTORIES:
                 continue
             try:
-                twin = _tool(target, root or target, native, natives, package, path, architecture)
+                twin = _tool(target, root or target, native, natives, package, path, tools)
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
                 continue
             if twin is not None:
-                chosen.twins.append(msgspec.structs.replace(twin, conditions=rules))
+                chosen.twins.append(twin)
     return chosen
 
 
-def state_of(target: Packages, native: Packages, architecture: str) -> bytes:
+def state_of(target: Packages, native: Packages, *, host: str, architecture: str) -> bytes:
     """A digest of all in a tree that decides on the twins that `native` has for it: the packages that both
-    have, and the programs as they are."""
+    have, and the programs as they are. Raises `NotSupported` as `choose_tools` does."""
+    tools = tools_of(target, native, host=host, architecture=architecture)
     common = sorted(set(target.installed) & set(native.installed))
-    whole = hashlib.sha256(repr([(name, target.version(name)) for name in common]).encode())
+    whole = hashlib.sha256(repr([target.installed[name] for name in common]).encode())
     for package in common:
-        names = allowed_programs(package, architecture)
+        names = tools.programs(package)
         for path in target.files(package) if names else ():
             if path.rpartition("/")[2] in names:
                 whole.update(repr((path, identity_of(target, path))).encode())
@@ -97,7 +129,7 @@ def _tool(
     natives: Natives,
     package: str,
     path: str,
-    architecture: str,
+    tools: Tools,
 ) -> Twin | None:
     found = identity_of(target, path)
     if found is None:
@@ -113,11 +145,13 @@ def _tool(
                 f"and this image has {root.version(owner) or 'none'}"
             )
     name = path.rpartition("/")[2]
+    theirs, ours = read_file(target, path), read_file(native, path)
     return Twin(
         f"/{path}",
-        natives.program(path, path, like=read_file(target, path)),
+        natives.program(path, path, texts=tools.texts(name, theirs, ours), like=theirs),
         (found,),
-        arguments=arguments_of(name, architecture),
+        tools.conditions(name, theirs, ours),
+        tools.arguments(name),
     )
 
 

@@ -18,10 +18,10 @@ from anyarch.emulation.accelerate.dispatcher import (
     EnvironmentRule,
     Identity,
     Twin,
-    code,
     identity,
     read_log,
 )
+from anyarch.emulation.accelerate.machine_code import code
 
 
 def test_a_file_is_known_by_size_time_and_first_page() -> None:
