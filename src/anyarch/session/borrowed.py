@@ -138,7 +138,7 @@ class SessionLent(Lent):
         self, session: Session, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         call = session.channel.start(_FORWARD, metadata=[("buildkit.ssh.id", name)])
-        call.on_message(lambda message: writer.write(message_data(message)))
+        call.on_message(lambda message: writer.write(bytes(message_data(message))))
         call.on_end_callback = lambda error: writer.close()
         try:
             while data := await reader.read(_AGENT_CHUNK):

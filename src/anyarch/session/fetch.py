@@ -16,6 +16,7 @@ from anyarch.errors import AnyarchError, ContextError, NoContext, PathNotFound, 
 from anyarch.session.filesync import ContextReceiver
 from anyarch.session.lender import encode_values
 from anyarch.solver.events import StatusEvent
+from anyarch.source.local import Transferred
 from anyarch.spec.pattern import PatternMatcher
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["SessionFiles"]
 
 _DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
-_PROGRESS_STEP = 1 << 20
+_PROGRESS_STEP_S = 0.1
 
 
 class SessionFiles:
@@ -54,11 +55,11 @@ class SessionFiles:
         for fd in held:
             os.close(fd)
 
-    async def directory(self, wanted: LocalFiles, vertex: str) -> str | None:
+    async def directory(self, wanted: LocalFiles, vertex: str) -> Transferred | None:
         """On the build's loop. Raises `ContextError`, `ProtocolError`."""
         return await asyncio.to_thread(self._fetch, wanted, vertex)
 
-    def _fetch(self, wanted: LocalFiles, vertex: str) -> str | None:
+    def _fetch(self, wanted: LocalFiles, vertex: str) -> Transferred | None:
         names = [wanted.session] if wanted.session else self._names
         if not names:
             return None
@@ -76,8 +77,12 @@ class SessionFiles:
             hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32],
             f"local source for {wanted.name}",
         )
-        self.on_received(self._calls(self._transfer(session, wanted, directory, progress)))
-        return directory
+        receiver = self._calls(self._transfer(session, wanted, directory, progress))
+        try:
+            self.on_received(receiver.received)
+            return Transferred(directory, receiver.digests())
+        finally:
+            receiver.close()
 
     async def _session(self, names: Sequence[str]) -> Session:
         """The first that serves files."""
@@ -110,7 +115,8 @@ class SessionFiles:
 
     async def _transfer(
         self, session: Session, wanted: LocalFiles, directory: str, progress: Callable[[int, bool], None]
-    ) -> int:
+    ) -> ContextReceiver:
+        """The receiver that has finished; it is the caller's to close."""
         metadata = [("dir-name", wanted.name)]
         metadata += encode_values("include-patterns", wanted.include)
         metadata += encode_values("exclude-patterns", wanted.exclude)
@@ -123,9 +129,9 @@ class SessionFiles:
             directory, call.send_nowait, reuse=wanted.differ != "none", contents_of=contents_of
         )
         failure: list[Exception] = []
-        told = 0
+        told = time.monotonic()
 
-        def take(message: bytes) -> None:
+        def take(message: bytes | memoryview) -> None:
             nonlocal told
             if failure:
                 return
@@ -135,9 +141,10 @@ class SessionFiles:
                 failure.append(error)
                 call.cancel()
                 return
-            if receiver.received - told >= _PROGRESS_STEP:
-                told = receiver.received
-                progress(told, False)
+            now = time.monotonic()
+            if now - told >= _PROGRESS_STEP_S:
+                told = now
+                progress(receiver.received, False)
 
         progress(0, False)
         try:
@@ -154,11 +161,12 @@ class SessionFiles:
             raise ContextError(f"failed to transfer {wanted.name}: {error.message}") from None
         finally:
             call.cancel()
-            receiver.close()
+            if not receiver.is_finished:
+                receiver.close()
         if not receiver.is_finished:
             raise ProtocolError("file transfer: the sender ended before it had sent all files")
         progress(receiver.received, True)
-        return receiver.received
+        return receiver
 
 
 def _named(error: Exception, wanted: LocalFiles) -> Exception:

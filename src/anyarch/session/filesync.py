@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
 from anyarch.errors import ContextError, ProtocolError
+from anyarch.session.digesting import WORTHWHILE, DigestingThread
 from anyarch.session.packet import DATA, ERR, FIN, REQ, STAT, decode_packet, decode_stat, encode_packet
 from anyarch.session.receiver import ListChecker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from anyarch.archive.entry import Entry
 
@@ -35,7 +36,6 @@ _TYPES = {
     Kind.FIFO: stat.S_IFIFO,
 }
 _AT_ONCE = 512
-_OPEN_LIMIT = 64
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -73,10 +73,16 @@ class ContextReceiver:
             ("", self._root, _listing(self._root))
         ]
         self._times: list[tuple[str, int, int]] = []
+        self._digesting = DigestingThread()
         self.received = 0
         self.is_finished = False
 
+    def digests(self) -> Mapping[str, bytes]:
+        """sha256 of large files that were received, by path; may take a moment."""
+        return self._digesting.digests()
+
     def close(self) -> None:
+        self._digesting.close()
         for fd in self._open.values():
             os.close(fd)
         self._open.clear()
@@ -87,7 +93,7 @@ class ContextReceiver:
             os.close(self._root)
             self._root = -1
 
-    def feed(self, raw: bytes) -> None:
+    def feed(self, raw: bytes | memoryview) -> None:
         """Raises `ProtocolError`, `ContextError`, `OSError`."""
         self.received += len(raw)
         packet = decode_packet(raw)
@@ -217,13 +223,17 @@ class ContextReceiver:
         fd = self._open.get(number)
         if fd is None:
             with _Parent(self._root, entry.path) as (parent, name):
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
                 fd = self._open[number] = os.open(name, flags, 0o600, dir_fd=parent)
+            if entry.size >= WORTHWHILE:
+                self._digesting.begin(entry.path, fd)
         if len(data):
             while len(data):
                 written = os.write(fd, data)
+                self._digesting.written(entry.path, written)
                 data = data[written:]
             return
+        self._digesting.end(entry.path)
         os.fchmod(fd, entry.mode)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         os.close(fd)

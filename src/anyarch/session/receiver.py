@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["ListChecker", "TreeReceiver"]
 
 _SPOOL = 1 << 20
+_PATH_MAX = 4096
+_DEPTH = 500  # directories in one another: each costs an open file here, and a call for whoever removes them
 _AT_ONCE = 64  # files asked for and not yet complete
 
 
@@ -41,7 +43,10 @@ class ListChecker:
         parts = path.split("/")
         if not path or any(part in ("", ".", "..") for part in parts) or "\0" in path:
             raise ProtocolError(f"file transfer: the sender lists {path!r}, which is no clean relative path")
-        order = path.encode("utf-8", "surrogateescape").split(b"/")
+        raw = path.encode("utf-8", "surrogateescape")
+        if len(raw) > _PATH_MAX or len(parts) > _DEPTH:
+            raise ProtocolError(f"file transfer: the sender lists {path[:64]!r}…, a path that is too long")
+        order = raw.split(b"/")
         if order <= self._last:
             raise ProtocolError(f"file transfer: the sender lists {path!r} twice or out of order")
         self._last = order

@@ -26,7 +26,7 @@ from anyarch.snapshot.view import MergedTree
 from anyarch.spec.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import NoReturn
 
     from anyarch.snapshot.view import Keep, Node
@@ -36,6 +36,7 @@ __all__ = ["HostFile", "HostTree"]
 
 _FILE = Kind.FILE
 _name = itemgetter(0)
+_EVER_NS = 1 << 63  # later than any time
 _KINDS = {
     stat.S_IFDIR: Kind.DIRECTORY,
     stat.S_IFLNK: Kind.SYMLINK,
@@ -51,14 +52,26 @@ class HostTree(MergedTree):
     Owners are 0, times are kept, extended attributes are not read (they are the machine's), hard links are
     files of their own, sockets are left out. `keep(path, is_directory)` leaves out: "no" a whole subtree,
     "descend" a directory unless something below it is kept. With `store`, digests of unchanged files are
-    known from earlier builds. Raises `ContextError` naming the file when something cannot be read.
+    known from earlier builds. `digests` are of some of the files, by path; given, they say that the
+    directory is the build's own, so that no file is looked at twice. Raises `ContextError` naming the file
+    when something cannot be read.
     """
 
-    def __init__(self, root: str, *, keep: Keep | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        *,
+        keep: Keep | None = None,
+        store: Store | None = None,
+        digests: Mapping[str, bytes] | None = None,
+    ) -> None:
         super().__init__(Stack().on(None, lambda: self._tree))
         self.root = os.path.abspath(root)
         self._raw_root = os.fsencode(self.root)
-        self._scanned_ns = time.time_ns()
+        self._digests = digests
+        self._limit_ns = time.time_ns() - RACY_NS
+        if digests is not None:
+            self._limit_ns = _EVER_NS
         self._cache: StatCache | None = None
         if store is not None:
             self._cache = StatCache(store, self.root)
@@ -72,6 +85,8 @@ class HostTree(MergedTree):
         if self._read_ahead:
             self._learn(self._read_ahead)
             self._read_ahead = {}
+        if digests:
+            self._learn({path: digest for path, digest in digests.items() if path in self._fingerprints})
 
     def content_digest(self, path: str, *, follow: bool = False, keep: Keep | None = None) -> Digest:
         if keep is not None or self._cache is None or self._settled is None:
@@ -87,6 +102,8 @@ class HostTree(MergedTree):
         return digest
 
     def _open(self, position: int, entry: Entry) -> BinaryIO:
+        if self._digests is not None:
+            return cast(BinaryIO, FileSlice(self._raw_path(entry.path), 0, entry.size))
         return cast(BinaryIO, HostFile(self._raw_root, entry))
 
     def content(self, node: Node) -> BinaryIO | bytes:
@@ -110,7 +127,7 @@ class HostTree(MergedTree):
     def _learn(self, digests: dict[str, bytes]) -> None:
         self._tree.learn(digests)
         if self._cache is not None:
-            limit = self._scanned_ns - RACY_NS
+            limit = self._limit_ns
             marks = self._fingerprints
             if newest(marks.values()) < limit:
                 new = {path: marks[path] + digest for path, digest in digests.items()}
@@ -147,7 +164,7 @@ class HostTree(MergedTree):
         """Append what is below the root. What has no digest is offered to `ahead`, and its fingerprint
         kept."""
         known = self._cache.records if self._cache is not None else {}
-        unknown, marks = self._fingerprints, self._marks
+        unknown, marks, given = self._fingerprints, self._marks, self._digests or {}
         is_file, is_directory, file = stat.S_ISREG, stat.S_ISDIR, _FILE
         pending: list[Entry] = []  # nested directories, each to be added when something below it is
         prefix, listing = "", self._listing("")
@@ -178,6 +195,8 @@ class HostTree(MergedTree):
                                 digest = record[40:]
                             else:
                                 unknown[path] = mark
+                        if given and not digest:
+                            digest = given.get(path, b"")
                         entry = Entry(path, file, mode & 0o7777, 0, 0, mtime_ns, size, digest=digest)
                         if ahead is not None and not digest and size <= SMALL:
                             ahead.offer(entry)
@@ -239,7 +258,7 @@ class HostTree(MergedTree):
     def _state(self) -> bytes | None:
         """What tells that nothing in the tree is different from another time; None while it could change
         without its times telling."""
-        if newest(self._marks) >= self._scanned_ns - RACY_NS:
+        if newest(self._marks) >= self._limit_ns:
             return None
         total = hashlib.sha256(b"anyarch tree 1\n")
         total.update(b"".join(self._marks))

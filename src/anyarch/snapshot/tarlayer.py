@@ -1,6 +1,6 @@
 """Writing a layer entry by entry: one sequential file, digested on the way.
 
-Digesting and writing happen on a thread beside the one that adds entries, once there is more than a block.
+Digesting and writing happen on two threads beside the one that adds entries, once there is more than a block.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ class TarLayer:
         self._tar = store.unfinished_file()
         self._index = store.unfinished_file()
         self._writer = TarWriter(self._take, hash_contents=True)
-        # The queue is short: what waits is memory.
-        self._beside: Ordered[bytes, None] = Ordered(
-            self._write, lambda _: None, threads=1 if usable_cpus() > 1 else 0, depth=4, name="anyarch-layer"
-        )
+        # The queues are short: what waits is memory.
+        threads = 1 if usable_cpus() > 1 else 0
+        self._beside: list[Ordered[bytes, None]] = [
+            Ordered(work, lambda _: None, threads=threads, depth=4, name="anyarch-layer")
+            for work in (self._hash.update, self._write)
+        ]
         with disk_errors(self._tar):
             self._fd = os.open(self._tar, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
 
@@ -79,7 +81,8 @@ class TarLayer:
     def commit(self) -> Layer:
         """Publish the layer under its diff ID; one that is there already is answered instead."""
         self._writer.close()
-        self._beside.close()
+        for beside in self._beside:
+            beside.close()
         os.close(self._fd)
         self._fd = -1
         diff_id = Digest.from_hex(self._hash.hexdigest())
@@ -109,7 +112,8 @@ class TarLayer:
 
     def discard(self) -> None:
         """Drop what was written and not published."""
-        self._beside.abort()
+        for beside in self._beside:
+            beside.abort()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -129,13 +133,15 @@ class TarLayer:
 
     def _take(self, data: bytes) -> None:
         if len(data) < _WHOLE and not self._is_large:
-            self._write(data)  # all of a small layer: a thread would cost more than it saves
+            # All of a small layer: a thread would cost more than it saves.
+            self._hash.update(data)
+            self._write(data)
         else:
             self._is_large = True
-            self._beside.submit(data)
+            for beside in self._beside:
+                beside.submit(data)
 
     def _write(self, data: bytes) -> None:
-        self._hash.update(data)
         left = memoryview(data)
         try:
             while left:

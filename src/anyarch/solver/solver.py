@@ -228,12 +228,17 @@ class Solver:
     async def _find_key(self, state: _State) -> str:
         vertex = state.vertex
         with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
+            works = getattr(vertex.operation, "works_for_key", False) is True
+            if works:
+                self._begin(state)
             try:
                 cache_map = await vertex.operation.cache_map()
             except Exception as error:
                 self._begin(state)
                 self._finish(state, self._clock(), error=str(error))
                 raise
+            if works:
+                self._finish(state, self._clock())
         # What fails without a line of its own (the download of an ADD) was for the line of this vertex.
         with error_context(source=vertex.source, platform=vertex.platform):
             state.context = copy_context()

@@ -80,7 +80,8 @@ class CacheMap(msgspec.Struct, frozen=True):
 
 
 class Operation(Protocol):
-    """What the worker offers for one vertex."""
+    """What the worker offers for one vertex. One whose `works_for_key` is true does its work, such as a
+    transfer, in `cache_map` already: the vertex lasts as long."""
 
     async def cache_map(self) -> CacheMap: ...
 

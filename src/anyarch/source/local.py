@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -17,12 +18,12 @@ from anyarch.snapshot.hosttree import HostTree
 from anyarch.spec.glob import has_wildcards, match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.store.store import Store
 
-__all__ = ["LocalFiles", "LocalProvider", "follow_paths", "scan"]
+__all__ = ["LocalFiles", "LocalProvider", "Transferred", "follow_paths", "scan"]
 
 _LINK_LIMIT = 255
 
@@ -91,12 +92,20 @@ def _texts(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+class Transferred(msgspec.Struct, frozen=True):
+    """A directory that came from a client. It is the build's own: nobody changes it until the build ends.
+    `digests` (sha256, by path) are of files of which the transfer has found them out."""
+
+    path: str
+    digests: Mapping[str, bytes]
+
+
 class LocalProvider(Protocol):
     """Where local directories come from that are not this machine's: a client that transfers them."""
 
-    async def directory(self, wanted: LocalFiles, vertex: str) -> str | None:
-        """A directory with (at least) the files that are wanted, which stays as it is until the build ends.
-        None when nobody offers it. Progress is shown on `vertex`."""
+    async def directory(self, wanted: LocalFiles, vertex: str) -> Transferred | None:
+        """A directory with (at least) the files that are wanted. None when nobody offers it. Progress is
+        shown on `vertex`."""
         ...
 
 
@@ -108,8 +117,9 @@ def scan(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     follow: Sequence[str] = (),
+    digests: Mapping[str, bytes] | None = None,
 ) -> HostTree:
-    """The filtered tree. Raises `ContextError` for what cannot be read."""
+    """The filtered tree; `digests` as `HostTree` has them. Raises `ContextError` for what cannot be read."""
     wanted = list(include)
     if follow:
         found = follow_paths(directory, follow)
@@ -148,7 +158,7 @@ def scan(
             return "descend" if is_directory and not excluded.can_skip_directory(path) else "no"
         return "yes"
 
-    return HostTree(directory, keep=keep if included or excluded else None, store=store)
+    return HostTree(directory, keep=keep if included or excluded else None, store=store, digests=digests)
 
 
 def follow_paths(directory: str, paths: Sequence[str]) -> list[str]:

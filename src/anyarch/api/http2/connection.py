@@ -156,12 +156,12 @@ class Connection:
 
     # input -----------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Take what arrived."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take what arrived. Of a view nothing is used any more after the return."""
         if self.closed:
             return
         if self._in:
-            self._in.append(data)
+            self._in.append(bytes(data))
             self._in_size += len(data)
             # A frame that comes byte by byte is put together once.
             if self._in_size < self._in_need:
@@ -178,9 +178,10 @@ class Connection:
             self._feeding = False
         self.flush()
 
-    def _consume(self, data: bytes) -> None:
+    def _consume(self, data: bytes | memoryview) -> None:
         position, end = 0, len(data)
         if not self._greeted:
+            data = bytes(data)
             if end < len(PREFACE):
                 if not PREFACE.startswith(data):
                     raise ProtocolError(PROTOCOL_ERROR, "this is not HTTP/2")
@@ -191,6 +192,7 @@ class Connection:
             self._greeted = True
             position = len(PREFACE)
         streams = self.streams
+        view = memoryview(data)
         need = 9
         while end - position >= 9:
             size = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
@@ -208,15 +210,15 @@ class Connection:
             if kind == DATA and not flags & PADDED and self._block is None and self._settled:
                 stream = streams.get(number)
                 if stream is not None and not stream.remote_closed:
-                    self._data(stream, data[start:stop], size, flags)
+                    self._data(stream, view[start:stop], size, flags)
                     if self.closed:
                         return
                     continue
-            self._dispatch(kind, flags, number, data[start:stop])
+            self._dispatch(kind, flags, number, bytes(view[start:stop]))
             if self.closed:
                 return
         if position < end:
-            self._keep(data[position:] if position else data, need)
+            self._keep(bytes(view[position:]) if position else bytes(data), need)
 
     def _keep(self, data: bytes, need: int) -> None:
         """The beginning of a frame of `need` bytes."""
@@ -290,7 +292,7 @@ class Connection:
             return
         self._data(stream, body, size, flags)
 
-    def _data(self, stream: Stream, body: bytes, size: int, flags: int) -> None:
+    def _data(self, stream: Stream, body: bytes | memoryview, size: int, flags: int) -> None:
         self._account(size)
         stream.unread += size
         if stream.unread > STREAM_WINDOW:

@@ -27,8 +27,9 @@ class Sink(Protocol):
 
     def on_headers(self, headers: Headers) -> None: ...
 
-    def on_data(self, data: bytes) -> None:
-        """The taker says `Stream.consumed` when it has no more use for the bytes."""
+    def on_data(self, data: bytes | memoryview) -> None:
+        """The taker says `Stream.consumed` when it has no more use for the bytes. A view lasts for the call:
+        it holds all that arrived with it."""
 
     def on_end(self) -> None: ...
 
@@ -41,7 +42,7 @@ class Sink(Protocol):
 class _Nobody:
     def on_headers(self, headers: Headers) -> None: ...
 
-    def on_data(self, data: bytes) -> None: ...
+    def on_data(self, data: bytes | memoryview) -> None: ...
 
     def on_end(self) -> None: ...
 

@@ -53,7 +53,7 @@ class Link:
         self.connection.start()
         self.connection.flush()
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         self.connection.feed(data)
 
     def ended(self) -> None:

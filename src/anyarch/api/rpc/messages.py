@@ -49,7 +49,7 @@ class MessageStream:
         self._need = 5
         self._queue: deque[tuple[bytes, bool]] = deque()
         self._held = 0
-        self._callback: Callable[[bytes], None] | None = None
+        self._callback: Callable[[bytes | memoryview], None] | None = None
         self._ended = False
         self._error: RpcError | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -61,17 +61,17 @@ class MessageStream:
 
     # receiving -------------------------------------------------------------------------------------
 
-    def on_data(self, data: bytes) -> None:
+    def on_data(self, data: bytes | memoryview) -> None:
         self._held += len(data)
-        partial = self._partial
-        if partial:
+        if self._partial:
+            partial = self._partial
             partial += data
             if len(partial) < self._need:
                 self._hold(len(data))
                 return
             self.stream.hold(len(data) - len(partial))
-            data = bytes(partial)
-            partial.clear()
+            self._partial = bytearray()
+            data = memoryview(partial)
         position, end = 0, len(data)
         while end - position >= 5:
             start = position + 5
@@ -93,7 +93,7 @@ class MessageStream:
             is_compressed = data[position] != 0
             position = stop
             if self._callback is None:
-                self._queue.append((message, is_compressed))
+                self._queue.append((bytes(message), is_compressed))
             elif not self._hand_over(self._callback, message, is_compressed):
                 return
         else:
@@ -101,7 +101,7 @@ class MessageStream:
         if self._queue:
             self._wake()
         if position < end:
-            partial += data[position:] if position else data
+            self._partial += data[position:] if position else data
             self._hold(end - position)
         else:
             self._release()
@@ -113,7 +113,9 @@ class MessageStream:
         else:
             self.fail(RpcError(Code.RESOURCE_EXHAUSTED, "too many large messages at the same time"))
 
-    def _hand_over(self, callback: Callable[[bytes], None], message: bytes, is_compressed: bool) -> bool:
+    def _hand_over(
+        self, callback: Callable[[bytes | memoryview], None], message: bytes | memoryview, is_compressed: bool
+    ) -> bool:
         """Whether the call goes on."""
         if is_compressed:
             try:
@@ -124,7 +126,7 @@ class MessageStream:
         callback(message)
         return self._error is None
 
-    def _inflate(self, message: bytes) -> bytes:
+    def _inflate(self, message: bytes | memoryview) -> bytes:
         if self.encoding not in ("gzip", "deflate"):
             raise RpcError(
                 Code.UNIMPLEMENTED, f"message is compressed by {self.encoding or 'nothing that was named'}"
@@ -184,8 +186,9 @@ class MessageStream:
         while (raw := await self.recv()) is not None:
             yield parse(kind, raw)
 
-    def on_message(self, callback: Callable[[bytes], None]) -> None:
-        """From now on messages go to `callback`, on the loop and in order, instead of to `recv`."""
+    def on_message(self, callback: Callable[[bytes | memoryview], None]) -> None:
+        """From now on messages go to `callback`, on the loop and in order, instead of to `recv`. A view lasts
+        for the call."""
         self._callback = callback
         while self._queue and self._error is None:
             if not self._hand_over(callback, *self._queue.popleft()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, cast
 
 from anyarch.api.http2.errors import NO_ERROR
@@ -18,11 +19,23 @@ if TYPE_CHECKING:
 __all__ = ["SocketLink", "connect_tcp", "connect_unix", "on_accept"]
 
 _FULL = 4 << 20
+_READ = 1 << 18
 GREETING_S = 120.0
 """How long a client may take to begin."""
 
 
-class SocketLink(asyncio.Protocol):
+class _Shared(threading.local):
+    """What connections of one event loop read into. None of them keeps a part of it beyond `feed`, and a loop
+    reads for one at a time, so it is the same for all."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_READ))
+
+
+_shared = _Shared()
+
+
+class SocketLink(asyncio.BufferedProtocol):
     """A link over an asyncio transport."""
 
     def __init__(
@@ -38,7 +51,7 @@ class SocketLink(asyncio.Protocol):
         self._greeting: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
-    # asyncio.Protocol ------------------------------------------------------------------------------
+    # asyncio.BufferedProtocol ----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -52,8 +65,11 @@ class SocketLink(asyncio.Protocol):
         if not self.link.connection.has_begun:
             self.link.connection.close(NO_ERROR, "no greeting came")
 
-    def data_received(self, data: bytes) -> None:
-        self.link.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _shared.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.link.feed(_shared.buffer[:nbytes])
 
     def pause_writing(self) -> None:
         self.link.connection.pause()

@@ -34,7 +34,7 @@ def data_message(data: bytes | memoryview) -> bytes:
     return bytes(head) + data
 
 
-def message_data(message: bytes) -> bytes:
+def message_data(message: bytes | memoryview) -> bytes | memoryview:
     """The `data` of such a message. A message of any other form has none that we know."""
     if not message or message[0] != 0x0A:
         return b""
@@ -65,7 +65,7 @@ class Tunnel:
         self.link.start()  # before what has already come: the greeting goes first
         call.on_message(self._message)
 
-    def _message(self, message: bytes) -> None:
+    def _message(self, message: bytes | memoryview) -> None:
         self.link.connection.feed(message_data(message))
 
     def _ended(self, error: RpcError | None) -> None:

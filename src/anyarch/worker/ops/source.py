@@ -15,7 +15,7 @@ from anyarch.spec.reference import Reference
 from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anyarch.llb.ops import SourceOp
     from anyarch.solver.vertex import Operation
@@ -163,6 +163,7 @@ class ImageSource:
 
 
 class _LocalSource:
+    works_for_key = True
     is_local = True  # its files are at hand: nothing has to be fetched to look at them
 
     def __init__(self, worker: Worker, op: SourceOp, name: str, digest: str) -> None:
@@ -179,19 +180,22 @@ class _LocalSource:
     async def _find(self) -> LocalResult:
         wanted = self._wanted
         directory = self._worker.locals.get(wanted.name)
+        digests = None
         if directory is None and self._worker.files is not None:
-            directory = await self._worker.files.directory(wanted, self._vertex)
+            transferred = await self._worker.files.directory(wanted, self._vertex)
             # What the client filtered need not be filtered again.
             self._wanted = LocalFiles(name=wanted.name)
+            if transferred is not None:
+                directory, digests = transferred.path, transferred.digests
         elif directory is not None and wanted.metadata_only:
             raise NotSupported(
                 f"local.metadatatransfer of {wanted.name!r}: this directory is read in place, not transferred"
             )
         if directory is None:
             raise ContextError(f"no local directory {wanted.name!r} was offered to this build")
-        return await asyncio.to_thread(self._read, directory)
+        return await asyncio.to_thread(self._read, directory, digests)
 
-    def _read(self, directory: str) -> LocalResult:
+    def _read(self, directory: str, digests: Mapping[str, bytes] | None) -> LocalResult:
         from anyarch.source.local import scan
 
         tree = scan(
@@ -201,6 +205,7 @@ class _LocalSource:
             include=self._wanted.include,
             exclude=self._wanted.exclude,
             follow=self._wanted.follow,
+            digests=digests,
         )
         return LocalResult(tree, tree.content_digest(""))
 
@@ -259,6 +264,12 @@ class _HttpSource:
         self._op = op
         self._vertex = digest
         self._layer: str | None = None
+
+    @property
+    def works_for_key(self) -> bool:
+        from anyarch.worker.url import static_key
+
+        return static_key(self._op) is None
 
     async def _fetch(self) -> str:
         if self._layer is None:
