@@ -26,6 +26,7 @@ __all__ = [
     "DockerfileError",
     "EmulatorMissing",
     "ExecFailed",
+    "FailedState",
     "InvalidDigest",
     "InvalidPlatform",
     "MalformedArchive",
@@ -84,6 +85,30 @@ class SourceRange:
         return f"SourceRange({self.filename}:{self.start}-{self.end})"
 
 
+class FailedState:
+    """What a failed step leaves to be looked into: results of the worker, None for an empty tree.
+
+    Of an exec, `inputs` and `outputs` are of its mounts; of a file operation, of its inputs and actions, the
+    one that failed being `action`; of a key by content that could not be made, `inputs` is the one input,
+    whose position is `key_input`.
+    """
+
+    __slots__ = ("action", "inputs", "key_input", "outputs")
+
+    def __init__(
+        self,
+        inputs: Sequence[object],
+        outputs: Sequence[object] = (),
+        *,
+        action: int | None = None,
+        key_input: int | None = None,
+    ) -> None:
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.action = action
+        self.key_input = key_input
+
+
 class AnyarchError(Exception):
     """Base of everything that is raised across a package border on purpose.
 
@@ -111,6 +136,7 @@ class AnyarchError(Exception):
         self.vertex = vertex
         self.node: str | None = None
         self.build_ref: str | None = None
+        self.failed_state: FailedState | None = None
 
     def __str__(self) -> str:
         return self.message

@@ -16,7 +16,7 @@ from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob, Manifest, decode, encode
 from anyarch.store.collect import collect
 from anyarch.store.metadata import Metadata
-from anyarch.store.origins import Origins
+from anyarch.store.origins import Origins, record_known_origins
 from anyarch.store.policy import Policy
 from anyarch.store.store import Store
 from anyarch.testing.graph import GraphBuilder
@@ -152,8 +152,8 @@ def test_store_of_an_older_release_remembers_where_its_layers_come_from(
     digest = public.add_image("a/b", "v1", [layer("a")]).digest
     solve(image(f"{public.address}/a/b:v1"))
     with closing(sqlite3.connect(solve.store / "anyarch.db")) as database:
-        database.execute("DROP TABLE origins")
-        database.execute("PRAGMA user_version=2")
+        database.execute("DELETE FROM origins")
+        record_known_origins(database)
         database.commit()
     records = Origins(Metadata(solve.store / "anyarch.db"))
     name = f"{public.address}/a/b"
@@ -169,13 +169,11 @@ def test_words_of_build_caches_and_layouts_are_no_records_of_a_repository(tmp_pa
     meta = Metadata(tmp_path / "anyarch.db")
     digest, known = str(Digest.of(b"")), "r.io:5/b:t@sha256:1"
     with meta.transaction() as database:
-        database.execute("DROP TABLE origins")
         database.executemany(
             "INSERT INTO layer_sources VALUES ('l', ?, ?, 1.0)",
             [(digest, name) for name in ("cache:r.io/a@sha256:0", "layout:/d", "blobs:x", known)],
         )
-        database.execute("PRAGMA user_version=2")
-    meta.close()
+        record_known_origins(database)
     found = meta.query("SELECT digest, repository FROM origins ORDER BY digest")
     assert found == [("sha256:1", "r.io:5/b"), (digest, "r.io:5/b")]
     meta.close()

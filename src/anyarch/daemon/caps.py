@@ -15,7 +15,7 @@ __all__ = ["frontend_caps", "llb_caps", "refuse_attestations"]
 _ATTEST = ("attest:", "build-arg:BUILDKIT_ATTEST_")
 
 _FRONTEND = """
-frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts
+frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts gateway.exec.filesystem
 gateway.exec.secretenv gateway.exec.signals
 gateway.solve.evaluate gateway.solve.metadata gateway.warnings importcaches
 proto.refarray readdir readfile reference.output resolveimage resolveimage.resolvemode return returnmap

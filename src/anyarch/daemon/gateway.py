@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import posixpath
-import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -15,19 +15,22 @@ from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
+from anyarch.daemon.containerfiles import MAX_FILE, container_file_methods, read_range
 from anyarch.daemon.failure import error_of_status
+from anyarch.daemon.gostat import go_mode
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import AttestationRef, SolveResult
-from anyarch.errors import BuildError, error_context
+from anyarch.errors import AnyarchError, BuildError, error_context
 from anyarch.exporter.attestation import Subject
 from anyarch.llb.definition import Definition
 from anyarch.llb.ops import SourceOp
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
 from anyarch.spec.platform import Platform, host_platform
+from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from anyarch.api.proto import sourcepolicy_pb2, worker_pb2
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import Workbench
     from anyarch.frontend.gateway import FileStat
+    from anyarch.worker.result import Result
 
 __all__ = ["Bridge", "Gateway", "frontend_inputs", "platform_of"]
 
@@ -44,17 +48,6 @@ T = TypeVar("T")
 
 _PREFIX = "/moby.buildkit.v1.frontend.LLBBridge/"
 _BUILD_ID = "buildkit-controlapi-buildid"
-_MAX_FILE = 14 << 20
-"""A file that is read has to fit into a message."""
-_GO_TYPES = {
-    stat.S_IFREG: 0,
-    stat.S_IFDIR: 1 << 31,
-    stat.S_IFLNK: 1 << 27,
-    stat.S_IFBLK: 1 << 26,
-    stat.S_IFCHR: 1 << 26 | 1 << 21,
-    stat.S_IFIFO: 1 << 25,
-}
-_GO_BITS = ((0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20))
 
 
 class Bridge:
@@ -97,6 +90,7 @@ class Gateway:
             "NewContainer": unary(gateway_pb2.NewContainerRequest, self.new_container),
             "ReleaseContainer": unary(gateway_pb2.ReleaseContainerRequest, self.release_container),
             "ExecProcess": self.exec_process,
+            **container_file_methods(self._job),
             "Evaluate": unary(gateway_pb2.EvaluateRequest, self.evaluate),
             "Inputs": unary(gateway_pb2.InputsRequest, self.inputs),
             "Warn": unary(gateway_pb2.WarnRequest, self.warn),
@@ -165,7 +159,9 @@ class Gateway:
                         await ref.evaluate()
             return refs
 
-        refs = await job.run(work)
+        definitions = found.refs.values() if found.refs is not None else [found.ref]
+        with _told_in_full(job, definitions):
+            refs = await job.run(work)
         return gateway_pb2.SolveResponse(result=_result(job, found, refs))
 
     async def known_refs(self, job: Job, found: SolveResult) -> list[str]:
@@ -285,7 +281,8 @@ class Gateway:
             if known.ref is not None:
                 await known.ref.evaluate()
 
-        await job.run(work)
+        with _told_in_full(job, [known.definition]):
+            await job.run(work)
         return gateway_pb2.EvaluateResponse()
 
     async def inputs(
@@ -305,23 +302,19 @@ class Gateway:
         async def on_bench(bench: Workbench) -> T:
             return await work(_ref(bench, known))
 
-        return await job.run(on_bench)
+        with _told_in_full(job, [known.definition]):
+            return await job.run(on_bench)
 
     async def read_file(
         self, request: gateway_pb2.ReadFileRequest, call: ServerCall
     ) -> gateway_pb2.ReadFileResponse:
-        offset, length = 0, None
-        if request.HasField("Range"):
-            offset, length = request.Range.Offset, request.Range.Length or None
-        if offset < 0 or (length or 0) < 0:
-            raise RpcError(Code.INVALID_ARGUMENT, "invalid range")
+        offset, length = read_range(request)
 
         async def read(ref: EngineRef) -> bytes:
-            wanted = _MAX_FILE + 1 if length is None else min(length, _MAX_FILE + 1)
-            return await ref.read_file(request.FilePath, offset=offset, length=wanted)
+            return await ref.read_file(request.FilePath, offset=offset, length=length)
 
         data = await self._of_ref(call, request.Ref, read)
-        if len(data) > _MAX_FILE:
+        if len(data) > MAX_FILE:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
         return gateway_pb2.ReadFileResponse(Data=data)
 
@@ -351,7 +344,7 @@ class Gateway:
         job = await self._job(call)
         if request.ContainerID in job.containers:
             raise RpcError(Code.ALREADY_EXISTS, f"Container {request.ContainerID} already exists")
-        refs: list[KnownRef] = []
+        refs: list[KnownRef | SnapshotResult | LocalResult] = []
         mounts = []
         for mount in request.Mounts:
             changed = llb_pb2.Mount()
@@ -359,15 +352,20 @@ class Gateway:
             changed.input, changed.output = -1, -1
             if mount.resultID:
                 changed.input = len(refs)
-                refs.append(job.known(mount.resultID))
+                refs.append(job.states.get(mount.resultID) or job.known(mount.resultID))
             mounts.append(changed)
         meta = llb_pb2.Meta(
             args=["true"], cwd="/", hostname=request.hostname, extraHosts=list(request.extraHosts)
         )
         op = exec_op(meta=meta, mounts=mounts, network=request.Network)
 
+        async def input_of(ref: KnownRef | SnapshotResult | LocalResult) -> Result:
+            if isinstance(ref, (SnapshotResult, LocalResult)):
+                return ref
+            return await ref.ref.result() if ref.ref is not None else None
+
         async def work(bench: Workbench) -> Container:
-            inputs = [await ref.ref.result() if ref.ref is not None else None for ref in refs]
+            inputs = [await input_of(ref) for ref in refs]
             return Container(
                 bench.worker,
                 op.mounts,
@@ -388,7 +386,13 @@ class Gateway:
         container = job.containers.pop(request.ContainerID, None)
         if container is None:
             raise RpcError(Code.NOT_FOUND, f"container details for {request.ContainerID} not found")
-        await job.run(lambda bench: container.release())
+
+        async def work(bench: Workbench) -> None:
+            await container.release()
+            if container.failure is not None:  # it is released all the same
+                raise container.failure
+
+        await job.run(work)
         return gateway_pb2.ReleaseContainerResponse()
 
     async def exec_process(self, call: ServerCall) -> None:
@@ -536,6 +540,17 @@ def frontend_inputs(messages: Mapping[str, llb_pb2.Definition]) -> dict[str, Def
     return inputs
 
 
+@contextmanager
+def _told_in_full(job: Job, definitions: Iterable[Definition | None]) -> Iterator[None]:
+    """Steps of `definitions` that fail are told with what is left of them."""
+    from anyarch.daemon.solveerror import solve_failure
+
+    try:
+        yield
+    except AnyarchError as error:
+        raise solve_failure(job, error, definitions) from error
+
+
 def _ref(bench: Workbench, known: KnownRef) -> EngineRef:
     return known.ref if known.ref is not None else bench.load(Definition())
 
@@ -571,13 +586,9 @@ def platform_of(message: llb_pb2.Platform) -> Platform:
 
 
 def _stat(found: FileStat, name: str) -> fsutil_pb2.Stat:
-    mode = found.mode & 0o777 | _GO_TYPES.get(stat.S_IFMT(found.mode), 1 << 19)
-    for unix, go in _GO_BITS:
-        if found.mode & unix:
-            mode |= go
     return fsutil_pb2.Stat(
         path=name,
-        mode=mode,
+        mode=go_mode(found.mode),
         uid=found.uid,
         gid=found.gid,
         size=found.size,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.events import EventLog
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anyarch.engine.workbench import SolveResult
     from anyarch.llb.definition import Definition
     from anyarch.session.lender import Sessions
+    from anyarch.worker.result import Result
 
 __all__ = ["Job", "Jobs", "KnownRef"]
 
@@ -80,6 +81,8 @@ class Job:
         self.log = EventLog(self.loop)
         self.refs: dict[str, KnownRef] = {}
         self.containers: dict[str, Container] = {}
+        self.states: dict[str, Result] = {}
+        """What failed steps left, by the ids that the client was told."""
         self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
         """What a client's own frontend returned."""
         self.warnings = 0
@@ -168,6 +171,7 @@ class Job:
             exec_slots=self._exec_slots,
         ) as bench:
             files.on_received = bench.store.grew
+            bench.worker.keeps_failures = True
             self.policy = JobPolicy(
                 bench,
                 [self._rules],
@@ -221,6 +225,14 @@ class Job:
         if self._lent is not None:
             await self._lent.close()
         self.log.close()
+
+    def keep_state(self, result: object) -> str:
+        """An id by which the client can mount what a failed step left; "" for an empty tree."""
+        if result is None:
+            return ""
+        identity = base36_id()
+        self.states[identity] = cast("Result", result)
+        return identity
 
     # refs ------------------------------------------------------------------------------------------
 

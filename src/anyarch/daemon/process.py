@@ -86,7 +86,10 @@ class _Process:
         self._stdin = -1
         self._writable: asyncio.Future[None] | None = None
         self._task: asyncio.Task[int] | None = None
+        self._runs = asyncio.Event()
+        """It has been set up, or failed to be."""
         self.is_set_up = asyncio.Event()
+        """The next process may begin."""
 
     # from the client -------------------------------------------------------------------------------
 
@@ -100,11 +103,13 @@ class _Process:
                 if message.File.EOF:
                     self._close_stdin()
             case "Resize":
+                await self._runs.wait()
                 self._handle.resize(message.Resize.Rows, message.Resize.Cols)
             case "Signal":
                 number = getattr(signal, f"SIG{message.Signal.Name}", None)
                 if not isinstance(number, int):
                     raise RpcError(Code.INVALID_ARGUMENT, f"Unknown signal {message.Signal.Name}")
+                await self._runs.wait()
                 self._handle.signal(number)
 
     async def _write(self, data: bytes) -> None:
@@ -157,14 +162,17 @@ class _Process:
         self._stdin = ours.pop(0, -1)
         if self._stdin >= 0:
             os.set_blocking(self._stdin, False)
-        started = asyncio.Event()
+        # Who joins a container is told to have started at once. BuildKit's client hands over the messages of
+        # all its processes one by one: with the output of an earlier one before this, it would wait for who
+        # reads that, and he for this.
+        joins = self._container.has_first
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(
-            self._run(tuple(theirs), lambda: loop.call_soon_threadsafe(started.set))
+            self._run(tuple(theirs), lambda: loop.call_soon_threadsafe(self._runs.set))
         )
-        first = loop.create_task(started.wait())
-        await asyncio.wait([first, self._task], return_when=asyncio.FIRST_COMPLETED)
-        first.cancel()
+        self._task.add_done_callback(lambda _: self._runs.set())
+        if not joins:
+            await self._runs.wait()
         self._send(Started=gateway_pb2.StartedMessage())
         self.is_set_up.set()
         async with asyncio.TaskGroup() as group:

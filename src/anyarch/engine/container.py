@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from anyarch.errors import BuildError
+from anyarch.errors import BuildError, Canceled, NotSupported
 from anyarch.llb.ops import ExecOp, MountType, NetMode, SecurityMode
+from anyarch.snapshot.live import LiveTree
 from anyarch.worker.ops.exec import ExecOperation
+from anyarch.worker.ops.mountplan import ROOT, MountPlan
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
 
@@ -57,12 +60,20 @@ class Container:
         self._hostname = hostname
         self._extra_hosts = tuple(extra_hosts)
         self._stack = ExitStack()
+        self._plan: MountPlan | None = None
         self._first: StepHandle | None = None
         self._request: ExecRequest | None = None
         self._cancels: set[CancelToken] = set()
         self._running: set[asyncio.Future[int]] = set()
         self._lock = asyncio.Lock()
         self._released = False
+        self.failure: Exception | None = None
+        """How the first of its processes failed."""
+
+    @property
+    def has_first(self) -> bool:
+        """Whether it was made: what is run from now on joins the first process."""
+        return self._first is not None
 
     async def run(
         self,
@@ -94,8 +105,10 @@ class Container:
                 for result in self._inputs:
                     if isinstance(result, SnapshotResult):
                         await self._worker.ensure_local(result)
-                self._request = await asyncio.to_thread(operation.prepare, self._inputs, self._stack)
+                plan = MountPlan(self._worker, self._stack)
+                self._request = await asyncio.to_thread(operation.prepare, self._inputs, plan)
                 request = self._request
+                self._plan = plan
                 self._first = handle
             else:
                 assert self._request is not None
@@ -114,7 +127,7 @@ class Container:
                 join=join,
             ),
         )
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever is left
+        future.add_done_callback(self._ended)  # seen, whoever is left
         self._running.add(future)
         started = _in_own_thread(handle.started.wait)
         try:
@@ -131,6 +144,15 @@ class Container:
             await asyncio.wait([started])
             self._running.discard(future)
             self._cancels.discard(cancel)
+
+    def _ended(self, process: asyncio.Future[int]) -> None:
+        failure: BaseException | None = Canceled("context canceled")
+        if not process.cancelled():
+            failure = process.exception()
+            if failure is None and process.result():
+                failure = BuildError(f"exit code: {process.result()}")
+        if self.failure is None and isinstance(failure, Exception):
+            self.failure = failure
 
     def _joined(self, request: ExecRequest, meta: Meta) -> ExecRequest:
         root = next(mount for mount in self._mounts if mount.dest == "/")
@@ -151,6 +173,36 @@ class Container:
             gid=identity.gid,
             groups=identity.groups,
         )
+
+    async def files(self, position: int) -> LiveTree:
+        """What a mount shows now, by its position in what the container was made of; before the first process
+        what it begins with. A cache is its directory. Raises `BuildError`, `NotSupported`."""
+        async with self._lock:
+            if self._released:
+                raise BuildError("the container was released")
+            if not 0 <= position < len(self._mounts):
+                raise BuildError(f"mount index {position} is out of bounds ({len(self._mounts)} available)")
+            mount = self._mounts[position]
+            if mount.mount_type is MountType.BIND:
+                base = self._inputs[mount.input] if mount.input >= 0 else None
+                if isinstance(base, LocalResult):
+                    base = await asyncio.to_thread(self._worker.materialize, base)
+                if base is not None:
+                    await self._worker.ensure_local(base)
+                upper = None
+                if self._plan is not None:
+                    upper = self._plan.upper(ROOT if mount.dest == "/" else position)
+                if upper is not None and not self._worker.machine.is_root:
+                    raise NotSupported(
+                        "files of a running container are not shown by the daemon of an ordinary user",
+                        hint="run a process in it that prints them",
+                    )
+                opaque = f"{self._worker.machine.executor().overlay}.overlay.opaque"
+                return LiveTree(upper, self._worker.view(base), opaque=opaque)
+            place = self._plan.cache_places.get(position) if self._plan is not None else None
+            if place is None:
+                raise BuildError(f"mountable {position} not found")
+            return LiveTree(Path(place), self._worker.view(None))
 
     async def release(self) -> None:
         """End its processes and drop its files. May be called again."""

@@ -25,7 +25,7 @@ import time
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
-from anyarch.errors import BuildError, PathNotFound, error_context
+from anyarch.errors import BuildError, FailedState, PathNotFound, error_context
 from anyarch.solver.events import VertexEvent
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.vertex import MISSING
@@ -289,6 +289,7 @@ class Solver:
             except Exception as error:
                 if isinstance(error, PathNotFound):
                     error.of_key = True
+                    error.failed_state = FailedState([outputs[edge.index]], key_input=position)
                 self._begin(state)
                 self._finish(state, self._clock(), error=str(error))
                 raise

@@ -184,6 +184,11 @@ class CacheRecords:
             ids[at] = chain
         return chain
 
+    def names(self, layer: str) -> bool:
+        """Whether a saved result has the layer. Looks at all chains."""
+        self.flush()
+        return self._meta.one("SELECT 1 FROM chains WHERE layer = ? LIMIT 1", (layer,)) is not None
+
     def forget(self, canonical: str) -> None:
         """Drop the results of `canonical` (links to it stay: they lead to nothing, or to the next result)."""
         with self._meta.transaction() as database:

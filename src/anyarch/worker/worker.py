@@ -163,6 +163,9 @@ class Worker:
         self.acceleration = Acceleration(self, accelerate)
         self.is_offline = False
         self.is_locked = False
+        self.keeps_failures = False
+        """Whether failed steps leave their file systems (`FailedState`) until the worker ends."""
+        self.failed_layers: list[str] = []
         self._told_network = False
         self._lock = threading.Lock()
         self._registry: Registry | None = None
@@ -198,11 +201,23 @@ class Worker:
             self._exec_threads.shutdown(wait=True)
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.failed_layers:
+            await asyncio.to_thread(self._drop_failed_layers)
         self.machine.close()
         if self._registry is not None:
             self._registry.close()
         if self._http is not None:
             self._http.close()
+
+    def _drop_failed_layers(self) -> None:
+        """Nothing leads to them any more. One that others came to hold stays for a later collection."""
+        from anyarch.store.collect import collect
+        from anyarch.store.policy import Filter, Policy
+
+        left = dict.fromkeys(layer for layer in self.failed_layers if layer != EMPTY_LAYER)
+        chosen = tuple((Filter("id", "==", layer),) for layer in left if not self.store.cache.names(layer))
+        if chosen:
+            collect(self.store, [Policy(all=True, filters=chosen)], wait=False)
 
     # threads --------------------------------------------------------------------------------------
 

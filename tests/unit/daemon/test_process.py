@@ -131,12 +131,32 @@ def test_processes_of_one_container_share_it_while_the_first_runs(tmp_path: Path
             assert message.Exit.Code == 137
             first.cancel()
             reply = gateway_pb2.ReleaseContainerResponse
-            await box.ask("ReleaseContainer", gateway_pb2.ReleaseContainerRequest(ContainerID="one"), reply)
+            with pytest.raises(RpcError, match="exit code: 137"):  # it tells how the first process failed
+                await box.ask(
+                    "ReleaseContainer", gateway_pb2.ReleaseContainerRequest(ContainerID="one"), reply
+                )
             with pytest.raises(RpcError) as caught:
                 await box.ask(
                     "ReleaseContainer", gateway_pb2.ReleaseContainerRequest(ContainerID="one"), reply
                 )
             assert caught.value.code == Code.NOT_FOUND
+
+    run(work())
+
+
+def test_processes_that_join_are_told_to_have_started_before_any_of_them_speaks(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with shell(tmp_path) as box:
+            await box.make("one")
+            call = box.call()
+            await call.send(Message(ProcessID="1", Init=init("one", "read x", (0,))))
+            assert (await call.receive(Message)).HasField("Started")
+            for name in ("2", "3"):
+                await call.send(Message(ProcessID=name, Init=init("one", "echo here")))
+            # BuildKit's client waits for the reader of what "2" writes, which may be "3", to have started.
+            said = [await call.receive(Message) for _ in range(2)]
+            assert [(one.ProcessID, one.HasField("Started")) for one in said] == [("2", True), ("3", True)]
+            call.cancel()
 
     run(work())
 

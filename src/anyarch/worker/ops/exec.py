@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import BuildError, ExecFailed, SandboxError
+from anyarch.errors import BuildError, ExecFailed, FailedState, SandboxError, StoreError
 from anyarch.llb.ops import ContentCache, MountType, NetMode, SecurityMode
 from anyarch.solver.events import LogEvent, WarningEvent
 from anyarch.solver.vertex import CacheMap
 from anyarch.worker.draft import clean
+from anyarch.worker.ops.mountplan import ROOT, MountPlan
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from anyarch.emulation import Route
-    from anyarch.llb.ops import CacheOpt, ExecOp, LinuxResources, Meta, Mount, SSHOpt
-    from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources, RootFS
+    from anyarch.llb.ops import ExecOp, LinuxResources, Meta, Mount
+    from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources
     from anyarch.sandbox.plan import Mount as SandboxMount
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.vertex import ContentKey
@@ -56,7 +56,6 @@ _PROXIES = (
 
 
 _TREES = frozenset({MountType.BIND, MountType.CACHE})
-_ROOT = -1  # where the root's upper directory is kept among those of the mounts, by position
 
 
 def _is_safe_by_content(mount: Mount) -> bool:
@@ -253,14 +252,13 @@ class ExecOperation:
                     task.exception()
                 raise
 
-    def prepare(self, inputs: Sequence[Result], stack: ExitStack) -> ExecRequest:
-        """The step as the sandbox takes it, for who runs it otherwise; `stack` ends what it stands on.
-        Blocks."""
+    def prepare(self, inputs: Sequence[Result], mounts: MountPlan) -> ExecRequest:
+        """The step as the sandbox takes it, for who runs it otherwise. Blocks."""
         root_mount = next(mount for mount in self._op.mounts if mount.dest == "/")
         root = self._input_of(root_mount, inputs)
         tree = self._worker.view_or_none(root)
         route = self._worker.ready_route(self.platform)
-        return self._request(root_mount, root, tree, _MountPlan(self._worker, stack), inputs, route)
+        return self._request(root_mount, root, tree, mounts, inputs, route)
 
     def _work(
         self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
@@ -283,44 +281,54 @@ class ExecOperation:
     def _run(
         self, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
     ) -> Sequence[Result]:
+        with ExitStack() as stack:
+            mounts = MountPlan(self._worker, stack)
+            try:
+                return self._run_on(mounts, inputs, cancel, accelerated)
+            except (BuildError, SandboxError) as error:
+                if self._worker.keeps_failures and not cancel.cancelled:
+                    error.failed_state = self._failed_state(mounts, inputs)
+                raise
+
+    def _run_on(
+        self, mounts: MountPlan, inputs: Sequence[Result], cancel: CancelToken, accelerated: Step | None
+    ) -> Sequence[Result]:
         worker, op = self._worker, self._op
         route = worker.ready_route(self.platform)
-        with ExitStack() as stack:
-            mounts = _MountPlan(worker, stack)
-            root_mount = next(m for m in op.mounts if m.dest == "/")
-            root = self._input_of(root_mount, inputs)
-            tree = worker.view_or_none(root)
-            request = self._request(root_mount, root, tree, mounts, inputs, route)
-            if accelerated is not None:
-                request = accelerated.request(request, mounts.directory)
-            tail = _Tail(_TAIL_BYTES)
+        root_mount = next(m for m in op.mounts if m.dest == "/")
+        root = self._input_of(root_mount, inputs)
+        tree = worker.view_or_none(root)
+        request = self._request(root_mount, root, tree, mounts, inputs, route)
+        if accelerated is not None:
+            request = accelerated.request(request, mounts.directory)
+        tail = _Tail(_TAIL_BYTES)
 
-            def on_output(stream: int, data: bytes) -> None:
-                tail.add(data)
-                worker.emit(LogEvent(self._vertex, stream, data, time.time()))
+        def on_output(stream: int, data: bytes) -> None:
+            tail.add(data)
+            worker.emit(LogEvent(self._vertex, stream, data, time.time()))
 
-            notes: list[tuple[str, str]] = []
-            try:
-                status = worker.machine.executor().run(
-                    request,
-                    on_output=on_output,
-                    cancel=cancel,
-                    on_note=lambda kind, text: notes.append((kind, text)),
-                )
-            except SandboxError as error:
-                command = " ".join(op.meta.args)
-                error.message = f'process "{command}" did not complete successfully: {error.message}'
-                raise
-            if accelerated is not None:
-                accelerated.finish()
-            accepted = op.meta.valid_exit_codes or (0,)
-            self._warn_of_limits(notes, failed=status not in accepted)
-            if status not in accepted:
-                raise self._failure(status, tail.data, route, notes)
-            outputs = self._outputs(mounts, inputs)
-            if accelerated is not None:
-                accelerated.check(outputs)
-            return outputs
+        notes: list[tuple[str, str]] = []
+        try:
+            status = worker.machine.executor().run(
+                request,
+                on_output=on_output,
+                cancel=cancel,
+                on_note=lambda kind, text: notes.append((kind, text)),
+            )
+        except SandboxError as error:
+            command = " ".join(op.meta.args)
+            error.message = f'process "{command}" did not complete successfully: {error.message}'
+            raise
+        if accelerated is not None:
+            accelerated.finish()
+        accepted = op.meta.valid_exit_codes or (0,)
+        self._warn_of_limits(notes, failed=status not in accepted)
+        if status not in accepted:
+            raise self._failure(status, tail.data, route, notes)
+        outputs = self._outputs(mounts, inputs)
+        if accelerated is not None:
+            accelerated.check(outputs)
+        return outputs
 
     def _failure(
         self, status: int, tail: bytes, route: Route, notes: Sequence[tuple[str, str]]
@@ -348,7 +356,7 @@ class ExecOperation:
         root_mount: Mount,
         root: SnapshotResult | None,
         tree: TreeView | None,
-        mounts: _MountPlan,
+        mounts: MountPlan,
         inputs: Sequence[Result],
         route: Route,
     ) -> ExecRequest:
@@ -371,7 +379,7 @@ class ExecOperation:
                 value = getattr(meta.proxy_env, field)
                 if value:
                     env += [f"{n}={value}" for n in (name, name.lower()) if n not in names]
-        rootfs = mounts.rootfs(_ROOT, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
+        rootfs = mounts.rootfs(ROOT, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
         extra = []
         for number, mount in enumerate(op.mounts):
             if mount.dest == "/":
@@ -410,7 +418,7 @@ class ExecOperation:
         return made
 
     def _extra(
-        self, number: int, mount: Mount, mounts: _MountPlan, inputs: Sequence[Result]
+        self, number: int, mount: Mount, mounts: MountPlan, inputs: Sequence[Result]
     ) -> SandboxMount | None:
         from anyarch.sandbox.plan import Bind, OverlayMount, Tmpfs
 
@@ -428,6 +436,7 @@ class ExecOperation:
                 assert options is not None
                 selector = clean(mount.selector)
                 path = mounts.cache(options, self._input_of(mount, inputs), selector)
+                mounts.cache_places[number] = path
                 return Bind(path, mount.dest, readonly=mount.readonly, selector=selector)
             case _:
                 rootfs = mounts.rootfs(number, self._input_of(mount, inputs), readonly=mount.readonly)
@@ -457,7 +466,7 @@ class ExecOperation:
             raise _missing_secret(options.id)
         return FileMount(mount.dest, value, options.mode, options.uid, options.gid)
 
-    def _agent(self, mount: Mount, mounts: _MountPlan) -> SandboxMount | None:
+    def _agent(self, mount: Mount, mounts: MountPlan) -> SandboxMount | None:
         from anyarch.sandbox.plan import Bind
 
         options = mount.ssh_opt
@@ -473,7 +482,7 @@ class ExecOperation:
             )
         return Bind(mounts.agent(paths, options), mount.dest)
 
-    def _outputs(self, mounts: _MountPlan, inputs: Sequence[Result]) -> Sequence[Result]:
+    def _outputs(self, mounts: MountPlan, inputs: Sequence[Result]) -> Sequence[Result]:
         outputs: dict[int, Result] = {}
         for number, mount in enumerate(self._op.mounts):
             # Only trees have outputs; of secrets and the like the field means nothing.
@@ -482,13 +491,32 @@ class ExecOperation:
             base = self._input_of(mount, inputs)
             if mount.mount_type is MountType.CACHE and base is None:
                 continue
-            upper = mounts.upper(_ROOT if mount.dest == "/" else number)
+            upper = mounts.upper(ROOT if mount.dest == "/" else number)
             if upper is None or mount.readonly:
                 outputs[mount.output] = base
                 continue
             layer = self._worker.adopt(upper, base)
             outputs[mount.output] = (base or SnapshotResult()).on(layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
+
+    def _failed_state(self, mounts: MountPlan, inputs: Sequence[Result]) -> FailedState | None:
+        """What was given to each mount, and what the step had made of it when it failed; None where there is
+        no room for that."""
+        given: list[Result] = []
+        left: list[Result] = []
+        try:
+            for number, mount in enumerate(self._op.mounts):
+                base = self._input_of(mount, inputs) if mount.mount_type in _TREES else None
+                given.append(base)
+                upper = mounts.upper(ROOT if mount.dest == "/" else number)
+                if upper is not None and not mount.readonly and os.path.isdir(upper):
+                    layer = self._worker.adopt(upper, base)
+                    self._worker.failed_layers.append(layer)
+                    base = (base or SnapshotResult()).on(layer)
+                left.append(base)
+        except StoreError:
+            return None
+        return FailedState(given, left)
 
     def _warn_of_limits(self, notes: Iterable[tuple[str, str]], *, failed: bool) -> None:
         missed = [text for kind, text in notes if kind == "limit"]
@@ -499,65 +527,6 @@ class ExecOperation:
             self._worker.emit(
                 WarningEvent(self._vertex, "the kernel killed a process of a step for its limit of memory")
             )
-
-
-class _MountPlan:
-    """Upper and work directories of one step, and what it holds while it runs."""
-
-    def __init__(self, worker: Worker, stack: ExitStack) -> None:
-        self._worker = worker
-        self._stack = stack
-        self.directory = stack.enter_context(worker.step_directory())
-        self._uppers: dict[int, Path] = {}
-        self._caches: dict[tuple[CacheOpt, str], str] = {}
-        self._agents = 0
-
-    def rootfs(
-        self, number: int, base: SnapshotResult | None, *, readonly: bool, root_entry: Entry | None = None
-    ) -> RootFS:
-        from anyarch.sandbox.plan import RootFS
-
-        lowers = self._worker.directories(base)
-        if readonly and lowers:
-            return RootFS(lowers=lowers, upper="", work="", readonly=True)
-        upper = self.directory / f"upper{number}"
-        work = self.directory / f"work{number}"
-        upper.mkdir()
-        work.mkdir()
-        if root_entry is not None:
-            self._worker.set_root_metadata(upper, root_entry)
-        self._uppers[number] = upper
-        return RootFS(lowers=lowers, upper=str(upper), work=str(work), readonly=readonly)
-
-    def cache(self, options: CacheOpt, base: SnapshotResult | None, path: str) -> str:
-        """The directory of a cache that begins with what `base` has at `path`."""
-        from anyarch.worker.cache_mounts import TreeSeed, cache_mount
-
-        seed = TreeSeed(self._worker, base, path) if base is not None else None
-        # One step that mounts a cache twice must not wait for itself.
-        key = (options, seed.key if seed is not None else "")
-        if key not in self._caches:
-            held = cache_mount(self._worker.store.root, options, seed)
-            self._caches[key] = self._stack.enter_context(held)
-        return self._caches[key]
-
-    def agent(self, paths: Sequence[str], options: SSHOpt) -> str:
-        from anyarch.worker.ssh import agent_socket
-
-        self._agents += 1
-        return self._stack.enter_context(
-            agent_socket(
-                paths,
-                self.directory,
-                name=f"ssh{self._agents}",
-                uid=options.uid,
-                gid=options.gid,
-                mode=options.mode or 0o600,
-            )
-        )
-
-    def upper(self, number: int) -> Path | None:
-        return self._uppers.get(number)
 
 
 class _Tail:

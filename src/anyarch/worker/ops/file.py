@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
-from anyarch.errors import BuildError, PathNotFound
+from anyarch.errors import BuildError, FailedState, PathNotFound, StoreError
 from anyarch.llb.ops import (
     ActionCopy,
     ActionMkdir,
@@ -157,7 +157,12 @@ class FileOperation:
         outputs: dict[int, Result] = {}
         for number, action in enumerate(self._op.actions):
             base, draft = self._primary(action, inputs, states, number)
-            self._apply(action, draft, inputs, states)
+            try:
+                self._apply(action, draft, inputs, states)
+            except BuildError as error:
+                if self._worker.keeps_failures:
+                    error.failed_state = self._failed_state(number, base, draft, inputs, states)
+                raise
             states.append((base, draft))
             if action.output >= 0:
                 layer = self._commit(draft)
@@ -165,6 +170,32 @@ class FileOperation:
                     self._remember(memo, draft, layer)
                 outputs[action.output] = self._stack(inputs[base] if base >= 0 else None, layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
+
+    def _failed_state(
+        self,
+        number: int,
+        base: int,
+        draft: Draft,
+        inputs: Sequence[Result],
+        states: list[tuple[int, Draft]],
+    ) -> FailedState | None:
+        """What the failed action has left, and what it copied from where that was made here; None where there
+        is no room for that."""
+        action = self._op.actions[number]
+        outputs: list[Result] = [None] * len(self._op.actions)
+        try:
+            outputs[number] = self._kept(base, draft, inputs)
+            source = action.secondary_input - self._inputs
+            if source >= 0:
+                outputs[source] = self._kept(*states[source], inputs)
+        except StoreError:
+            return None
+        return FailedState(inputs, outputs, action=number)
+
+    def _kept(self, base: int, draft: Draft, inputs: Sequence[Result]) -> SnapshotResult:
+        layer = self._commit(draft)
+        self._worker.failed_layers.append(layer)
+        return self._stack(inputs[base] if base >= 0 else None, layer)
 
     def _primary(
         self, action: FileAction, inputs: Sequence[Result], states: list[tuple[int, Draft]], number: int

@@ -1,0 +1,103 @@
+"""Files of a client's containers (`LLBBridge.ReadFileContainer` and its like): of each mount, as its
+processes see them now."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+from typing import TYPE_CHECKING
+
+from anyarch.api.proto import fsutil_pb2, gateway_pb2
+from anyarch.api.rpc.server import unary
+from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.gostat import go_mode
+from anyarch.spec.glob import match
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any, TypeVar
+
+    from anyarch.api.rpc.server import Handler, ServerCall
+    from anyarch.daemon.job import Job
+    from anyarch.engine.workbench import Workbench
+    from anyarch.snapshot.live import LiveFile, LiveTree
+
+    T = TypeVar("T")
+
+__all__ = ["MAX_FILE", "container_file_methods", "read_range"]
+
+MAX_FILE = 14 << 20
+"""A file that is read has to fit into a message."""
+
+
+def container_file_methods(
+    job_of: Callable[[ServerCall], Coroutine[Any, Any, Job]],
+) -> dict[str, Handler]:
+    """`job_of` tells which build a call is about."""
+
+    async def looked(call: ServerCall, name: str, position: int, look: Callable[[LiveTree], T]) -> T:
+        job = await job_of(call)
+        container = job.containers.get(name)
+        if container is None:
+            raise RpcError(Code.UNKNOWN, f"container details for {name}@{position} not found")
+
+        async def work(bench: Workbench) -> T:
+            tree = await container.files(position)
+            return await asyncio.to_thread(look, tree)
+
+        return await job.run(work)
+
+    async def read_file(
+        request: gateway_pb2.ReadFileRequest, call: ServerCall
+    ) -> gateway_pb2.ReadFileResponse:
+        offset, length = read_range(request)
+        data = await looked(
+            call, request.Ref, request.MountIndex, lambda tree: tree.read(request.FilePath, offset, length)
+        )
+        if len(data) > MAX_FILE:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def read_dir(request: gateway_pb2.ReadDirRequest, call: ServerCall) -> gateway_pb2.ReadDirResponse:
+        found = await looked(
+            call, request.Ref, request.MountIndex, lambda tree: tree.listdir(request.DirPath)
+        )
+        pattern = request.IncludePattern
+        entries = [_stat(file, name) for name, file in found if not pattern or match(pattern, name)]
+        return gateway_pb2.ReadDirResponse(entries=entries)
+
+    async def stat_file(
+        request: gateway_pb2.StatFileRequest, call: ServerCall
+    ) -> gateway_pb2.StatFileResponse:
+        file = await looked(call, request.Ref, request.MountIndex, lambda tree: tree.stat(request.Path))
+        name = posixpath.basename(request.Path.rstrip("/")) or "/"
+        return gateway_pb2.StatFileResponse(stat=_stat(file, name))
+
+    return {
+        "ReadFileContainer": unary(gateway_pb2.ReadFileRequest, read_file),
+        "ReadDirContainer": unary(gateway_pb2.ReadDirRequest, read_dir),
+        "StatFileContainer": unary(gateway_pb2.StatFileRequest, stat_file),
+    }
+
+
+def read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
+    """Offset and length that are asked for; one byte more than fits where that is the rest. Raises
+    `RpcError`."""
+    offset, length = 0, 0
+    if request.HasField("Range"):
+        offset, length = request.Range.Offset, request.Range.Length
+    if offset < 0 or length < 0:
+        raise RpcError(Code.INVALID_ARGUMENT, "invalid range")
+    return offset, min(length or MAX_FILE + 1, MAX_FILE + 1)
+
+
+def _stat(file: LiveFile, name: str) -> fsutil_pb2.Stat:
+    return fsutil_pb2.Stat(
+        path=name,
+        mode=go_mode(file.mode),
+        uid=file.uid,
+        gid=file.gid,
+        size=file.size,
+        modTime=file.mtime_ns,
+        linkname=file.linkname,
+    )
