@@ -27,6 +27,7 @@ __all__ = [
     "EmulatorMissing",
     "ExecFailed",
     "FailedState",
+    "IncompleteMaterials",
     "InvalidDigest",
     "InvalidPlatform",
     "MalformedArchive",
@@ -243,6 +244,14 @@ class EmulatorMissing(SandboxError):
 
 class BuildError(AnyarchError):
     """A build failed for a reason that lies in the build's input."""
+
+
+class IncompleteMaterials(BuildError):
+    """Not all that a build is made of is known by a digest, as was demanded: `names` are local sources."""
+
+    def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
+        super().__init__(message, hint="take the context from git or a URL, or leave complete-materials out")
+        self.names = tuple(names)
 
 
 class DockerfileError(BuildError):

@@ -19,8 +19,8 @@ from anyarch.builder.merge import Part, check, merge, part_request
 from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
 from anyarch.builder.refs import save_state, state_of
 from anyarch.builder.renamed import renamed
-from anyarch.builder.vcs import repository_of
-from anyarch.errors import AnyarchError, BuilderError, Canceled, ContextError, NodeLost
+from anyarch.builder.vcs import told_repository
+from anyarch.errors import AnyarchError, BuilderError, Canceled, NodeLost
 from anyarch.session.identity import base36_id
 from anyarch.solver.events import WarningEvent
 from anyarch.solver.work import Work
@@ -108,12 +108,7 @@ class _Build:
             return await self._merged()
 
     def _repository(self) -> Repository | None:
-        """What is told of the context's git repository; a build is not for that alone given up."""
-        try:
-            return repository_of(self._request.context, self._builder.surroundings.env)
-        except ContextError as error:
-            self._warn(f"current commit information was not captured by the build: {error.message}")
-            return None
+        return told_repository(self._request.context, self._builder.surroundings.env, self._warn)
 
     async def _keep_standard_input(self) -> None:
         """An archive on standard input can be read once, and several nodes may want it."""

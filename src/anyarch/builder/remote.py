@@ -14,6 +14,8 @@ import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from anyarch.api.failure import build_error
 from anyarch.api.proto import content_pb2 as content
 from anyarch.api.proto import control_pb2 as control
@@ -171,6 +173,7 @@ class RemoteBuilder:
                         solve = _solve_request(build, request, session=session, ref=ref)
                         if request.call in ("", "build"):
                             response = await self._solve(solve, warnings)
+                            told = await self._provenance(ref, request.metadata_provenance, emit)
                         else:
                             return await self._answer(solve, build, warnings)
                 except RpcError as error:
@@ -178,7 +181,24 @@ class RemoteBuilder:
                     raise failures[0] if failures else build_error(error, where=self._label) from error
                 if build.exported_caches and "cache.manifest" in response:
                     await asyncio.to_thread(_name_caches, build, response["cache.manifest"])
-        return _result(response, warnings.count)
+        result = _result(response, warnings.count)
+        return msgspec.structs.replace(result, metadata={**result.metadata, **told})
+
+    async def _provenance(self, ref: str, mode: str, emit: EventSink) -> dict[str, Any]:
+        """What the record of a build that is over tells of how it was made, for the metadata file."""
+        if not mode:
+            return {}
+        from anyarch.builder.provenance import record_provenance
+        from anyarch.solver.work import Work
+
+        step = Work(emit, "resolving provenance for metadata file")
+        try:
+            found = await record_provenance(self, ref, is_max=mode == "max")
+        except BaseException as error:
+            step.done(str(error) or "context canceled")
+            raise
+        step.done()
+        return found
 
     async def _solve(self, request: control.SolveRequest, emit: EventSink) -> dict[str, str]:
         """One Control.Solve with its progress."""

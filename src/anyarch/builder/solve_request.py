@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from anyarch.api.proto import control_pb2 as control
-from anyarch.engine.options import frontend_attrs, lent_things, local_inputs
+from anyarch.engine.options import frontend_attrs, lent_things, local_inputs, vcs_attrs
 from anyarch.engine.remote import is_remote
 from anyarch.errors import ContextError, ManifestNotFound, NotSupported, UsageError
 from anyarch.session.offer.content import BlobDirectory
@@ -18,7 +18,7 @@ from anyarch.session.offer.outputs import DirectoryTarget, FileTarget, PipeTarge
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from anyarch.engine.request import BuildRequest, CacheOption, Output, Repository
+    from anyarch.engine.request import BuildRequest, CacheOption, Output
     from anyarch.session.offer.outputs import Target
     from anyarch.worker.session import Lent
 
@@ -57,9 +57,7 @@ def remote_build(request: BuildRequest, stack: ExitStack) -> RemoteBuild:
     _standard_input(build, request, stack)
     _named_contexts(build, request)
     if request.repository is not None:
-        build.attrs |= _vcs_attrs(request.repository, build.directories)
-    for kind, attrs in request.attests.items():
-        build.attrs[f"attest:{kind}"] = ",".join(f"{name}={value}" for name, value in attrs.items())
+        build.attrs |= vcs_attrs(request.repository, build.directories)
     for output in request.outputs:
         _add_output(build, request, output)
     if not request.outputs and request.tags:
@@ -74,18 +72,6 @@ def remote_build(request: BuildRequest, stack: ExitStack) -> RemoteBuild:
         imports = [{"Type": one.Type, "Attrs": dict(one.Attrs)} for one in build.cache_imports]
         build.attrs["cache-imports"] = json.dumps(imports)
     return build
-
-
-def _vcs_attrs(repository: Repository, directories: dict[str, str]) -> dict[str, str]:
-    """What the build's record says of the repository, and where in it the directories are."""
-    found = {"vcs:source": repository.source, "vcs:revision": repository.revision}
-    attrs = {name: value for name, value in found.items() if value}
-    root = os.path.realpath(repository.root)
-    for name, directory in directories.items():
-        inside = os.path.relpath(os.path.realpath(directory), root)
-        if not inside.startswith(".."):
-            attrs[f"vcs:localdir:{name}"] = inside
-    return attrs
 
 
 def _refuse(request: BuildRequest) -> None:

@@ -19,9 +19,9 @@ from anyarch.engine.request import Repository
 from anyarch.errors import ContextError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["git_labels", "read_repository", "repository_of"]
+__all__ = ["git_labels", "read_repository", "repository_of", "told_repository"]
 
 REVISION = "org.opencontainers.image.revision"
 SOURCE = "org.opencontainers.image.source"
@@ -56,6 +56,15 @@ def repository_of(context: str, env: Mapping[str, str]) -> Repository | None:
     if truth(env.get("BUILDX_GIT_INFO", "")) is False:
         return None
     return read_repository(context, env)
+
+
+def told_repository(context: str, env: Mapping[str, str], warn: Callable[[str], None]) -> Repository | None:
+    """The same for a build, which is not given up for that alone: `warn` is told why there is none."""
+    try:
+        return repository_of(context, env)
+    except ContextError as error:
+        warn(f"current commit information was not captured by the build: {error.message}")
+        return None
 
 
 def read_repository(context: str, env: Mapping[str, str]) -> Repository | None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VARIABLES", "check_environment"]
 
-_NOT_ATTESTED = "nothing is attested unless it is asked for"
 _NO_BAKE = "there is no bake command yet"
 _NO_DEFAULT_POLICY = "images are not checked against a policy"
 
@@ -32,8 +31,8 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "KUBECONFIG": ("done", "the cluster of the driver kubernetes"),
     "DOCKER_BUILDKIT": ("moot", "read by docker itself before it calls its plugin"),
     "BUILDX_NO_DEFAULT_LOAD": ("done", "no load into docker, and no warning, without an output"),
-    "BUILDX_NO_DEFAULT_ATTESTATIONS": ("moot", _NOT_ATTESTED),
-    "BUILDX_NO_DEFAULT_OCI_ARTIFACT": ("moot", _NOT_ATTESTED),
+    "BUILDX_NO_DEFAULT_ATTESTATIONS": ("done", "true: images that are pushed get no provenance unasked"),
+    "BUILDX_NO_DEFAULT_OCI_ARTIFACT": ("done", "true: attestations as image manifests, not as artifacts"),
     "BUILDX_DEFAULT_POLICY": ("moot", _NO_DEFAULT_POLICY),
     "BUILDX_EXPERIMENTAL": ("moot", "no command or flag is hidden behind it"),
     "SOURCE_DATE_EPOCH": ("done", "given to the build as a build argument"),
@@ -42,7 +41,7 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "BUILDX_GIT_CHECK_DIRTY": ("done", "the label of a changed work tree ends with -dirty"),
     "BUILDX_GIT_INFO": ("done", "the build's record on a node tells the git repository, unless it is false"),
     "BUILDX_SEND_GIT_QUERY_AS_INPUT": ("moot", "queries of git URLs are always understood"),
-    "BUILDX_METADATA_PROVENANCE": ("moot", _NOT_ATTESTED),
+    "BUILDX_METADATA_PROVENANCE": ("done", "provenance in the metadata file: min, max or disabled"),
     "BUILDX_METADATA_WARNINGS": ("done", "warnings go into the metadata file"),
     "BUILDKIT_PROGRESS": ("done", "default of --progress"),
     "BUILDKIT_COLORS": ("done", "colours on a terminal"),

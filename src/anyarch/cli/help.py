@@ -67,7 +67,9 @@ ENVIRONMENT = (
     ("BUILDKIT_TTY_LOG_LINES", "log lines shown under a running step on a terminal (6)"),
     ("BUILDKIT_COLORS, NO_COLOR", "colours on a terminal; NO_COLOR switches them off"),
     ("BUILDX_NO_DEFAULT_LOAD", "1: no warning when a build has no output"),
+    ("BUILDX_METADATA_PROVENANCE", "provenance in the metadata file: min (default), max, disabled"),
     ("BUILDX_METADATA_WARNINGS", "1: warnings go into the metadata file too"),
+    ("BUILDX_NO_DEFAULT_ATTESTATIONS", "1: images that are pushed get no provenance unasked"),
     ("SOURCE_DATE_EPOCH", "given to the build as a build argument"),
     ("HTTP_PROXY, HTTPS_PROXY, NO_PROXY", "proxies for registries"),
 )

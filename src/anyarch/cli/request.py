@@ -43,9 +43,8 @@ def build_request(
     standard input if the command line refers to it."""
     from anyarch.engine.accelerate import acceleration
 
-    attests = grammar.attests(
-        parsed.texts("attest"), provenance=parsed.text("provenance"), sbom=parsed.text("sbom")
-    )
+    asked = {"provenance": parsed.text("provenance"), "sbom": parsed.text("sbom")}
+    attests = grammar.attests(parsed.texts("attest"), **asked)
     outputs = [grammar.output(text) for text in parsed.texts("output") if text]
     if parsed.text("iidfile") and any(output.type in ("local", "tar") for output in outputs):
         raise UsageError("local and tar exporters are incompatible with image ID file")
@@ -65,7 +64,10 @@ def build_request(
         build_args=_build_args(parsed, environment),
         labels=_labels(parsed, environment),
         tags=tuple(dict.fromkeys(parsed.texts("tag"))),
-        outputs=grammar.with_shorthands(outputs, push=parsed.switch("push"), load=parsed.switch("load")),
+        outputs=_with_artifacts(
+            grammar.with_shorthands(outputs, push=parsed.switch("push"), load=parsed.switch("load")),
+            environment,
+        ),
         cache_from=grammar.cache_options(parsed.texts("cache-from")),
         cache_to=grammar.cache_options(parsed.texts("cache-to")),
         no_cache=parsed.switch("no-cache"),
@@ -98,8 +100,51 @@ def build_request(
         parallel=tuple(parsed.texts("parallel")),
         annotations=grammar.image_annotations(parsed.texts("annotation")),
         attests=attests,
+        default_provenance=_by_default(parsed, environment),
+        metadata_provenance=_in_metadata(parsed, environment),
         call=method_of(parsed).name,
     )
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    """Raises `UsageError` for what is no truth value."""
+    text = environment.get(name)
+    if text is None:
+        return False
+    value = grammar.truth(text)
+    if value is None:
+        raise UsageError(f'invalid {name} "{text}"', hint="it is true or false")
+    return value
+
+
+def _with_artifacts(outputs: tuple[Output, ...], environment: Mapping[str, str]) -> tuple[Output, ...]:
+    """With `oci-artifact=false` where the environment wants attestations to be image manifests."""
+    if not _is_set(environment, "BUILDX_NO_DEFAULT_OCI_ARTIFACT"):
+        return outputs
+    return tuple(
+        Output(out.type, out.dest, {"oci-artifact": "false", **out.attrs})
+        if out.type in ("image", "oci")
+        else out
+        for out in outputs
+    )
+
+
+def _by_default(parsed: Parsed, environment: Mapping[str, str]) -> bool:
+    """Whether nothing was said of provenance."""
+    is_said = bool(parsed.text("provenance")) or any(
+        ("type", "provenance") in grammar.pairs(text) for text in parsed.texts("attest")
+    )
+    return not is_said and not _is_set(environment, "BUILDX_NO_DEFAULT_ATTESTATIONS")
+
+
+def _in_metadata(parsed: Parsed, environment: Mapping[str, str]) -> str:
+    """min or max; empty where the metadata file is to say nothing, or there is none."""
+    text = environment.get("BUILDX_METADATA_PROVENANCE", "")
+    if not parsed.text("metadata-file") or method_of(parsed).name != "build":
+        return ""
+    if text == "disabled" or grammar.truth(text) is False:
+        return ""
+    return "max" if text == "max" else "min"
 
 
 _RESOURCE_FLAGS = (

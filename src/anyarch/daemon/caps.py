@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from anyarch.api.proto import apicaps_pb2
-from anyarch.errors import NotSupported
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["frontend_caps", "llb_caps", "refuse_attestations"]
-
-_ATTEST = ("attest:", "build-arg:BUILDKIT_ATTEST_")
+__all__ = ["frontend_caps", "llb_caps"]
 
 _FRONTEND = """
-frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts gateway.exec.filesystem
-gateway.exec.secretenv gateway.exec.signals
-gateway.solve.evaluate gateway.solve.metadata gateway.warnings importcaches
-proto.refarray readdir readfile reference.output resolveimage resolveimage.resolvemode return returnmap
-solve.base solve.inlinereturn source.metaresolver statfile frontend.caps
+frontend.caps frontend.inputs gateway.evaluate gateway.exec gateway.exec.extrahosts
+gateway.exec.filesystem gateway.exec.secretenv gateway.exec.signals gateway.solve.evaluate
+gateway.solve.metadata gateway.warnings importcaches proto.refarray readdir readfile
+reference.attestations reference.output resolveimage resolveimage.resolvemode return returnmap solve.base
+solve.inlinereturn source.metaresolver statfile
 """
 
 _LLB = """
-constraints diffop exec.cgroup exec.meta.base exec.meta.cdi exec.meta.cgroup.parent exec.meta.linux.resources
-exec.meta.network exec.meta.proxyenv exec.meta.security exec.meta.security.devices.v1
-exec.meta.setsdefaultpath exec.meta.ulimit exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache
-exec.mount.cache.content exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh
-exec.mount.tmpfs exec.mount.tmpfs.size exec.secretenv exec.validexitcode exporter.image.annotations
-exporter.multiple exporter.sourcedateepoch file.base
-file.copy.alwaysreplaceexistingdestpaths file.copy.includeexcludepatterns file.copy.requiredpaths
-file.rm.nofollowsymlink file.rm.wildcard file.symlink.create gc.freespacefilter history.filter mergeop
-meta.description meta.exportcache meta.ignorecache platform soruce.http.uidgid source.git
-source.git.checksum source.git.fullurl source.git.httpauth
-source.git.keepgitdir source.git.knownsshhosts source.git.mountsshsock source.git.mtime
-source.git.skipsubmodules source.git.subdir source.http source.http.auth source.http.checksum
-source.http.header source.http.perm source.image source.image.checksum source.image.layerlimit
-source.image.resolvemode source.local source.local.differ source.local.excludepatterns
-source.local.followpaths source.local.includepatterns source.local.sessionid
+constraints diffop exec.cgroup exec.meta.base exec.meta.cdi exec.meta.cgroup.parent
+exec.meta.linux.resources exec.meta.network exec.meta.proxyenv exec.meta.security
+exec.meta.security.devices.v1 exec.meta.setsdefaultpath exec.meta.ulimit exec.mount.bind
+exec.mount.bind.readwrite-nooutput exec.mount.cache exec.mount.cache.content exec.mount.cache.sharing
+exec.mount.secret exec.mount.selector exec.mount.ssh exec.mount.tmpfs exec.mount.tmpfs.size
+exec.secretenv exec.validexitcode exporter.image.annotations exporter.image.attestations
+exporter.multiple exporter.sourcedateepoch file.base file.copy.alwaysreplaceexistingdestpaths
+file.copy.includeexcludepatterns file.copy.requiredpaths file.rm.nofollowsymlink file.rm.wildcard
+file.symlink.create gc.freespacefilter history.filter mergeop meta.description meta.exportcache
+meta.ignorecache platform soruce.http.uidgid source.git source.git.checksum source.git.fullurl
+source.git.httpauth source.git.keepgitdir source.git.knownsshhosts source.git.mountsshsock
+source.git.mtime source.git.skipsubmodules source.git.subdir source.http source.http.auth
+source.http.checksum source.http.header source.http.perm source.image source.image.checksum
+source.image.layerlimit source.image.resolvemode source.local source.local.differ
+source.local.excludepatterns source.local.followpaths source.local.includepatterns source.local.sessionid
 source.local.sharedkeyhint source.local.unique source.ocilayout
 """
 # `soruce` is how BuildKit spells it.
@@ -49,16 +41,6 @@ def frontend_caps() -> list[apicaps_pb2.APICap]:
 
 def llb_caps() -> list[apicaps_pb2.APICap]:
     return _caps(_LLB)
-
-
-def refuse_attestations(attrs: Mapping[str, str]) -> None:
-    """For clients that ask for attestations without looking at the capabilities. Raises `NotSupported`."""
-    for name in sorted(attrs):
-        if name.startswith(_ATTEST):
-            raise NotSupported(
-                f"{name}={attrs[name]}: attestations are not supported by this daemon",
-                hint="leave --attest, --provenance and --sbom out",
-            )
 
 
 def _caps(text: str) -> list[apicaps_pb2.APICap]:

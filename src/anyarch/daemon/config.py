@@ -102,7 +102,6 @@ _IDLE = {
     ("log", "level"): "",
     ("grpc", "debugAddress"): "",
     ("otel", "socketPath"): "",
-    ("provenanceEnvDir",): "",
     ("system", "platformsCacheMaxAge"): "",
     ("worker", "oci", "cniBinaryPath"): _NO_NETWORKS,
     ("worker", "oci", "cniPoolSize"): _NO_NETWORKS,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.daemon.caps import refuse_attestations
+from anyarch.attest.options import ProvenanceOptions, parse_attests
 from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate, with_stack
 from anyarch.daemon.gateway import Gateway
@@ -20,10 +20,12 @@ from anyarch.daemon.job import Job
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
 from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
+from anyarch.engine.provenance import Run
 from anyarch.engine.request import CacheOption, Output
 from anyarch.engine.workbench import SolveResult
 from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
+from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from anyarch.api.proto import worker_pb2
     from anyarch.api.rpc.server import Handler, ServerCall
+    from anyarch.attest.options import Attests
     from anyarch.daemon.history import History
     from anyarch.daemon.job import Jobs
     from anyarch.daemon.log import Log
@@ -152,6 +155,7 @@ class Control:
     async def solve(self, request: control_pb2.SolveRequest, call: ServerCall) -> control_pb2.SolveResponse:
         if not request.Ref:
             raise RpcError(Code.INVALID_ARGUMENT, "the build has no ref")
+        _use_built_in(request)
         job = Job(
             request,
             self._sessions,
@@ -189,13 +193,19 @@ class Control:
 
     async def _build(self, job: Job) -> dict[str, str]:
         request = job.request
-        refuse_attestations(request.FrontendAttrs)
         if request.ProxyNetwork:
             raise NotSupported(
                 "the proxy network is not supported by this daemon",
                 hint="leave it out: steps then use the network that the daemon gives them",
             )
         outputs = _outputs(request)
+        attests = parse_attests(request.FrontendAttrs)
+        run = Run(
+            base36_id(),
+            started=job.started,
+            compatibility=request.CompatibilityVersion,
+            custom=self._settings.provenance,
+        )
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Imports]
         exports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Exports]
         if not request.Frontend and not request.HasField("Definition"):
@@ -212,11 +222,13 @@ class Control:
                         Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
                     )
                 result = await self.gateway.frontend(
-                    job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs
+                    job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs, job.call
                 )
             else:
                 sent = Definition.unmarshal(request.Definition.SerializeToString())
                 definition = await job.run(lambda bench: bench.policed(sent))
+                if definition.ops:
+                    job.call.solved.append(definition)
                 result = SolveResult(ref=definition if definition.ops else None)
         ask_client = None
         if request.EnableSessionExporter:
@@ -228,20 +240,46 @@ class Control:
         epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
 
         async def export(bench: Workbench) -> BuildResult:
-            return await bench.export(
-                result,
-                outputs,
-                cache_to=exports,
-                epoch=epoch,
-                platforms=_asked_platforms(request.FrontendAttrs),
-                on_digests=job.results.update,
-            )
+            try:
+                return await bench.export(
+                    result,
+                    outputs,
+                    cache_to=exports,
+                    epoch=epoch,
+                    platforms=_asked_platforms(request.FrontendAttrs),
+                    on_digests=job.results.update,
+                    call=job.call,
+                    attests=attests,
+                    run=run,
+                    producers=self._jobs.producers,
+                    resolve_mode=request.FrontendAttrs.get("image-resolve-mode", ""),
+                    ignore_cache=request.FrontendAttrs.get("no-cache") == "",
+                )
+            finally:
+                if not request.Internal:
+                    options = ProvenanceOptions(builder_id=_builder_id(attests))
+                    job.provenance = bench.history_provenance(options)
 
         outcome = await job.run(export)
         response = {**_frontend_metadata(result), **_response(outcome, outputs)}
         if ask_client is not None:
             await ask_client.finalize(response)
         return response
+
+
+def _use_built_in(request: control_pb2.SolveRequest) -> None:
+    """The built-in frontend by its own name, where it is asked for as if it were an image."""
+    attrs = request.FrontendAttrs
+    is_replaced = any(
+        name == "context:dockerfile.v0" or name.startswith("context:dockerfile.v0::") for name in attrs
+    )
+    if request.Frontend == "gateway.v0" and attrs.get("source") == "dockerfile.v0" and not is_replaced:
+        request.Frontend = "dockerfile.v0"
+        del attrs["source"]
+
+
+def _builder_id(attests: Attests) -> str:
+    return attests.provenance.builder_id if attests.provenance is not None else ""
 
 
 def now_header() -> tuple[str, str]:

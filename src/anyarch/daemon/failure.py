@@ -17,6 +17,7 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.errors import (
     AnyarchError,
     Canceled,
+    IncompleteMaterials,
     ManifestNotFound,
     NetworkError,
     NotSupported,
@@ -52,6 +53,9 @@ def translate(error: Exception) -> RpcError:
             details.append(_detail("errdefs.FrontendCap+json", {"name": name}))
         case RequestNotSupported(name=name):
             details.append(_detail("errdefs.Subrequest+json", {"name": name}))
+        case IncompleteMaterials(names=names):
+            items = [{"name": name, "reason": "local_source"} for name in names]
+            details.append(_detail("errdefs.ProvenanceMaterialsIncomplete+json", {"incomplete": items}))
     messages = getattr(error, "messages", None)
     if messages:
         denied = {"action": 1, "denyMessages": [{"message": text} for text in messages]}

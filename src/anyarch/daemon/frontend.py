@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyarch.api.proto import llb_pb2
     from anyarch.daemon.gateway import Gateway
     from anyarch.daemon.job import Job
+    from anyarch.engine.calls import FrontendCall
     from anyarch.engine.workbench import SolveResult, Workbench
 
 __all__ = ["run_image"]
@@ -35,14 +36,19 @@ _GRACE_S = 5.0
 
 
 async def run_image(
-    job: Job, gateway: Gateway, attrs: dict[str, str], inputs: Mapping[str, llb_pb2.Definition]
+    job: Job,
+    gateway: Gateway,
+    attrs: dict[str, str],
+    inputs: Mapping[str, llb_pb2.Definition],
+    call: FrontendCall,
 ) -> SolveResult:
-    """Run the frontend of the image that `source` names. Raises `RpcError`, and what pulling it raises."""
+    """Run the frontend of the image that `source` names; `call` gets what it looks into. Raises `RpcError`,
+    and what pulling it raises."""
     source = attrs.get("source", "")
     if not source:
         raise RpcError(Code.INVALID_ARGUMENT, "no source specified for gateway")
     returned: asyncio.Future[SolveResult] = asyncio.get_running_loop().create_future()
-    methods = gateway.bound(Bridge(job, returned, inputs)).methods()
+    methods = gateway.bound(Bridge(job, returned, inputs, call)).methods()
     workers = await gateway.worker_json()
     to_container, from_us = os.pipe()
     to_us, from_container = os.pipe()
@@ -50,7 +56,7 @@ async def run_image(
         stdio = (to_container, from_container, 2)
         async with Server(methods, translate=translate) as server:
             running = asyncio.ensure_future(
-                job.run(lambda bench: _run(bench, source, attrs, stdio, job.request.Session, workers))
+                job.run(lambda bench: _run(bench, source, attrs, stdio, job.request.Session, workers, call))
             )
             try:
                 async with pipe_link(
@@ -85,6 +91,7 @@ async def _run(
     stdio: tuple[int, int, int],
     session: str,
     workers: str,
+    call: FrontendCall,
 ) -> int:
     from anyarch.sandbox.executor import StepHandle
     from anyarch.spec.reference import Reference
@@ -100,7 +107,10 @@ async def _run(
     labels = config.labels or {}
     check_caps(attrs)
     state = image(resolved.reference, platform=bench.worker.platform)
-    root = await bench.load(state.marshal()).result()
+    definition = state.marshal()
+    call.add_image(resolved.reference, None, resolved.digest, is_local=False)
+    call.solved.append(definition)
+    root = await bench.load(definition).result()
     env = list(config.env or ())
     for number, (key, value) in enumerate(attrs.items()):
         env.append(f"BUILDKIT_FRONTEND_OPT_{number}={key}={value}")

@@ -14,7 +14,8 @@ import msgspec
 from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.daemon.caps import frontend_caps, llb_caps, refuse_attestations
+from anyarch.attest.request import FrontendRequest
+from anyarch.daemon.caps import frontend_caps, llb_caps
 from anyarch.daemon.containerfiles import MAX_FILE, container_file_methods, read_range
 from anyarch.daemon.failure import error_of_status
 from anyarch.daemon.gostat import go_mode
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from anyarch.api.rpc.server import Handler, ServerCall
     from anyarch.daemon.job import Job, Jobs, KnownRef
     from anyarch.daemon.policy import JobPolicy
+    from anyarch.engine.calls import FrontendCall
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import Workbench
     from anyarch.frontend.gateway import FileStat
@@ -58,7 +60,10 @@ class Bridge:
         job: Job,
         returned: asyncio.Future[SolveResult],
         inputs: Mapping[str, llb_pb2.Definition],
+        call: FrontendCall,
     ) -> None:
+        """`call` gets what the frontend looks into."""
+        self.call = call
         self.job = job
         self.returned = returned
         self.inputs = inputs
@@ -111,7 +116,7 @@ class Gateway:
         if not build:
             raise RpcError(Code.INVALID_ARGUMENT, "no buildid found in context")
         job = await self._jobs.get(build)
-        return Bridge(job, job.returned, job.request.FrontendInputs)
+        return Bridge(job, job.returned, job.request.FrontendInputs, job.call)
 
     async def _job(self, call: ServerCall) -> Job:
         return (await self._bridge(call)).job
@@ -125,7 +130,8 @@ class Gateway:
     # results ---------------------------------------------------------------------------------------
 
     async def solve(self, request: gateway_pb2.SolveRequest, call: ServerCall) -> gateway_pb2.SolveResponse:
-        job = await self._job(call)
+        bridge = await self._bridge(call)
+        job = bridge.job
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.CacheImports]
 
         async def prepare(bench: Workbench) -> None:
@@ -136,7 +142,7 @@ class Gateway:
             if request.Definition.ByteSize():
                 raise RpcError(Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified")
             found = await self.frontend(
-                job, request.Frontend, dict(request.FrontendOpt), request.FrontendInputs
+                job, request.Frontend, dict(request.FrontendOpt), request.FrontendInputs, bridge.call
             )
         else:
             sent = Definition.unmarshal(request.Definition.SerializeToString())
@@ -145,6 +151,8 @@ class Gateway:
                 return await bench.policed(sent, _policy(job, request.SourcePolicies))
 
             definition = await job.run(police)
+            if definition.ops:
+                bridge.call.solved.append(definition)
             found = SolveResult(ref=definition if definition.ops else None)
 
         async def work(bench: Workbench) -> dict[str, EngineRef | None]:
@@ -199,34 +207,38 @@ class Gateway:
         name: str,
         attrs: dict[str, str],
         inputs: Mapping[str, llb_pb2.Definition],
+        caller: FrontendCall,
     ) -> SolveResult:
-        """What a frontend makes. Raises `RpcError` for one that there is not, and what it raises."""
+        """What a frontend makes that `caller` asks. Raises `RpcError` for one that there is not, and what it
+        raises."""
         from anyarch.daemon.frontend import run_image
         from anyarch.engine.workbench import ForeignSyntax
 
-        refuse_attestations(attrs)
         if name == "gateway.v0" and attrs.get("source", "").startswith("dockerfile.v0"):
             name = "dockerfile.v0"
+            attrs = {key: value for key, value in attrs.items() if key != "source"}
+        definitions = frontend_inputs(inputs)
+        call = caller.call(FrontendRequest(name, attrs, definitions))
         if name == "gateway.v0":
-            return await run_image(job, self, attrs, inputs)
+            return await run_image(job, self, attrs, inputs, call)
         if name != "dockerfile.v0":
             raise RpcError(Code.UNKNOWN, f"invalid frontend: {name}")
         caches = cache_imports(attrs)
-        definitions = frontend_inputs(inputs)
         platforms = await asyncio.to_thread(self._platforms)
 
         async def work(bench: Workbench) -> SolveResult:
             await bench.import_caches(caches)
             return await bench.dockerfile(
-                attrs, session=job.request.Session, platforms=platforms, inputs=definitions
+                attrs, session=job.request.Session, platforms=platforms, inputs=definitions, call=call
             )
 
         try:
             return await job.run(work)
         except ForeignSyntax as foreign:
-            named = {"source": foreign.reference, "cmdline": foreign.cmdline}
+            forwarded = {**attrs, "source": foreign.reference, "cmdline": foreign.cmdline}
+            inner = call.call(FrontendRequest("gateway.v0", forwarded, definitions))
             with error_context(source=foreign.source):
-                return await run_image(job, self, {**attrs, **named}, inputs)
+                return await run_image(job, self, forwarded, inputs, inner)
 
     async def return_(
         self, request: gateway_pb2.ReturnRequest, call: ServerCall
@@ -410,7 +422,8 @@ class Gateway:
     async def resolve_image_config(
         self, request: gateway_pb2.ResolveImageConfigRequest, call: ServerCall
     ) -> gateway_pb2.ResolveImageConfigResponse:
-        job = await self._job(call)
+        bridge = await self._bridge(call)
+        job = bridge.job
         layout = (request.StoreID or "") if request.ResolverType == 1 else ""
 
         async def work(bench: Workbench) -> gateway_pb2.ResolveImageConfigResponse:
@@ -428,6 +441,7 @@ class Gateway:
                 log_name=request.LogName,
                 layout=layout,
             )
+            bridge.call.add_image(image.reference, platform, image.digest, is_local=bool(layout))
             return gateway_pb2.ResolveImageConfigResponse(
                 Digest=image.digest, Config=image.config, Ref=image.reference
             )
@@ -439,7 +453,8 @@ class Gateway:
     ) -> gateway_pb2.ResolveSourceMetaResponse:
         from anyarch.daemon.sourcemeta import resolve
 
-        job = await self._job(call)
+        bridge = await self._bridge(call)
+        job = bridge.job
 
         async def work(bench: Workbench) -> gateway_pb2.ResolveSourceMetaResponse:
             policy = _policy(job, request.SourcePolicies)
@@ -453,7 +468,13 @@ class Gateway:
                     raise
                 changed = llb_pb2.SourceOp(identifier=made.identifier, attrs=made.attrs)
                 request.Source.CopyFrom(changed)
-            return await resolve(bench, request)
+            reply = await resolve(bench, request)
+            if reply.HasField("Image"):
+                scheme, _, name = reply.Source.identifier.partition("://")
+                platform = platform_of(request.Platform) if request.HasField("Platform") else None
+                is_local = scheme == "oci-layout"
+                bridge.call.add_image(name, platform, reply.Image.Digest, is_local=is_local)
+            return reply
 
         return await job.run(work)
 

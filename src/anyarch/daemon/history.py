@@ -28,6 +28,8 @@ __all__ = ["History"]
 
 _LOG_TYPE = "application/vnd.buildkit.status.v0"
 _ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # spelled so by BuildKit
+_PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_SLSA = "https://slsa.dev/provenance/v1"
 _MAX_ENTRIES = 50
 _MAX_AGE_S = 48 * 3600.0
 
@@ -98,6 +100,10 @@ class History:
         )
 
         def keep() -> None:
+            for name, raw in job.provenance.items():
+                item = self._blob(raw, _PAYLOAD_TYPE)
+                item.annotations["in-toto.io/predicate-type"] = _SLSA
+                (record.Results[name] if name else record.Result).Attestations.append(item)
             record.logs.CopyFrom(self._blob(log, _LOG_TYPE))
             record.trace.CopyFrom(self._blob(trace, TRACE_TYPE))
             if error is not None:
@@ -268,7 +274,9 @@ class History:
 
 
 def _blobs_of(record: control_pb2.BuildHistoryRecord) -> tuple[control_pb2.Descriptor, ...]:
-    return record.logs, record.externalError, record.trace
+    infos = (record.Result, *record.Results.values())
+    attestations = [item for info in infos for item in info.Attestations]
+    return record.logs, record.externalError, record.trace, *attestations
 
 
 def _replace(path: Path, raw: bytes) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.attest.request import FrontendRequest
 from anyarch.daemon.events import EventLog
 from anyarch.daemon.failure import translate
 from anyarch.daemon.policy import JobPolicy, rules_of
+from anyarch.engine.calls import FrontendCall, result_calls
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
+from anyarch.llb.definition import Definition
 from anyarch.session.blobs import SessionBlobs, SessionCaches
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
 from anyarch.session.fetch import SessionFiles
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from anyarch.engine.container import Container
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import SolveResult
-    from anyarch.llb.definition import Definition
     from anyarch.session.lender import Sessions
     from anyarch.worker.result import Result
 
@@ -88,6 +91,16 @@ class Job:
         self.warnings = 0
         self.grew = False
         """Whether it added to the store; known when it has ended."""
+        inputs = {
+            name: Definition.unmarshal(item.SerializeToString())
+            for name, item in request.FrontendInputs.items()
+        }
+        self.asked = FrontendRequest(request.Frontend, dict(request.FrontendAttrs), inputs)
+        self.call = FrontendCall(None, self.asked)
+        """What is asked on the way to the result, from the client's own requests on."""
+        self.started = time.time()
+        self.provenance: dict[str, bytes] = {}
+        """What the record tells of the results, by name."""
         self.results: dict[int, dict[str, object]] = {}
         """The descriptors of the images that were made, by the exporter's position."""
         self._sessions = sessions
@@ -172,6 +185,7 @@ class Job:
         ) as bench:
             files.on_received = bench.store.grew
             bench.worker.keeps_failures = True
+            self.call.solver = bench.solver
             self.policy = JobPolicy(
                 bench,
                 [self._rules],
@@ -276,6 +290,11 @@ class Jobs:
         self._ended[job.ref] = job.log
         while len(self._ended) > _KEPT:
             del self._ended[next(iter(self._ended))]
+
+    def producers(self, definition: Definition) -> list[FrontendCall]:
+        """The calls of all builds that run whose result is the same as that of a graph."""
+        calls = [call for job in self.running for call in job.call.all_calls()]
+        return result_calls(calls, definition)
 
     @property
     def running(self) -> list[Job]:

@@ -10,7 +10,7 @@ from anyarch.api.proto import llb_pb2, worker_pb2
 from anyarch.session.identity import base36_id
 from anyarch.store.policy import Disk
 from anyarch.store.policy import Settings as GcSettings
-from anyarch.version import __version__
+from anyarch.version import DOCKERFILE_LINE, __version__
 from anyarch.worker.cdi import Devices
 from anyarch.worker.cdi import Settings as CdiSettings
 
@@ -33,7 +33,6 @@ __all__ = [
 
 BUILDKIT_LINE = "v0.32.0"
 """The release whose behaviour is met; clients switch features by it."""
-DOCKERFILE_LINE = "1.26.0"
 VERSION = f"{BUILDKIT_LINE}+anyarch.{__version__}"
 
 

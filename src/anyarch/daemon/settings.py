@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Settings of registries; None: those of the user who runs the daemon."""
     cdi: CdiSettings | None = None
     limits: Limits | None = None
+    provenance: dict[str, Any] = {}
+    """What the operator adds to provenance."""
 
 
 def settings_of(flags: dict[str, Value]) -> Settings:
@@ -105,6 +107,7 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         hosts=_hosts(config),
         cdi=_cdi(flags, config),
         limits=_limits(flags, config),
+        provenance=_provenance(config.text("provenanceEnvDir")),
     )
 
 
@@ -154,6 +157,36 @@ def _limits(flags: dict[str, Value], config: Config) -> Limits | None:
     if not isinstance(wanted, int) or isinstance(wanted, bool) or wanted < 1:
         return None
     return msgspec.structs.replace(Limits.default(), exec=wanted)
+
+
+_OWN = ("buildConfig", "builderPlatform", "platform")
+
+
+def _provenance(directory: str) -> dict[str, Any]:
+    """What the JSON files of a directory say, the later on top. Raises `UsageError`."""
+    import json
+
+    path = directory or os.path.join(os.path.dirname(default_path()), "provenance.d")
+    found: dict[str, Any] = {}
+    try:
+        names = sorted(name for name in os.listdir(path) if name.endswith(".json"))
+        for name in names:
+            with open(os.path.join(path, name), "rb") as file:
+                values = json.load(file)
+            if not isinstance(values, dict):
+                raise UsageError(f"failed to parse {name}: it is no object", hint=f"it is in {path}")
+            found |= values
+    except FileNotFoundError:
+        return found
+    except (OSError, ValueError) as error:
+        raise UsageError(f"provenance of {path} cannot be read: {error}") from None
+    for key in _OWN:
+        if key in found:
+            raise UsageError(
+                f'key "{key}" is builtin and not allowed to be modified in provenance config',
+                hint=f"take it out of the files in {path}",
+            )
+    return found
 
 
 def _text(flags: dict[str, Value]) -> Any:

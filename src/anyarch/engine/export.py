@@ -14,7 +14,7 @@ from anyarch.engine.attributes import compression_of, flag
 from anyarch.engine.options import annotation_of, annotations_of, epoch_of, image_names
 from anyarch.engine.request import BuildResult, Output
 from anyarch.engine.request import PlatformResult as PlatformSummary
-from anyarch.errors import OutputError, UsageError
+from anyarch.errors import BuildError, OutputError, UsageError
 from anyarch.exporter.assemble import ImageOptions, assemble
 from anyarch.exporter.timestamp import format_time
 from anyarch.solver.work import Work
@@ -105,7 +105,7 @@ class Exporter:
         self._emit = emit
         self.names: list[str] = []
         """Those of the last image output."""
-        self._assembled: dict[ImageOptions, AssembledImage] = {}
+        self._assembled: dict[tuple[ImageOptions, bool], AssembledImage] = {}
         self.inline: InlineCache | None = None
         """Adds a build cache to the configs of images (`--cache-to type=inline`)."""
 
@@ -192,19 +192,18 @@ class Exporter:
         is_part = flag(output.attrs, "part", default=False)
         options = self._options(output, multi_platform or is_part)
         names = image_names(self._request, self._named(output))
+        several = len(results) > 1 or multi_platform or is_part
         if any(result.attestations for result in results):
-            options = msgspec.structs.replace(
-                options,
-                names=tuple(str(name) for name in names),
-                oci_artifact=flag(output.attrs, "oci-artifact", default=options.oci_media_types),
-            )
-        several = len(results) > 1 or multi_platform
+            results = _attested(output, results, is_index=several)
+            several = several or any(result.attestations for result in results)
+            options = await self._attesting(output, options, results, names)
         if output.type == "docker" and several and output.dest is not None:
             raise OutputError(
                 "docker exporter does not currently support exporting manifest lists",
                 hint="choose one --platform, or use type=oci or --push for several",
             )
-        image = self._assembled.get(options)
+        key = (options, any(result.attestations for result in results))
+        image = self._assembled.get(key)
         if image is None:
             if options.rewrite_timestamp or options.force_compression:
                 await self._fetch_remote(results, options)
@@ -217,7 +216,7 @@ class Exporter:
                 inline=self.inline,
                 on_thread=self._worker.in_cpu,
             )
-            self._assembled[options] = image
+            self._assembled[key] = image
         push = output.type == "registry" or flag(output.attrs, "push", default=False)
         by_digest = flag(output.attrs, "push-by-digest", default=False)
         if output.type in ("image", "registry"):
@@ -247,6 +246,34 @@ class Exporter:
         await asyncio.to_thread(self._layout, output, number, image, names, docker, created)
         progress.step("sending tarball")
         return image, names
+
+    async def _attesting(
+        self,
+        output: Output,
+        options: ImageOptions,
+        results: Sequence[PlatformResult],
+        names: Sequence[Reference],
+    ) -> ImageOptions:
+        """The options for an image with attestations; what they need of it is brought here. Raises
+        `BuildError`."""
+        found = [item for result in results for item in result.attestations]
+        if not found:
+            return options
+        if not options.oci_media_types:
+            raise BuildError(
+                'cannot export attestations with "oci-mediatypes=false"',
+                hint="leave out oci-mediatypes=false, or build with --provenance=false and without --sbom",
+            )
+        if any(item.is_core for item in found):
+            from anyarch.worker.result import SnapshotResult
+
+            for result in results:
+                await self._worker.ensure_local(SnapshotResult(result.layers))
+        return msgspec.structs.replace(
+            options,
+            names=tuple(str(name) for name in names),
+            oci_artifact=flag(output.attrs, "oci-artifact", default=True),
+        )
 
     def _named(self, output: Output) -> Output:
         """`name=*` is the name that the frontend gives its result."""
@@ -393,7 +420,7 @@ class Exporter:
                     with_attestations,
                     self._worker,
                     chain,
-                    result,
+                    _written(result),
                     prefix=output.attrs.get("attestation-prefix", ""),
                     by_platform=multi_platform and not is_split,
                 )
@@ -435,6 +462,28 @@ class Exporter:
         assert self._receiver is not None
         with self._receiver.file(number, {}) as write:
             write_tar(trees, write, split=split, epoch=epoch)
+
+
+def _attested(
+    output: Output, results: Sequence[PlatformResult], *, is_index: bool
+) -> Sequence[PlatformResult]:
+    """The results with the attestations that this output takes: those that are only for images need an index
+    that is made anyway, or an output that makes one for them."""
+    takes_all = flag(output.attrs, "attestation-inline", default=output.type in ("image", "registry"))
+    items = [item for result in results for item in result.attestations]
+    if is_index or any(takes_all or not item.inline_only for item in items):
+        return results
+    return [msgspec.structs.replace(result, attestations=()) for result in results]
+
+
+def _written(result: PlatformResult) -> PlatformResult:
+    """With what its attestations say."""
+    written = [
+        msgspec.structs.replace(item, predicate=item.content(), make=None)
+        for item in result.attestations
+        if not item.inline_only
+    ]
+    return msgspec.structs.replace(result, attestations=tuple(written))
 
 
 def _annotations(metadata: Mapping[str, bytes]) -> list[Annotation]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from anyarch.archive.entry import Entry
+    from anyarch.engine.calls import FrontendCall
     from anyarch.engine.sourcepolicy import SourcePolicy
     from anyarch.frontend.gateway import BuildOpts
     from anyarch.llb.definition import Definition
@@ -132,6 +133,8 @@ class EngineGateway:
         self._opts = opts
         self.policy: SourcePolicy | None = None
         """What decides on sources."""
+        self.call: FrontendCall | None = None
+        """Where it is noted what the frontend looks into."""
         self._announced: dict[str, tuple[str, asyncio.Lock]] = {}
         self.warnings = 0
 
@@ -144,6 +147,8 @@ class EngineGateway:
             from anyarch.engine.sourcepolicy import policed
 
             definition = await policed(definition, self.policy)
+        if self.call is not None:
+            self.call.solved.append(definition)
         return EngineRef(self._solver, self._worker, load(self._solver, self._worker, definition))
 
     async def resolve_image_config(
@@ -158,6 +163,8 @@ class EngineGateway:
         async with self.step(log_name or f"[internal] load metadata for {name}"):
             wanted = platform or self._worker.platform
             image = await self._worker.in_network(images.image, name, wanted)
+        if self.call is not None:
+            self.call.add_image(str(name), platform, image.digest, is_local=bool(layout))
         return ResolvedImage(str(name), image.digest, image.config)
 
     async def source_time(self, definition: Definition, *, log_name: str) -> int | None:

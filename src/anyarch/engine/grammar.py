@@ -27,6 +27,7 @@ __all__ = [
     "key_values",
     "method",
     "output",
+    "pairs",
     "platforms",
     "resources",
     "secret",
@@ -96,7 +97,7 @@ def _quoted(text: str, position: int) -> tuple[str, int]:
         return "".join(parts), end
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
+def pairs(text: str) -> list[tuple[str, str]]:
     """`k=v,k=v` with lower-case keys."""
     pairs = []
     for field in csv_fields(text):
@@ -113,7 +114,7 @@ def output(text: str) -> Output:
     if len(fields) == 1 and fields[0] == text and not text.startswith("type="):
         return Output("tar", "-") if text == "-" else Output("local", text)
     kind, dest, attrs = "", None, {}
-    for key, value in _pairs(text):
+    for key, value in pairs(text):
         if key == "type":
             kind = value
         elif key == "dest":
@@ -203,18 +204,18 @@ def attests(
 ) -> dict[str, dict[str, str]]:
     """`--attest`, `--provenance` and `--sbom`: attributes by type. The last word on a type counts, disabled
     ones are left out."""
-    entries = [_pairs(text) for text in texts]
+    entries = [pairs(text) for text in texts]
     for kind, text in (("provenance", provenance), ("sbom", sbom)):
         if not text:
             continue
         wanted = truth(text)
         if wanted is None:
-            entries.append([("type", kind), *_pairs(text)])
+            entries.append([("type", kind), *pairs(text)])
         else:
             entries.append([("type", kind), ("disabled", "false" if wanted else "true")])
     result: dict[str, dict[str, str]] = {}
-    for pairs in entries:
-        attrs = dict(pairs)
+    for entry in entries:
+        attrs = dict(entry)
         kind = attrs.pop("type", "")
         if not kind:
             raise UsageError(
@@ -238,7 +239,7 @@ def cache_options(texts: Iterable[str]) -> tuple[CacheOption, ...]:
         if not any("=" in field for field in fields):
             result += [CacheOption("registry", {"ref": field}) for field in fields]
             continue
-        attrs = dict(_pairs(text))
+        attrs = dict(pairs(text))
         kind = attrs.pop("type", "")
         if not kind:
             raise UsageError(
@@ -275,7 +276,7 @@ def secret(text: str, environment: Mapping[str, str]) -> Secret:
     """One `--secret`. Without src or env it is the environment variable of that name if there is one, else
     the file."""
     ident, source, env, kind = "", None, None, ""
-    for key, value in _pairs(text):
+    for key, value in pairs(text):
         match key:
             case "id":
                 ident = value

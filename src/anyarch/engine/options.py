@@ -21,7 +21,7 @@ from anyarch.worker.session import Lent, LentSecret, LentSsh
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anyarch.engine.request import BuildRequest, BuildResult, Output
+    from anyarch.engine.request import BuildRequest, BuildResult, Output, Repository
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.store.store import Store
 
@@ -171,10 +171,51 @@ def frontend_attrs(request: BuildRequest, *, gateway: str = _STEPS_SHARE_THE_NET
             attrs["dockerfilekey"] = "dockerfile"
     if is_remote(request.context):
         attrs["context"] = request.context
+    attrs |= _attest_attrs(request)
     method = request.call.partition(",")[0]
     if method not in ("", "build"):
         attrs["requestid"] = f"frontend.{'lint' if method == 'check' else method}"
         attrs["frontend.caps"] = "moby.buildkit.frontend.subrequests"
+    return attrs
+
+
+def attests_by_default(request: BuildRequest) -> bool:
+    """Whether provenance is made although nobody asked for it: of images that are pushed, as docker buildx
+    does. Docker's media types know no attestations."""
+    if not request.default_provenance or "provenance" in request.attests:
+        return False
+    return request.call.partition(",")[0] in ("", "build") and any(
+        (output.type == "registry" or flag(output.attrs, "push", default=False))
+        and flag(output.attrs, "oci-mediatypes", default=True)
+        for output in request.outputs
+    )
+
+
+def _attest_attrs(request: BuildRequest) -> dict[str, str]:
+    found = {}
+    for kind, attrs in request.attests.items():
+        fields = [f"type={kind}", *(f"{name}={value}" for name, value in attrs.items())]
+        found[f"attest:{kind}"] = ",".join(_csv_field(field) for field in fields)
+    if attests_by_default(request):
+        found["attest:provenance"] = "mode=min,inline-only=true"
+    return found
+
+
+def _csv_field(text: str) -> str:
+    if not any(char in text for char in ',"\n\r'):
+        return text
+    return '"' + text.replace('"', '""') + '"'
+
+
+def vcs_attrs(repository: Repository, directories: dict[str, str]) -> dict[str, str]:
+    """What is told of the build's git repository, and where in it the directories are."""
+    found = {"vcs:source": repository.source, "vcs:revision": repository.revision}
+    attrs = {name: value for name, value in found.items() if value}
+    root = os.path.realpath(repository.root)
+    for name, directory in directories.items():
+        inside = os.path.relpath(os.path.realpath(directory), root)
+        if not inside.startswith(".."):
+            attrs[f"vcs:localdir:{name}"] = inside
     return attrs
 
 

@@ -113,7 +113,9 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     result stays in the cache. `no_cache_filter` names stages. `call` other than build (`lint`, `outline`,
     `targets`) is a question about the Dockerfile: nothing is built, and the answer is in the result's
     metadata. `attests` maps a type (`provenance`, `sbom`) to its attributes; a type that is disabled is
-    absent. `resources` are limits of RUN steps by the frontend's names (memory, memswap, cpushares,
+    absent. With `default_provenance` images that are pushed are attested as docker buildx does where nothing
+    is said of it; `metadata_provenance` is min or max where the result's metadata is to tell of it too.
+    `resources` are limits of RUN steps by the frontend's names (memory, memswap, cpushares,
     cpuperiod, cpuquota, cpusetcpus, cpusetmems), `cgroup_parent` the control group that theirs are
     children of. `arch_check` is off, warn or error, for files that are not for the platform they are
     built for (see `engine.truthcheck`); `arch_check_allow` are patterns of paths, as in a .dockerignore
@@ -158,6 +160,8 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     allow: tuple[str, ...] = ()
     annotations: tuple[Annotation, ...] = ()
     attests: dict[str, dict[str, str]] = {}
+    default_provenance: bool = False
+    metadata_provenance: str = ""
     cache_from: tuple[CacheOption, ...] = ()
     cache_to: tuple[CacheOption, ...] = ()
     call: str = "build"

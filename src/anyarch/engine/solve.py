@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
@@ -16,12 +16,14 @@ from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway
 from anyarch.engine.options import (
     answer_of,
+    attests_by_default,
     build_epoch,
     check_output,
     frontend_attrs,
     lent_things,
     local_inputs,
     named_contexts,
+    vcs_attrs,
     wants_frontend_images,
 )
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
@@ -40,7 +42,9 @@ from anyarch.worker.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from anyarch.attest.options import Attests
     from anyarch.cache.stock import StockKey
+    from anyarch.engine.calls import FrontendCall
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
@@ -114,6 +118,11 @@ class Prepared:
         failures: Failures,
     ) -> None:
         self.failures = failures
+        self.started = time.time()
+        self.attests: Attests | None = None
+        """What is to be attested of the result, where anything is."""
+        self.call: FrontendCall | None = None
+        """Where is noted what provenance tells."""
         self.stock: dict[str, StockKey] = {}
         """BuildKit's keys of vertices, where build caches are read or written."""
         self.store = store
@@ -158,12 +167,15 @@ async def prepared(
         ):
             if request.lock or request.offline:
                 _lock_images(request, worker)
+            attests, call = _attesting(request, attrs, inputs, solver)
             opts = BuildOpts(
                 attrs,
                 build_platforms=(build_platform or host_platform(),),
                 frontend_images=wants_frontend_images(),
+                wants_scans=attests is not None and attests.sbom is not None,
             )
             gateway = EngineGateway(solver, worker, opts)
+            gateway.call = call
             if request.cache_from:
                 from anyarch.engine.remote_cache import import_caches
 
@@ -181,7 +193,28 @@ async def prepared(
                     with store.content.open(worker.uploaded) as packed:
                         await asyncio.to_thread(check_archive, packed)
                 raise
-            yield Prepared(store, cache, worker, solver, gateway, frontend, failures)
+            made = Prepared(store, cache, worker, solver, gateway, frontend, failures)
+            made.attests, made.call = attests, call
+            yield made
+
+
+def _attesting(
+    request: BuildRequest, attrs: dict[str, str], inputs: dict[str, str], solver: Solver
+) -> tuple[Attests | None, FrontendCall | None]:
+    """What is to be attested, and where is noted what that takes; None where nothing is. `attrs` get what is
+    told of the repository."""
+    if not request.metadata_provenance and not any(
+        name.startswith(("attest:", "build-arg:BUILDKIT_ATTEST_")) for name in attrs
+    ):
+        return None, None
+    from anyarch.attest.options import parse_attests
+    from anyarch.attest.request import FrontendRequest
+    from anyarch.engine.calls import FrontendCall
+
+    if request.repository is not None and not attests_by_default(request):
+        attrs |= vcs_attrs(request.repository, inputs)
+    asked = FrontendRequest("dockerfile.v0", attrs)
+    return parse_attests(attrs), FrontendCall(asked, asked, solver=solver)
 
 
 def _lock_images(request: BuildRequest, worker: Worker) -> None:
@@ -228,6 +261,11 @@ async def _build(
             raise failure
         build.failures.warn(build.gateway.warn)
         await _check_truth(check, build, results, edges)
+        provenance = None
+        if build.call is not None:
+            from anyarch.engine.attesting import attested
+
+            results, provenance = await attested(request, build, results)
         exporter = Exporter(request, store, worker, emit, epoch=build_epoch(build.frontend))
         if request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
@@ -237,6 +275,9 @@ async def _build(
             results, multi_platform=build.frontend.multi_platform, warnings=build.gateway.warnings
         )
         outcome = await _told(outcome, build, edges)
+        if provenance is not None and request.metadata_provenance:
+            told = provenance.for_metadata(is_max=request.metadata_provenance == "max")
+            outcome = msgspec.structs.replace(outcome, metadata={**outcome.metadata, **told})
         if request.cache_to:
             from anyarch.engine.remote_cache import export_caches
 
@@ -366,7 +407,7 @@ def _prepare_inputs(
     uploads: dict[str, BinaryIO],
 ) -> None:
     if request.context_tar is not None:
-        name = os.urandom(12).hex()
+        name = "context"  # within this build; what is attested of it is the same each time
         uploads[name] = request.context_tar
         attrs["context"] = UPLOAD_HOST + name
     elif request.context == "-":

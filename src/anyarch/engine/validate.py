@@ -16,7 +16,7 @@ import msgspec
 from anyarch.engine import grammar
 from anyarch.engine.remote import is_download, is_remote
 from anyarch.engine.request import Output
-from anyarch.errors import BadReference, ContextError, NotSupported, OutputError, UsageError
+from anyarch.errors import BadReference, ContextError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,8 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
     image in the local store; a request that only asks (`call`) has none. Raises `UsageError`,
     `ContextError`, `OutputError`, `NotSupported` and what parsing raises.
     """
-    _check_later(request)
+    if request.attests:
+        _check_attests(request.attests)
     if request.network not in _NETWORKS:
         raise UsageError(
             f'network mode "{request.network}" not supported', hint=f"it is one of {', '.join(_NETWORKS)}"
@@ -71,17 +72,34 @@ def prepare(request: BuildRequest, *, stdout_is_terminal: Callable[[], bool] = l
     return request
 
 
-def _check_later(request: BuildRequest) -> None:
-    if request.attests:
-        flags = {"provenance": "--provenance", "sbom": "--sbom"}
-        kind = next(iter(request.attests))
-        flag = flags.get(kind, f"--attest type={kind}")
-        raise NotSupported(
-            f"{flag}: attestations come in a later release",
-            hint=f"leave it out or write {flag}=false; nothing is attested by default"
-            if kind in flags
-            else "leave it out",
-        )
+_PROVENANCE = (
+    "mode",
+    "version",
+    "filename",
+    "builder-id",
+    "reproducible",
+    "inline-only",
+    "capture-usage",
+    "complete-materials",
+)
+
+
+def _check_attests(attests: dict[str, dict[str, str]]) -> None:
+    from anyarch.attest.options import provenance_options, sbom_options
+
+    for kind, attrs in attests.items():
+        match kind:
+            case "provenance":
+                for name in attrs:
+                    if name not in _PROVENANCE:
+                        raise UsageError(
+                            f"provenance has no attribute {name!r}", hint=f"it has {', '.join(_PROVENANCE)}"
+                        )
+                provenance_options(attrs)
+            case "sbom":
+                sbom_options(attrs)
+            case _:
+                raise UsageError(f'unknown attestation type "{kind}"', hint="there are provenance and sbom")
 
 
 def _check_offline(request: BuildRequest) -> None:

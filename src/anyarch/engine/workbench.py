@@ -8,13 +8,16 @@ layers below.
 from __future__ import annotations
 
 import asyncio
-import posixpath
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.attest.options import parse_attests
+from anyarch.attest.request import FrontendRequest
+from anyarch.engine.attestations import AttestationRef, read_attestations
 from anyarch.engine.cache import StoredCache
+from anyarch.engine.calls import FrontendCall
 from anyarch.engine.export import Exporter
 from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway, EngineRef
@@ -22,7 +25,6 @@ from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
 from anyarch.errors import BuildError
 from anyarch.exporter.assemble import PlatformResult
-from anyarch.exporter.attestation import Subject
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.llb.definition import Definition
@@ -41,12 +43,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from anyarch.attest.options import Attests, ProvenanceOptions
     from anyarch.cache.client import ClientCaches
     from anyarch.cache.stock import StockKey
+    from anyarch.engine.calls import Producers
     from anyarch.engine.export import Receiver
+    from anyarch.engine.provenance import Provenance, ResultGraph, Run
     from anyarch.engine.request import BuildResult, CacheOption, Output
     from anyarch.engine.sourcepolicy import SourcePolicy
-    from anyarch.exporter.attestation import Attestation
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
@@ -88,18 +92,6 @@ class Borrowed:
         self.layout_blobs = layout_blobs
 
 
-class AttestationRef(msgspec.Struct, frozen=True):
-    """An attestation that a frontend gives: the file at `path` of a result is its predicate. Of a bundle
-    every file in the directory `path` is a whole statement."""
-
-    definition: Definition | None
-    path: str
-    predicate_type: str = ""
-    subjects: tuple[Subject, ...] = ()
-    is_bundle: bool = False
-    metadata: dict[str, bytes] = {}
-
-
 class SolveResult(msgspec.Struct, frozen=True):
     """What a frontend gives: one definition (`ref`), or one a platform id (`refs`); None is the empty result.
     Keys of `metadata` are BuildKit's: `containerimage.config[/ID]`, `refs.platforms`."""
@@ -133,6 +125,8 @@ class Workbench:
         self.warnings = 0
         self.policy: SourcePolicy | None = None
         """What decides on the sources of graphs."""
+        self.provenance: Provenance | None = None
+        """Of what was exported, once it was."""
 
     @classmethod
     @asynccontextmanager
@@ -206,19 +200,23 @@ class Workbench:
         session: str,
         platforms: Sequence[Platform],
         inputs: dict[str, Definition] | None = None,
+        call: FrontendCall | None = None,
     ) -> SolveResult:
-        """Run the built-in frontend. Raises what it raises."""
+        """Run the built-in frontend; `call` gets what it looks into. Raises what it raises."""
         from anyarch.frontend.dockerfile.build import build
 
+        sbom = parse_attests(attrs).sbom
         opts = BuildOpts(
             dict(attrs),
             session_id=session,
             build_platforms=tuple(platforms),
             inputs=inputs or {},
             frontend_images=wants_frontend_images(),
+            wants_scans=sbom is not None,
         )
         gateway = EngineGateway(self.solver, self.worker, opts)
         gateway.policy = self.policy
+        gateway.call = call
         try:
             with os_errors():
                 found = await build(gateway)
@@ -228,7 +226,16 @@ class Workbench:
                         for name, ref in found.refs.items()
                     }
                     found = msgspec.structs.replace(found, refs=refs)
-                return _of_frontend(found)
+                result = _of_frontend(found)
+                if call is not None:
+                    call.solved += [ref for ref in found.refs.values() if ref is not None]
+                if sbom is not None and found.platforms:
+                    from anyarch.engine.sbom import of_frontend
+
+                    mode = attrs.get("image-resolve-mode", "")
+                    made = await of_frontend(gateway, found, sbom, mode=mode)
+                    result = msgspec.structs.replace(result, attestations=made)
+                return result
         finally:
             self.warnings += gateway.warnings
 
@@ -241,9 +248,17 @@ class Workbench:
         epoch: int | None = None,
         platforms: Sequence[str] | None = None,
         on_digests: Callable[[dict[int, dict[str, object]]], None] | None = None,
+        call: FrontendCall | None = None,
+        attests: Attests | None = None,
+        run: Run | None = None,
+        producers: Producers | None = None,
+        resolve_mode: str = "",
+        ignore_cache: bool = False,
     ) -> BuildResult:
         """Evaluate every ref and make the outputs. `platforms` is what the frontend was asked for, None for a
-        question that gives no image. Raises `BuildError` and its kin."""
+        question that gives no image. With `run` its provenance is known afterwards: `call` is how the build
+        began, `producers` finds who made its inputs; `attests` is what is to be attested, `resolve_mode` and
+        `ignore_cache` are for the scanner of an SBOM. Raises `BuildError` and its kin."""
         request = BuildRequest(
             context=".",
             outputs=tuple(outputs),
@@ -255,7 +270,20 @@ class Workbench:
             named = _named(result)
             if platforms is not None and _is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
+            if attests is not None and attests.sbom is not None:
+                result = await self._scanned(result, named, attests, resolve_mode, ignore_cache)
             results = await self._solve(result, named)
+            if run is not None:
+                run.epoch = epoch if epoch is not None else _epoch(result)
+                results = self._attested(
+                    result,
+                    named,
+                    results,
+                    call or FrontendCall(None, FrontendRequest(), solver=self.solver),
+                    attests,
+                    run,
+                    producers,
+                )
             exporter = Exporter(
                 request,
                 self.store,
@@ -303,33 +331,75 @@ class Workbench:
         await adopt_stock(self._cache.imported, self.solver, stock)
         return stock
 
-    async def _attestations(self, item: AttestationRef) -> list[Attestation]:
-        """Raises `BuildError`, and what reading raises."""
-        from anyarch.exporter.attestation import MOST_BYTES, Attestation, unbundled
+    async def _scanned(
+        self,
+        result: SolveResult,
+        named: Sequence[tuple[str, Platform, Definition | None]],
+        attests: Attests,
+        mode: str,
+        ignore_cache: bool,
+    ) -> SolveResult:
+        """The result with SBOMs, unless its frontend gave some."""
+        from anyarch.engine.sbom import has_sbom, of_graphs
 
-        if item.definition is None:
-            raise BuildError("attestation does not have available content")
-        ref = self.load(item.definition)
+        assert attests.sbom is not None
+        if has_sbom(result.attestations):
+            return result
+        found = await of_graphs(
+            self._plain,
+            _graphs(named),
+            attests.sbom,
+            host_platform(),
+            mode=mode,
+            ignore_cache=ignore_cache,
+        )
+        both = {
+            name: (*result.attestations.get(name, ()), *found.get(name, ()))
+            for name in dict.fromkeys((*result.attestations, *found))
+        }
+        return msgspec.structs.replace(result, attestations=both)
 
-        async def read(path: str) -> bytes:
-            raw = await ref.read_file(path, length=MOST_BYTES + 1)
-            if len(raw) > MOST_BYTES:
-                raise BuildError(f"{path} exceeds {MOST_BYTES} bytes")
-            return raw
+    def _attested(
+        self,
+        result: SolveResult,
+        named: Sequence[tuple[str, Platform, Definition | None]],
+        results: list[PlatformResult],
+        call: FrontendCall,
+        attests: Attests | None,
+        run: Run,
+        producers: Producers | None,
+    ) -> list[PlatformResult]:
+        """The results with provenance where it is wanted."""
+        from anyarch.engine.provenance import Provenance
 
-        inline_only = item.metadata.get("inline-only", b"") == b"true"
-        if not item.is_bundle:
-            if not item.path:
-                raise BuildError("attestation does not have set path")
-            _check_predicate(item.predicate_type, "set")
-            raw = await read(item.path)
-            return [Attestation(item.predicate_type, raw, item.path, item.subjects, inline_only)]
+        self.provenance = Provenance(
+            self.worker,
+            self.solver,
+            call,
+            producers or (lambda definition: ()),
+            run,
+            _graphs(named),
+            is_single=result.refs is None,
+        )
+        options = attests.provenance if attests is not None else None
+        if options is None:
+            return results
         found = []
-        for entry in await ref.read_dir(item.path or "/"):
-            path = posixpath.join(item.path or "/", entry.name)
-            one = unbundled(await read(path), path, item.predicate_type)
-            _check_predicate(one.predicate_type, "bundle")
-            found.append(msgspec.structs.replace(one, inline_only=inline_only))
+        for one, (name, _, _) in zip(results, named, strict=True):
+            told = self.provenance.attestation(name, options)
+            more = (told,) if told is not None else ()
+            found.append(msgspec.structs.replace(one, attestations=(*one.attestations, *more)))
+        return found
+
+    def history_provenance(self, options: ProvenanceOptions) -> dict[str, bytes]:
+        """All that is known of how the results came about, by name (empty for the only one)."""
+        if self.provenance is None:
+            return {}
+        found = {}
+        for name, is_only in self.provenance.names():
+            document = self.provenance.document(name, options)
+            if document is not None:
+                found["" if is_only else name] = msgspec.json.format(msgspec.json.encode(document), indent=2)
         return found
 
     def _verify_platforms(self, asked: Sequence[str], made: Sequence[Platform], result: SolveResult) -> None:
@@ -363,11 +433,9 @@ class Workbench:
                 result.metadata.get(_CONFIG, b"") if result.refs is None else b""
             )
             layers = value.layers if value is not None else ()
-            attestations = [
-                one for item in result.attestations.get(name, ()) for one in await self._attestations(item)
-            ]
+            attestations = await read_attestations(result.attestations.get(name, ()), self.load)
             found.append(
-                PlatformResult(platform, layers, _config(config, platform), attestations=tuple(attestations))
+                PlatformResult(platform, layers, _config(config, platform), attestations=attestations)
             )
         return found
 
@@ -421,10 +489,10 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
     return found
 
 
-def _check_predicate(kind: str, what: str) -> None:
-    """Who makes a result does not say how it was made. Raises `BuildError`."""
-    if kind.startswith("https://slsa.dev/provenance/"):
-        raise BuildError(f"frontend may not {what} provenance attestations")
+def _graphs(named: Sequence[tuple[str, Platform, Definition | None]]) -> list[ResultGraph]:
+    from anyarch.engine.provenance import ResultGraph
+
+    return [ResultGraph(*item) for item in named]
 
 
 def _check_platforms(listed: Sequence[_PlatformItem]) -> None:

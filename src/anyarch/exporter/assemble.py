@@ -158,7 +158,7 @@ async def assemble(
         platforms.append(_platform(store, result, blobs, options, inline))
         on_step(f"exporting manifest {platforms[-1].manifest.digest}")
         on_step(f"exporting config {platforms[-1].config.digest}")
-    attestations = _attest(store, results, platforms, options)
+    attestations = _attest(store, layers, results, platforms, options)
     for item in attestations:
         on_step(f"exporting attestation manifest {item.manifest.digest}")
     notes = options.annotations
@@ -185,6 +185,7 @@ async def assemble(
 
 def _attest(
     store: Store,
+    layers: LayerStore,
     results: Sequence[PlatformResult],
     platforms: Sequence[AssembledPlatform],
     options: ImageOptions,
@@ -192,6 +193,7 @@ def _attest(
     """The manifests of attestations, of the platforms that have some."""
     if not any(result.attestations for result in results):
         return []
+    from anyarch.exporter.sbom import supplemented
     from anyarch.spec.reference import Reference
 
     names = [Reference.parse(name) for name in options.names]
@@ -199,7 +201,14 @@ def _attest(
         attach(
             store.content,
             platform,
-            result.attestations,
+            [
+                supplemented(
+                    item,
+                    layers,
+                    [(one, blob.digest) for one, blob in zip(result.layers, platform.layers, strict=True)],
+                )
+                for item in result.attestations
+            ],
             names,
             oci_media_types=options.oci_media_types,
             as_artifact=options.oci_artifact,

@@ -7,14 +7,15 @@ BuildKit's (docs/attestations/attestation-storage.md there).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import msgspec
 
 from anyarch.errors import BuildError
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, PlatformSpec, encode
+from anyarch.spec.purl import image_purl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +63,13 @@ class Attestation(msgspec.Struct, frozen=True):
     subjects: tuple[Subject, ...] = ()
     inline_only: bool = False
     """Of no use beside files."""
+    make: Callable[[], bytes] | None = None
+    """Gives the predicate where it is not known before the layers are."""
+    is_core: bool = False
+    """Whether it is the SBOM of the image itself, not of what was scanned beside it."""
+
+    def content(self) -> bytes:
+        return self.make() if self.make is not None else self.predicate
 
 
 class AssembledAttestations(msgspec.Struct, frozen=True):
@@ -103,7 +111,8 @@ def statement(attestation: Attestation, own: Sequence[Subject]) -> bytes:
             names = [item.name, *([subject.name] if subject.name not in ("", "_") else [])]
             subjects += [{"name": name, "digest": _digest_map(item.digests)} for name in names]
     try:
-        predicate = msgspec.json.decode(attestation.predicate) if attestation.predicate else None
+        raw = attestation.content()
+        predicate = msgspec.json.decode(raw) if raw else None
     except msgspec.DecodeError as error:
         raise BuildError(f"attestation {attestation.path} is not JSON: {error}") from None
     return msgspec.json.encode(
@@ -118,20 +127,7 @@ def statement(attestation: Attestation, own: Sequence[Subject]) -> bytes:
 
 def image_subjects(names: Sequence[Reference], platform: Platform, digest: str) -> list[Subject]:
     """The image under each of its names (package URLs)."""
-    found = []
-    for name in names:
-        path, _, version = name.familiar.rpartition(":")
-        if not path or "/" in version:
-            path, version = name.familiar, ""
-        path = path.partition("@")[0]
-        space, _, last = path.rpartition("/")
-        parts = "/".join(quote(part, safe="") for part in (*space.split("/"), last) if part)
-        qualifiers = f"platform={quote(platform.format_all(), safe='')}"
-        if name.digest is not None:
-            qualifiers = f"digest={name.digest}&{qualifiers}"
-        tag = f"@{quote(name.tag or version, safe='')}" if name.tag or version else ""
-        found.append(Subject(f"pkg:docker/{parts}{tag}?{qualifiers}", (digest,)))
-    return found
+    return [Subject(image_purl("docker", name, platform), (digest,)) for name in names]
 
 
 def attach(

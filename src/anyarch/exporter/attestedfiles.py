@@ -6,6 +6,8 @@ import hashlib
 import posixpath
 from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
+
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import BuildError
 from anyarch.exporter.attestation import Subject, statement
@@ -48,7 +50,7 @@ def with_attestations(
             name = f"{stem}.{result.platform.directory}{extension}"
         if name in files:
             raise BuildError(f"duplicate attestation path name {name}")
-        files[name] = statement(item, subjects)
+        files[name] = msgspec.json.format(statement(item, subjects), indent=2)
     with worker.layers.new_tar(description="attestations") as out:
         for name in sorted(files):
             raw = files[name]

@@ -13,6 +13,7 @@ import msgspec
 
 from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
+from anyarch.llb.state import State
 from anyarch.spec.platform import Platform, host_platform
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "Ref",
     "RequestNotSupported",
     "ResolvedImage",
+    "ScanTargets",
     "check_caps",
 ]
 
@@ -117,7 +119,7 @@ class BuildOpts(msgspec.Struct, frozen=True):
     `opts` are the frontend attributes (docs/dev: `filename`, `target`, `platform`, `build-arg:*`, …).
     `build_platforms` are the worker's, the native one first. `inputs` are graphs of the client by the names
     that `input:NAME` contexts use. With `frontend_images` every `# syntax=` is run as the image it names,
-    Docker's own too.
+    Docker's own too. With `wants_scans` the result tells what an SBOM of it is made from.
     """
 
     opts: dict[str, str]
@@ -125,6 +127,7 @@ class BuildOpts(msgspec.Struct, frozen=True):
     build_platforms: tuple[Platform, ...] = ()
     inputs: dict[str, Definition] = {}
     frontend_images: bool = False
+    wants_scans: bool = False
 
     @property
     def build_platform(self) -> Platform:
@@ -161,6 +164,15 @@ class Gateway(Protocol):
         ...
 
 
+class ScanTargets(msgspec.Struct, frozen=True):
+    """What an SBOM of a result is made from: the result, and by name what is to be scanned beside it.
+    `ignores_cache`: a stage among them is made without cache."""
+
+    core: State
+    extras: dict[str, State] = {}
+    ignores_cache: bool = False
+
+
 class FrontendResult(msgspec.Struct, frozen=True):
     """What a frontend makes. Everything is by platform id (`linux/arm/v7`, with OS version where there is
     one).
@@ -170,7 +182,7 @@ class FrontendResult(msgspec.Struct, frozen=True):
     `base_configs` are the configs of the base images, so that it can tell inherited history from new.
     `multi_platform` asks for an index even for one platform. `metadata` are further facts for exporters
     (`source-date-epoch` by `key/platform id`). `warned` are the build checks that fired, each with its first
-    line; those about base images speak of the first platform.
+    line; those about base images speak of the first platform. `scans` are there when they were asked for.
     """
 
     refs: dict[str, Definition | None]
@@ -180,3 +192,4 @@ class FrontendResult(msgspec.Struct, frozen=True):
     multi_platform: bool = False
     metadata: dict[str, bytes] = {}
     warned: tuple[tuple[str, int], ...] = ()
+    scans: dict[str, ScanTargets] = {}

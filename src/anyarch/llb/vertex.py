@@ -217,14 +217,14 @@ def define(output: Output | None) -> Definition:
     ops: dict[str, bytes] = {}
     decoded: dict[str, Op] = {}
     metadata: dict[str, OpMetadata] = {}
-    infos: dict[SourceInfo, int] = {}
+    infos = _Infos()
     locations: dict[str, tuple[Location, ...]] = {}
     for vertex in _ordered(head.vertex):
         digest = vertex.digest
         known = metadata.get(digest)
         metadata[digest] = vertex.metadata if known is None else merge_metadata(known, vertex.metadata)
         if vertex.places:
-            found = [(infos.setdefault(info, len(infos)), ranges) for info, ranges in vertex.places]
+            found = [(infos.number(info), ranges) for info, ranges in vertex.places]
             locations[digest] = (*locations.get(digest, ()), *found)
         if digest not in ops:
             assert vertex.op is not None
@@ -236,11 +236,36 @@ def define(output: Output | None) -> Definition:
     ops[digest] = raw
     decoded[digest] = last
     metadata[digest] = OpMetadata(caps=("constraints", "platform"))
-    definition = Definition(tuple(ops.values()), metadata, SourceMap(tuple(infos), locations))
+    definition = Definition(tuple(ops.values()), metadata, SourceMap(tuple(infos.items), locations))
     # What was just made need not be hashed and decoded again by the solver in this process.
     definition.__dict__["digests"] = tuple(ops)
     definition.__dict__["decoded"] = decoded
     return definition
+
+
+class _Infos:
+    """The files that vertices come from, each once."""
+
+    def __init__(self) -> None:
+        self.items: list[SourceInfo] = []
+        self._numbers: dict[SourceInfo, int] = {}
+
+    def number(self, info: SourceInfo) -> int:
+        known = self._numbers.get(info)
+        if known is None:
+            same = (n for n, other in enumerate(self.items) if _is_same_file(info, other))
+            known = self._numbers[info] = next(same, len(self.items))
+            if known == len(self.items):
+                self.items.append(info)
+        return known
+
+
+def _is_same_file(one: SourceInfo, other: SourceInfo) -> bool:
+    """Whether they differ in nothing but what rides beside the ops that the file was read by: clients write
+    that anew."""
+    if (one.filename, one.language, one.data) != (other.filename, other.language, other.data):
+        return False
+    return Definition.unmarshal(one.definition).ops == Definition.unmarshal(other.definition).ops
 
 
 def _ordered(head: Vertex) -> Iterable[Vertex]:

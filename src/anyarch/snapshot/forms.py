@@ -253,6 +253,13 @@ class FormMaker:
             found = self._find_blob(layer, compression, force=force)
             return found or self._make_blob(row, compression)
 
+    def known_blob(self, layer: str) -> Descriptor | None:
+        """A blob that was made of the layer, or that it came with."""
+        for blob in self._store.records.blobs(layer):
+            if not blob.compression or self._store.content.has(blob.descriptor.digest):
+                return blob.descriptor
+        return None
+
     def _find_blob(self, layer: str, compression: Compression, *, force: bool) -> Descriptor | None:
         blobs = self._store.records.blobs(layer)
         key = compression.key

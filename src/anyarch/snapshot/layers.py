@@ -320,6 +320,10 @@ class LayerStore:
         kept."""
         return self._forms.blob(layer.id, compression, force=force)
 
+    def known_blob(self, layer: Layer) -> Descriptor | None:
+        """A blob of the layer that there is already, here or where it was pulled from."""
+        return self._forms.known_blob(layer.id)
+
     # -- the end
 
     def dispose(self, path: str | os.PathLike[str]) -> None:

@@ -144,6 +144,11 @@ class Solver:
         """The vertex of that digest. Raises `KeyError`."""
         return self._states[digest].vertex
 
+    def is_solved(self, digest: str) -> bool:
+        """Whether the vertex of that digest is known and has a result."""
+        state = self._states.get(digest)
+        return state is not None and state.result is not None and _has_value(state.result)
+
     @property
     def vertices(self) -> list[Vertex]:
         """All vertices that were added, in that order."""

@@ -63,6 +63,7 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
         except NetworkError as error:
             error.hint = error.hint or f"this machine fetches {redacted(url)}: check address and network"
             raise
+    worker.fetched[vertex] = known.digest
     checksum = op.attrs.get("http.checksum", "")
     found = known.digest if not checksum else _digest_as(worker, Digest.parse(checksum), known.digest)
     if checksum and checksum != found:

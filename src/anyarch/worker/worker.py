@@ -150,6 +150,8 @@ class Worker:
         self.uploaded: Digest | None = None
         """The archive that came as the build context, when it has been read."""
         self.downloads: dict[str, Download] = {}
+        self.fetched: dict[str, str] = {}
+        """The digests of what was downloaded, by vertex."""
         """What URLs gave in this build."""
         self.lent = lent or Lent()
         self.pids = _PIDS

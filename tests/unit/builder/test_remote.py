@@ -275,7 +275,7 @@ def test_request_says_all_that_was_asked(tmp_path: Path) -> None:
         no_cache=True,
         allow=("security.insecure",),
         network="host",
-        attests={"provenance": {"mode": "max"}},
+        attests={"provenance": {"mode": "max", "builder-id": "a,b"}},
         outputs=(Output("registry"), Output("cacheonly"), Output("tar", str(tmp_path / "t"))),
         cache_from=(CacheOption("registry", {"ref": "reg.example/c"}),),
         cache_to=(CacheOption("inline"),),
@@ -284,7 +284,7 @@ def test_request_says_all_that_was_asked(tmp_path: Path) -> None:
     attrs = dict(request.FrontendAttrs)
     assert attrs["platform"] == "linux/amd64,linux/arm64"
     assert (attrs["build-arg:X"], attrs["no-cache"], attrs["force-network-mode"]) == ("1", "", "host")
-    assert attrs["attest:provenance"] == "mode=max"
+    assert attrs["attest:provenance"] == 'type=provenance,mode=max,"builder-id=a,b"'
     assert json.loads(attrs["cache-imports"]) == [{"Type": "registry", "Attrs": {"ref": "reg.example/c"}}]
     assert list(request.Entitlements) == ["network.host", "security.insecure"]
     assert [(e.Type, dict(e.Attrs)) for e in request.Exporters] == [

@@ -35,8 +35,15 @@ DONE = [
     ("--no-cache-filter", "a,b", {"no_cache_filter": ("a", "b")}),
     ("--platform", "linux/arm64,linux/arm", {"platforms": ("linux/arm64", "linux/arm/v7")}),
     ("--print", "build", {"call": "build"}),
-    ("--provenance", "false", {"attests": {}}),
+    ("--provenance", "false", {"attests": {}, "default_provenance": False}),
+    (
+        "--provenance",
+        "mode=max,version=v0.2",
+        {"attests": {"provenance": {"mode": "max", "version": "v0.2"}}},
+    ),
+    ("--provenance", "true", {"attests": {"provenance": {}}}),
     ("--sbom", "false", {"attests": {}}),
+    ("--sbom", "generator=x/y", {"attests": {"sbom": {"generator": "x/y"}}}),
     ("--attest", "type=sbom,disabled=true", {"attests": {}}),
     ("--pull", None, {"pull": True}),
     ("--secret", "id=x,src=f", {"secrets": (Secret("x", "f"),)}),
@@ -76,11 +83,13 @@ WARNED = [
     ("--squash", None, "squash is removed"),
 ]
 IGNORED = [("--compress", None), ("--rm", None), ("--rm=false", None), ("--force-rm", None)]
-REFUSED_VALUES = [
-    ("--provenance", "true", "--provenance"),
-    ("--provenance", "mode=max", "--provenance"),
-    ("--sbom", "true", "--sbom"),
-    ("--attest", "type=sbom,generator=image", "--sbom"),
+WRONG_VALUES = [
+    ("--provenance", "mode=most", 'invalid mode "most"'),
+    ("--provenance", "max", "key=value"),
+    ("--provenance", "hermetic=true", "provenance has no attribute 'hermetic'"),
+    ("--sbom", "generator=", "sbom generator cannot be empty"),
+    ("--attest", "type=custom", 'unknown attestation type "custom"'),
+    ("--attest", "mode=max", "attestation type not specified"),
 ]
 
 
@@ -122,13 +131,41 @@ def test_what_buildx_ignores_without_a_word_is_so_here(cli, engine, flag, value)
     assert (answer.status, answer.err) == (0, "")
 
 
-@pytest.mark.parametrize(("flag", "value", "name"), REFUSED_VALUES)
-def test_a_value_of_a_later_release_is_refused_by_name(cli, engine, flag, value, name):
+@pytest.mark.parametrize(("flag", "value", "says"), WRONG_VALUES)
+def test_a_wrong_attestation_is_refused_before_any_work(cli, engine, flag, value, says):
     answer = cli("build", *words(flag, value), ".")
     assert answer.status == 1
-    assert name in answer.err
-    assert "later release" in answer.err
+    assert says in answer.err
     assert not engine.requests
+
+
+def test_provenance_of_pushes_is_the_default_until_something_is_said_of_it(cli, engine, monkeypatch):
+    assert cli("build", "--sbom", "true", ".").status == 0
+    assert engine.requests[-1].default_provenance
+    for words in (("--provenance", "false"), ("--provenance", "mode=max"), ("--attest", "type=provenance")):
+        assert cli("build", *words, ".").status == 0
+        assert not engine.requests[-1].default_provenance
+    monkeypatch.setenv("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")
+    assert cli("build", ".").status == 0
+    assert not engine.requests[-1].default_provenance
+    monkeypatch.setenv("BUILDX_NO_DEFAULT_ATTESTATIONS", "perhaps")
+    assert "invalid BUILDX_NO_DEFAULT_ATTESTATIONS" in cli("build", ".").err
+
+
+def test_the_metadata_file_tells_of_provenance_as_the_environment_says(cli, engine, monkeypatch, tmp_path):
+    wanted = {"": "min", "max": "max", "min": "min", "disabled": "", "false": "", "nonsense": "min"}
+    for text, mode in wanted.items():
+        monkeypatch.setenv("BUILDX_METADATA_PROVENANCE", text)
+        assert cli("build", "--metadata-file", str(tmp_path / "m"), ".").status == 0
+        assert engine.requests[-1].metadata_provenance == mode
+    assert cli("build", ".").status == 0
+    assert engine.requests[-1].metadata_provenance == ""
+
+
+def test_attestations_are_image_manifests_where_the_environment_wants_that(cli, engine, monkeypatch):
+    monkeypatch.setenv("BUILDX_NO_DEFAULT_OCI_ARTIFACT", "true")
+    assert cli("build", "--push", "-t", "x/y", "-o", "type=oci,dest=a,oci-artifact=true", ".").status == 0
+    assert [out.attrs.get("oci-artifact") for out in engine.request.outputs] == ["true", "false"]
 
 
 def test_a_builder_that_does_not_exist_is_named(cli, engine):

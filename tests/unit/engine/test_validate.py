@@ -7,7 +7,7 @@ import pytest
 
 from anyarch.engine.request import Annotation, BuildRequest, Output
 from anyarch.engine.validate import prepare
-from anyarch.errors import AnyarchError, ContextError, NotSupported, OutputError, UsageError
+from anyarch.errors import AnyarchError, ContextError, OutputError, UsageError
 
 
 @pytest.fixture
@@ -35,19 +35,6 @@ def test_tags_alone_keep_the_image_in_the_store(request_of):
 def test_names_of_an_output_are_completed(request_of):
     (output,) = prepare(request_of(outputs=(Output("oci", "x", {"name": "a, b:1"}),))).outputs
     assert output.attrs["name"] == "docker.io/library/a:latest,docker.io/library/b:1"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"attests": {"provenance": {}}},
-        {"attests": {"custom": {}}},
-    ],
-)
-def test_what_comes_later_is_refused_with_a_way_out(request_of, fields):
-    with pytest.raises(NotSupported) as caught:
-        prepare(request_of(**fields))
-    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

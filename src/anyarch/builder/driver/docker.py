@@ -15,6 +15,7 @@ import msgspec
 from anyarch.builder.docker_api import DockerApi, EngineError
 from anyarch.builder.driver import NodeState, refuse_unknown
 from anyarch.builder.wire import open_client
+from anyarch.engine.options import attests_by_default
 from anyarch.engine.request import Output
 from anyarch.errors import NodeLost, NotSupported, UsageError
 
@@ -98,7 +99,10 @@ class _DockerClient:
         workers = await self.workers()
         has_containerd = any(_CONTAINERD_LABEL in worker.labels for worker in workers)
         outputs, pushed = engine_outputs(request, has_containerd=has_containerd)
-        asked = msgspec.structs.replace(request, outputs=outputs)
+        attests = request.attests
+        if has_containerd and attests_by_default(request):
+            attests = {**attests, "provenance": {"mode": "min", "inline-only": "true"}}
+        asked = msgspec.structs.replace(request, outputs=outputs, attests=attests, default_provenance=False)
         result = await self.wire.build(asked, on_event, cancel)
         digest = ""
         for name in pushed:
@@ -127,6 +131,11 @@ def engine_outputs(
     """The outputs for the engine's BuildKit, whose exporter `moby` puts images into the engine; and the names
     that the engine is to push then. Raises `NotSupported`."""
     if not has_containerd:
+        if request.attests:
+            raise NotSupported(
+                f"Attestation is not supported for the docker driver.\n{_SWITCH}\nLearn more at "
+                "https://docs.docker.com/go/attestations/"
+            )
         if len(request.platforms) > 1:
             raise NotSupported(
                 f"Multi-platform build is not supported for the docker driver.\n{_SWITCH}\nLearn more at "

@@ -62,7 +62,12 @@ COMMAND = Command(
             metavar="PATTERN",
             repeat=True,
         ),
-        Flag("attest", "Attestations; only disabled=true in this release", metavar="ATTRS", repeat=True),
+        Flag(
+            "attest",
+            "Attestation: type=provenance or type=sbom with their attributes, or disabled=true",
+            metavar="ATTRS",
+            repeat=True,
+        ),
         Flag(
             "build-arg",
             "Set a build argument; KEY alone takes the environment's value",
@@ -158,7 +163,11 @@ COMMAND = Command(
             repeat=True,
         ),
         Flag("progress", "How progress is shown: auto, none, plain, quiet, rawjson, tty", metavar="MODE"),
-        Flag("provenance", "Provenance attestation; only false in this release", metavar="BOOL|ATTRS"),
+        Flag(
+            "provenance",
+            "Provenance attestation; false, or attributes such as mode=max",
+            metavar="BOOL|ATTRS",
+        ),
         Flag("pull", "Look up base images in their registries, even when they are here"),
         Flag("push", "Push the result: --output=type=registry"),
         Flag("quiet", "Show no progress, print the image id", short="q"),
@@ -175,7 +184,7 @@ COMMAND = Command(
             metavar="KEY=VALUE",
             repeat=True,
         ),
-        Flag("sbom", "SBOM attestation; only false in this release", metavar="BOOL|ATTRS"),
+        Flag("sbom", "SBOM attestation; attributes such as generator=IMAGE", metavar="BOOL|ATTRS"),
         Flag("secret", "Secret for RUN steps", metavar="ATTRS", repeat=True),
         Flag("shm-size", "Size of /dev/shm in RUN steps", metavar="BYTES"),
         Flag("ssh", "SSH agent or keys for RUN steps", metavar="ID[=PATH,...]", repeat=True),
@@ -365,6 +374,18 @@ def _solve(
         return asyncio.run(build_on(builder, request, display.sink, cancel))
     from anyarch import engine
 
+    if "provenance" in request.attests:
+        from anyarch.builder.vcs import told_repository
+        from anyarch.solver.events import WarningEvent
+        from anyarch.spec.digest import Digest
+
+        def warn(text: str) -> None:
+            display.sink(WarningEvent(Digest.of(text.encode()), text))
+
+        import msgspec
+
+        repository = told_repository(request.context, os.environ, warn)
+        request = msgspec.structs.replace(request, repository=repository)
     return engine.build(request, on_event=display.sink, cancel=cancel)
 
 

@@ -32,7 +32,7 @@ from .scope import check_file, make_scope
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anyarch.frontend.gateway import Gateway
+    from anyarch.frontend.gateway import Gateway, ScanTargets
     from anyarch.llb.definition import Definition, SourceInfo
 
     from .check import LintWarning
@@ -118,7 +118,8 @@ async def _build(gateway: Gateway, loader: Loader, info: SourceInfo) -> Frontend
     context.resolve((await loader.main_state(shared.paths)).output)
     shared.settle()
     warned = tuple((warning.rule, warning.lines[0]) for warning in checker.warnings)
-    result = _result(options, [(item, item.finish()) for item in conversions])
+    converted = [(item, item.finish()) for item in conversions]
+    result = _result(options, converted, wants_scans=build_opts.wants_scans)
     return msgspec.structs.replace(result, warned=warned)
 
 
@@ -163,12 +164,15 @@ def _refuse_foreign_syntax(options: Options, info: SourceInfo, *, frontend_image
         raise error
 
 
-def _result(options: Options, converted: list[tuple[Conversion, Converted]]) -> FrontendResult:
+def _result(
+    options: Options, converted: list[tuple[Conversion, Converted]], *, wants_scans: bool
+) -> FrontendResult:
     refs: dict[str, Definition | None] = {}
     configs: dict[str, bytes] = {}
     base_configs: dict[str, bytes] = {}
     metadata: dict[str, bytes] = {}
     platforms: list[tuple[str, Platform]] = []
+    scans: dict[str, ScanTargets] = {}
     for conversion, item in converted:
         config = item.config
         platform = conversion.scope.target
@@ -185,6 +189,8 @@ def _result(options: Options, converted: list[tuple[Conversion, Converted]]) -> 
         platforms.append((name, platform))
         if item.base_config:
             base_configs[name] = item.base_config
+        if wants_scans:
+            scans[name] = conversion.scan_targets()
         if conversion.scope.epoch is not None:
             metadata[f"source.date.epoch/{name}"] = str(conversion.scope.epoch).encode()
     return FrontendResult(
@@ -194,6 +200,7 @@ def _result(options: Options, converted: list[tuple[Conversion, Converted]]) -> 
         base_configs=base_configs,
         multi_platform=options.multi_platform,
         metadata=metadata,
+        scans=scans,
     )
 
 

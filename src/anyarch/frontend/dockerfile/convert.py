@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import NotSupported, error_context
+from anyarch.frontend.gateway import ScanTargets
 from anyarch.llb.ops import SourceOp
 from anyarch.llb.state import State
 from anyarch.llb.vertex import Deferred
@@ -26,6 +27,7 @@ from anyarch.spec.timestamp import format_time
 from . import instructions as ins
 from . import steps
 from .copy import copy
+from .gotext import parse_bool
 from .image import default_path
 from .plan import Plan, Shared
 from .resolve import Resolution
@@ -46,6 +48,10 @@ class Converted(msgspec.Struct, frozen=True):
     state: State
     config: ImageConfig
     base_config: bytes = b""
+
+
+_SCAN_CONTEXT = "BUILDKIT_SBOM_SCAN_CONTEXT"
+_SCAN_STAGE = "BUILDKIT_SBOM_SCAN_STAGE"
 
 
 class Conversion:
@@ -222,6 +228,28 @@ class Conversion:
         epoch = self.scope.epoch
         created = None if epoch is None else format_time(epoch)
         return Converted(work.state, image.finish(created=created), work.base_config)
+
+    def scan_targets(self) -> ScanTargets:
+        """What an SBOM of the target is made from, with the stages and the context that ask for it."""
+        extras: dict[str, State] = {}
+        ignores_cache = self.target.no_cache
+        if self._wants(self.target, _SCAN_CONTEXT):
+            extras["context"] = self.scope.context
+        for stage in self.plan.reachable():
+            if stage is not self.target and not stage.is_implicit and self._wants(stage, _SCAN_STAGE):
+                extras[stage.label] = stage.done().state
+                ignores_cache |= stage.no_cache
+        return ScanTargets(self.target.done().state, extras, ignores_cache)
+
+    def _wants(self, stage: Stage, name: str) -> bool:
+        """Whether an argument of that name, of the file or of the stage, is true or names the stage."""
+        wanted = False
+        values = (self.scope.global_args.get(name), stage.done().build_args.get(name))
+        for value in values:
+            if value:
+                truth = parse_bool(value)
+                wanted = stage.label in value.split(",") if truth is None else truth
+        return wanted
 
 
 def _origin(work: Work) -> object:

@@ -39,6 +39,9 @@ class BlobSource:
             raise BuildError("oci-layout blob source requires store id")
         self._file = OneFile.of(op.attrs, default=self._digest.hex)
 
+    def pin(self) -> str:
+        return str(self._digest)
+
     async def cache_map(self) -> CacheMap:
         await self._worker.in_network(
             check_named_blob, self._worker, self._identifier, self._session, self._store

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anyarch.solver.vertex import Operation
     from anyarch.source.git import Resolved
     from anyarch.source.image import Image, ImageResolver
+    from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
@@ -121,6 +122,14 @@ class ImageSource:
         layer_ids = {d.digest: layer for d, layer in zip(layers, image.diff_ids, strict=False)}
         here = [layer for layer in unproven if self._worker.has_content(layer, layer_ids[layer.digest])]
         await asyncio.gather(*(self._worker.in_network(self._images.prove, image, layer) for layer in here))
+
+    def pin(self) -> str:
+        """What the name led to; empty before it was looked up."""
+        return str(self._image.digest) if self._image is not None else ""
+
+    def blobs(self) -> Sequence[Descriptor]:
+        """Its layers as they were pulled; none before it was looked up."""
+        return self._image.manifest.layers[: self._limit] if self._image is not None else ()
 
     async def diff_ids(self) -> Sequence[str]:
         """What the layers of the image are, lowest first."""
@@ -242,6 +251,10 @@ class _GitSource:
             self._resolved = await asyncio.to_thread(ask)
         return self._resolved
 
+    def pin(self) -> str:
+        """The commit; empty before it is known."""
+        return self._resolved.commit if self._resolved is not None else ""
+
     async def cache_map(self) -> CacheMap:
         key = self._source.key(await self._resolve())
         return CacheMap(hashlib.sha256(f"git/1\0{key}".encode()).hexdigest(), is_source=True)
@@ -277,6 +290,10 @@ class _HttpSource:
 
             self._layer = await self._worker.in_network(fetch_file, self._worker, self._op, self._vertex)
         return self._layer
+
+    def pin(self) -> str:
+        """The digest of what the address gave, or has to give; empty before that is known."""
+        return self._op.attrs.get("http.checksum", "") or self._worker.fetched.get(self._vertex, "")
 
     async def cache_map(self) -> CacheMap:
         """By the checksum where there is one: then nothing is fetched until the file is needed."""
