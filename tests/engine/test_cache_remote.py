@@ -86,6 +86,30 @@ def test_a_second_store_runs_nothing_with_the_cache_of_a_registry(
     assert warnings(second) == []
 
 
+@pytest.mark.parametrize("kind", ["local", "inline"])
+def test_the_copy_that_a_linked_one_consists_of_is_found(
+    tmp_path: Path, remote: FakeRegistry, kind: str
+) -> None:
+    text = (
+        "FROM scratch AS tools\nCOPY a /made\nCOPY b /made\n"
+        "FROM scratch\nCOPY b /b\nCOPY --link --from=tools /made /m\nCOPY a /end\n"
+    )
+    files = {"a": "1", "b": "2"}
+    name = f"{remote.address}/app:1"
+    to, source = cache("inline"), cache("registry", ref=name)
+    if kind == "local":
+        place = str(tmp_path / "cache")
+        to, source = cache("local", dest=place, mode="min"), cache("local", src=place)
+    push = (Output("image", None, {"name": name, "push": "true"}),)
+    builder(tmp_path, "one")(text, files=files, cache_to=to, outputs=push)
+    second = builder(tmp_path, "two")(text, files=files, cache_from=source)
+    assert second.executed == []
+    # What is below it has changed: the copy is taken and put upon that, and its stage is not made.
+    third = builder(tmp_path, "three")(text.replace("COPY b /b", "COPY b /c"), files=files, cache_from=source)
+    assert not any(step.startswith("[tools") for step in third.executed)
+    assert third.read_text("/m") == "2"
+
+
 def test_only_what_is_needed_is_fetched(tmp_path: Path, remote: FakeRegistry) -> None:
     ref = f"{remote.address}/app:cache"
     builder(tmp_path, "one")(DOCKERFILE, cache_to=cache("registry", ref=ref, mode="max"))

@@ -11,7 +11,7 @@ import pytest
 
 from anyarch.cache import exporter
 from anyarch.cache.config import CacheConfig, CacheInput, CacheLayer, CacheRecord, CacheResult
-from anyarch.cache.stock import StockKey, chain_id, match
+from anyarch.cache.stock import CONTENT, StockKey, chain_id, match
 from anyarch.engine.remote_cache import stock_keys_of
 from anyarch.engine.request import BuildRequest, CacheOption, Output
 from anyarch.engine.solve import prepared
@@ -158,16 +158,130 @@ def test_what_comes_from_other_stages_has_the_keys_of_buildkits_daemon(
     assert found == STAGES_RECORDS
 
 
-def test_what_depends_on_the_context_has_no_such_key_nor_what_comes_after_it(
-    scratch_build: Builder, remote: FakeRegistry
+CONTEXT_STEPS = """COPY src/one.txt /f/
+COPY src /dir
+COPY src/*.txt /wild/
+COPY s*/sub /wild2/
+COPY link /l1
+COPY dlink /l2
+COPY dlink/sub /l3
+COPY dlink/*.txt /l4/
+COPY --exclude=*.txt src /ex1
+COPY --exclude=sub/** --exclude=!sub/deep src /ex2/
+COPY --exclude=**/*.txt s* /ex3/
+COPY --parents src/sub/c.txt src/./other/*.txt /par/
+COPY ["tools/tool", "empty", "sp ace/f", "/many/"]
+COPY src/sub src/sub/deep src/two.txt /nested/
+COPY --chown=5:6 --chmod=600 src/two.txt /own
+COPY --link src/a /linked
+COPY nothing* empty /none/
+COPY src/hard.txt src/void /hv/
+COPY sr?/a* /q/
+RUN --mount=target=/ctx ["/bin/busybox", "true"]
+RUN --mount=target=/ctx,source=src/sub --mount=target=/c2,source=src ["/bin/busybox", "true"]
+RUN --mount=target=/ctx,source=dlink/sub ["/bin/busybox", "true"]
+RUN --mount=target=/onefile,source=src/one.txt ["/bin/busybox", "true"]
+COPY . /all
+"""
+CONTEXT_RECORDS: list[tuple[str, ...]] = [
+    ("1b3d48a19261f22c090e02c878c08077", "e3e62b7c5a3c8e12353bfc22fe055354"),
+    ("3b8f2a16f4847e1c8e7f678b5e103158", "031f4a6d2aefea8bf2394f1994ecd749"),
+    ("d5f537e96536a8917ae56cc16e891d42", "b409dba2481c8e24662c6afb70f0bc1a"),
+    ("139b85dfd310ce5ae404b11527dc94cf", "5f3535d0f5d7142510ebf28bdd768ced"),
+    ("1bbcc9e2aab1d2cff2dfde32844cb45e", "e3e62b7c5a3c8e12353bfc22fe055354"),
+    ("433ada0ddf87d24045f7b4b812717b6a", "031f4a6d2aefea8bf2394f1994ecd749"),
+    ("b1ab3aa6a24b67d7231719a8d6168166", "6c0898bc29402c2bfe26b9db2ac60631"),
+    ("c40884b0989bfa992193b740f013ffe7", "b409dba2481c8e24662c6afb70f0bc1a"),
+    ("b7ca1373399417edda9e3c0dc13ec894", "71d476cc124f176d92fd30f3ed48300b"),
+    ("b64cc97441082333968954b5c8c92e15", "e68fb55a5ab550d47ffa9d82b43e1c4b"),
+    ("ffa946c6a6eac0a129232358bca90b0b", "45d5572652331dadc81f898d5f63c9c8"),
+    ("8056916775131eb22dc809d8562d11b2", "acb090fc00f839859dd6c94a2bbe89b9"),
+    ("44ef39934f9a876e61d2bde46fe0d93f", "72bf66dd30bfa4e84cebf3c78efe88f7"),
+    ("39c2085293cb49aee60d56f7d0cd1476", "fad77e2a8117afe6b0878af6022ca8d3"),
+    ("ca1f749317767f3d9118ff250b20275e", "412adaa45b9a0225c5245da5085fdb7a"),
+    ("b7b3efd38eed6bdfd817bbb65088fa06", "cb55090db387544d5e94911aea59d1b7"),
+    ("5dbfbafede47210a7bd7363461bc885e",),
+    ("e7d91a592435ac93a75a49fb25dd715d", "1cfd82278aaedb1b7a4f269106ba1f0d"),
+    ("b5be35cb44999b34c27a6af856a194fd", "77c2cdb61efa7e92c34a264150e35e28"),
+    ("5790dfe4cb75fc9e270f3817fb4c2b11", "304237088f075e90cc26ee4462eb0e5a"),
+    ("cd4a5fd6d40de464d75a3a6b124b5e34", "bdf5bf9b7e5792fba308997a2c1ce6ec"),
+    ("c16f7d98f393d4666bd59b64e0a6eb39", "031f4a6d2aefea8bf2394f1994ecd749"),
+    ("cd4a5fd6d40de464d75a3a6b124b5e34", "6c0898bc29402c2bfe26b9db2ac60631"),
+    ("26b27d19ecaaf8a6adb54d00e8356256", "e3e62b7c5a3c8e12353bfc22fe055354"),
+    ("4be93e6dab0a2ce34020cb661ba4379d", "bdf5bf9b7e5792fba308997a2c1ce6ec"),
+]
+"""What the daemon wrote for these steps: the record of each and that of the content it uses (the first half
+of their digests)."""
+
+
+FILES = {
+    "src/one.txt": "one",
+    "src/two.txt": "two",
+    "src/a-b": "a-b",
+    "src/sub/c.txt": "c",
+    "src/sub/deep/d.bin": "d",
+    "src/other/o.txt": "o",
+    "src/a/f": "a",
+    "tools/tool": "t",
+    "sp ace/f": "x",
+    "empty": "",
+    "src/\u00fc/\U0001f600": "names",
+}
+
+
+def make_context(directory: Path) -> None:
+    for name, text in FILES.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o644)
+    for path in directory.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)
+    (directory / "tools/tool").chmod(0o755)
+    (directory / "src/two.txt").chmod(0o4711)
+    (directory / "link").symlink_to("src/one.txt")
+    (directory / "dlink").symlink_to("src")
+    (directory / "src/other/l").symlink_to("../src/sub")
+    (directory / "src/hard.txt").hardlink_to(directory / "src/one.txt")
+    (directory / "src/void").mkdir()
+    (directory / "src/void").chmod(0o1777)
+
+
+def test_what_comes_from_the_context_has_the_keys_of_buildkits_daemon(
+    scratch_build: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"{remote.address}/base:1"
-    scratch_build(
-        BASE, files={"sh": "no program"}, outputs=(Output("image", None, {"name": name, "push": "true"}),)
-    )
-    for step in ("COPY sh /x", "RUN --mount=target=/ctx true"):
-        text = f"FROM {name} AS other\nRUN one\nFROM {name}\nRUN one\n{step}\nRUN after\n"
-        assert len(keys_of(scratch_build, text)) == 2
+    make_context(scratch_build.context)
+    text = f"FROM scratch\nCOPY empty /base\n{CONTEXT_STEPS}"
+    keys = keys_of(scratch_build, text)
+    contents = {f"{CONTENT}{key.digest}": key.record(-1) for key in keys if not key.inputs}
+    found = [
+        tuple(
+            record[7:39]
+            for record in (key.record(), *(contents.get(at, "") for at, _, _ in key.inputs))
+            if record
+        )
+        for key in keys
+        if key.inputs
+    ]
+    assert found[1:] == CONTEXT_RECORDS
+    # Again without reading a file for it: nothing has changed.
+    monkeypatch.setattr("anyarch.cache.contents.content_digest", None)
+    assert keys_of(scratch_build, text) == keys
+
+
+def test_files_of_the_context_are_not_hashed_without_a_cache_elsewhere(
+    scratch_build: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyarch.cache.contents.content_digest", None)
+    scratch_build("FROM scratch\nCOPY a /\n", files={"a": "x"})
+
+
+def test_what_is_not_in_the_context_has_no_key(scratch_build: Builder) -> None:
+    text = "FROM scratch\nCOPY a /\nCOPY none /\nCOPY a /b\n"
+    (scratch_build.context / "a").write_text("x")
+    keys = keys_of(scratch_build, text)
+    assert len([key for key in keys if key.inputs]) == 1  # and nothing that comes after it
 
 
 REWRITE = {"rewrite-timestamp": "true", "source-date-epoch": "1000"}
@@ -256,8 +370,6 @@ def test_copies_from_stages_of_a_stock_cache_are_not_made_again(
     build: Builder, tmp_path: Path, only_stock: None, mode: str
 ) -> None:
     text = STAGES.format(base="busybox").replace("=app:app", "=1:1")
-    if mode == "min":  # which has no result for the copy that a linked one consists of
-        text = text.replace("COPY --link", "COPY")
     to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": mode})
     source = CacheOption("local", {"src": str(tmp_path / "cache")})
     first = build(text, cache_to=(to,))
@@ -270,3 +382,31 @@ def test_copies_from_stages_of_a_stock_cache_are_not_made_again(
     again = Builder(tmp_path / "again")(text.replace("echo one", "echo 1"))
     assert set(third.executed) <= set(again.executed)
     assert third.read_text("/app/one") == "1\n"
+
+
+@pytest.mark.parametrize("kind", ["max", "min", "inline"])
+def test_copies_from_the_context_are_found_in_a_stock_cache(
+    scratch_build: Builder, tmp_path: Path, only_stock: None, kind: str, remote: FakeRegistry
+) -> None:
+    text = (
+        "FROM scratch AS other\nCOPY d /other\nCOPY a /other/\n"
+        "FROM scratch\nCOPY a /a\nCOPY --exclude=*.o d /d/\n"
+        "COPY --link d/f /l/\nCOPY --link --from=other /other /o\n"
+    )
+    files = {"a": "a", "d/f": "f", "d/f.o": "o"}
+    name = f"{remote.address}/app:1"
+    to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": kind})
+    source = CacheOption("local", {"src": str(tmp_path / "cache")})
+    if kind == "inline":
+        to, source = CacheOption("inline"), CacheOption("registry", {"ref": name})
+    push = (Output("image", None, {"name": name, "push": "true"}),)
+    first = scratch_build(text, files=files, cache_to=(to,), outputs=push)
+    other = Builder(tmp_path / "other")
+    second = other(text, files=files, cache_from=(source,))
+    assert second.executed == []
+    assert second.read_text("/o/f") == "f"
+    if kind != "inline":
+        assert second.result.digest == first.result.digest
+    third = Builder(tmp_path / "third")(text, files={**files, "d/f": "new"}, cache_from=(source,))
+    assert not any("COPY a /a" in step for step in third.executed)
+    assert (third.read_text("/d/f"), third.read_text("/l/f"), third.read_text("/o/f")) == ("new",) * 3

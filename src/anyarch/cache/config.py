@@ -165,7 +165,7 @@ def write(
     `foreign` are records with other tools' keys, which come last.
 
     `present` (for `inline`) gives the layers, lowest first; the chains must be parts of it, with "" for a
-    layer without entries.
+    layer without entries. What it does not begin with is told by the positions of its layers.
     """
     known = {item.canonical: item for item in sorted(results, key=lambda item: item.canonical)}
     layers = _Layers(present or ())
@@ -202,13 +202,18 @@ def write(
     records = []
     for digest, inputs, chain, created_at in groups:
         result: tuple[CacheResult, ...] = ()
+        chained: tuple[ChainedResult, ...] = ()
         if chain:
-            top = layers.top(chain if present is None else tuple(filter(None, chain)), grow=present is None)
+            blobs = chain if present is None else tuple(filter(None, chain))
+            at = format_time(created_at) if created_at else ""
+            top = layers.top(blobs, grow=present is None)
             if top >= 0:
-                result = (CacheResult(top, format_time(created_at) if created_at else ""),)
+                result = (CacheResult(top, at),)
                 if "" in chain:
                     inputs = [*inputs, (CacheInput(_LAYERS + _positions(chain), anchor),)]
-        records.append(CacheRecord(layers=result, digest=digest, inputs=tuple(inputs)))
+            elif blobs == chain and (first := _place(present or (), blobs)) >= 0:
+                chained = (ChainedResult(tuple(range(first, first + len(blobs))), at),)
+        records.append(CacheRecord(layers=result, chains=chained, digest=digest, inputs=tuple(inputs)))
     return CacheConfig(tuple(layers.made) if present is None else (), tuple(records))
 
 
@@ -232,6 +237,12 @@ class _Layers:
             self.made.append(CacheLayer(chain[end], below))
             below = self._tops[chain[: end + 1]] = len(self.made) - 1
         return below
+
+
+def _place(present: Sequence[str], part: tuple[str, ...]) -> int:
+    """Where `part`, which does not begin `present`, is in it; -1 for nowhere."""
+    places = range(1, len(present) - len(part) + 1)
+    return next((at for at in places if tuple(present[at : at + len(part)]) == part), -1)
 
 
 def _positions(chain: Sequence[str]) -> str:

@@ -74,16 +74,19 @@ def keyed(
     """What is to be written of `solved`. `chains` are those of the build's results; `digest_of` gives the
     blob of a layer."""
     kept = _Kept(chains, is_max=is_max)
-    known: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}
+    known: dict[SnapshotResult, tuple[str, ...]] = {SnapshotResult(): ()}
 
-    def blobs_of(layers: tuple[str, ...]) -> tuple[str, ...]:
+    def blobs_of(chain: SnapshotResult) -> tuple[str, ...]:
         # Of a long chain the longest part that is known already is taken over: linear in the steps.
-        length = len(layers)
-        while layers[:length] not in known:
-            length -= 1
-        blobs = known[layers[:length]]
-        for end in range(length, len(layers)):
-            blobs = known[layers[: end + 1]] = (*blobs, digest_of(layers[end]))
+        new = []
+        at = chain
+        while at not in known:
+            assert at.below is not None
+            new.append(at)
+            at = at.below
+        blobs = known[at]
+        for at in reversed(new):
+            blobs = known[at] = (*blobs, digest_of(at.top))
         return blobs
 
     results = []
@@ -92,9 +95,9 @@ def keyed(
         last = ""
         if not item.is_source:
             for output in item.outputs or ():
-                layers = output.layers if isinstance(output, SnapshotResult) else ()
-                outputs.append(blobs_of(layers) if layers in kept else None)
-                last = last or (layers[-1] if layers in kept else "")
+                is_kept = isinstance(output, SnapshotResult) and output in kept
+                outputs.append(blobs_of(output) if is_kept else None)
+                last = last or (output.top if is_kept else "")
         if not any(outputs):
             outputs = []
         results.append(
@@ -122,23 +125,47 @@ def foreign(results: Iterable[KeyedResult], stock: Mapping[str, StockKey]) -> li
 
 
 class _Kept:
-    """Which chains are written: with `is_max` all, else those that a result begins with."""
+    """Which chains are written: with `is_max` all, else those that results consist of: what a result begins
+    with, and what was merged into it (the copy that a `COPY --link` is)."""
 
     def __init__(self, chains: Sequence[Sequence[str]], *, is_max: bool) -> None:
         self._is_max = is_max
-        whole = {tuple(chain) for chain in chains}
-        self._begins = set() if is_max else {c[:end] for c in whole for end in range(1, len(c) + 1)}
+        self._begins: set[SnapshotResult] = set()
+        self._places: dict[str, list[tuple[tuple[str, ...], int]]] = {}
+        for chain in () if is_max else dict.fromkeys(map(tuple, chains)):
+            at = SnapshotResult(chain)
+            while at.below is not None:
+                self._begins.add(at)
+                at = at.below
+            for end, layer in enumerate(chain, 1):
+                self._places.setdefault(layer, []).append((chain, end))
 
-    def __contains__(self, layers: tuple[str, ...]) -> bool:
-        return bool(layers) and (self._is_max or layers in self._begins)
+    def __contains__(self, chain: SnapshotResult) -> bool:
+        if not chain.depth:
+            return False
+        return self._is_max or chain in self._begins or self._is_part(chain)
+
+    def _is_part(self, chain: SnapshotResult) -> bool:
+        return any(
+            end >= chain.depth and whole[end - chain.depth : end] == chain.layers
+            for whole, end in self._places.get(chain.top, ())
+        )
 
     def layers(self, solved: Iterable[Solved]) -> list[str]:
         """All layers of what `solved` has to be written, each once."""
         found: dict[str, None] = {}
+        seen: set[SnapshotResult] = set()
         for item in solved:
             for output in () if item.is_source else item.outputs or ():
-                if isinstance(output, SnapshotResult) and output.layers in self:
-                    found |= dict.fromkeys(output.layers)
+                if not isinstance(output, SnapshotResult) or output not in self:
+                    continue
+                new = []
+                at = output
+                while at.below is not None and at not in seen:
+                    seen.add(at)
+                    new.append(at.top)
+                    at = at.below
+                found |= dict.fromkeys(reversed(new))
         return list(found)
 
 

@@ -7,7 +7,7 @@ daemon of August 2026 writes (`tests/unit/cache/test_stock.py` has values).
 
 Covered are images, RUN, file operations and merges whose inputs are covered. What is copied or mounted from a
 stage has, besides the key of its content, one of the stage and the paths. What comes from a build context has
-the key of its content alone: it is covered where that is given (`content_key`).
+the key of its content alone: it is covered where that is given (`cache.contents`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def stock_keys(
 ) -> dict[str, StockKey]:
     """The keys of all vertices that have one, in topological order. `layers_of` gives the diff IDs of an
     image source (by the vertex's digest), None when it is not known; `platform` is the machine's; `contents`
-    has for file operations the digests of what they use of inputs (by position) that have no key themselves.
+    has for file operations and steps the digests of what they use of inputs (by position) that have no key
+    themselves (`cache.contents`).
     """
     found: dict[str, StockKey] = {}
     contents = contents or {}
@@ -184,7 +185,7 @@ def _key(
                 return None
             return StockKey(_sha(f"buildkit.source.v0:{chain_id(layers)}".encode()))
         case ExecOp():
-            return _exec(op, op.kind, op.platform or platform)
+            return _exec(op, op.kind, op.platform or platform, contents)
         case FileOp():
             return _file(op, op.kind, contents)
         case MergeOp():
@@ -192,7 +193,7 @@ def _key(
     return None
 
 
-def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
+def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str]) -> StockKey | None:
     roots = [mount for mount in kind.mounts if mount.dest == "/"]
     if len(roots) != 1 or roots[0].selector not in ("", "/"):
         return None
@@ -239,7 +240,10 @@ def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
         ),
     }
     inputs = tuple(
-        (item.digest, item.index, _paths(selectors[number])) for number, item in enumerate(op.inputs)
+        (f"{CONTENT}{contents[number]}", -1, "")
+        if number in contents
+        else (item.digest, item.index, _paths(selectors[number]))
+        for number, item in enumerate(op.inputs)
     )
     return StockKey(_sha(_json(document)), inputs)
 

@@ -220,12 +220,58 @@ async def stock_keys_of(
         if ask is not None:
             with suppress(AnyarchError):  # what cannot be had is told when it is solved
                 layers[vertex.digest] = await ask()
-    return await asyncio.to_thread(stock_keys, definitions, layers.get, worker.platform)
+    contents = await _contents_of(solver, worker, definitions)
+    return await asyncio.to_thread(stock_keys, definitions, layers.get, worker.platform, contents)
+
+
+async def _contents_of(
+    solver: Solver, worker: Worker, definitions: Sequence[Definition]
+) -> dict[str, dict[int, str]]:
+    """BuildKit's hashes of what vertices use of local directories, by vertex and number of the input. They
+    are kept with the directory's own digest, so that unchanged files are read for it once."""
+    from anyarch.cache.contents import content_digest, copied, mounted
+    from anyarch.llb.ops import ExecOp, FileOp
+
+    found: dict[str, dict[int, str]] = {}
+    memo = worker.store.cache
+    for definition in definitions:
+        for digest, op in definition.decoded.items():
+            if digest in found:
+                continue
+            for number, item in enumerate(op.inputs):
+                if not isinstance(op.kind, FileOp | ExecOp) or not _is_local(solver, item.digest):
+                    continue
+                if isinstance(op.kind, FileOp):
+                    selectors = copied(op.kind, number, len(op.inputs))
+                else:
+                    selectors = mounted(op.kind, number)
+                if selectors is None:
+                    continue
+                with suppress(AnyarchError):  # what is not there is told when it is solved
+                    (result,) = await solver.vertex(item.digest).operation.run(())
+                    name = repr((_CONTENTS, result.digest, selectors))
+                    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+                    known = memo.get_value("stock-content", key)
+                    if known is None:
+                        known = (
+                            await asyncio.to_thread(content_digest, result.tree, selectors, worker.patterns)
+                        ).encode()
+                        memo.set_value("stock-content", key, known)
+                    found.setdefault(digest, {})[number] = known.decode()
+    return found
+
+
+_CONTENTS = 1  # changes when the hashes are made in another way
+
+
+def _is_local(solver: Solver, digest: str) -> bool:
+    """Whether a vertex is a local directory."""
+    return digest in solver and getattr(solver.vertex(digest).operation, "is_local", False) is True
 
 
 async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Mapping[str, StockKey]) -> None:
     """Know what the caches have under BuildKit's keys under ours too. Inputs come first, and what has a key
-    by content counts only when it was found: so no key has to run anything to be known."""
+    by the content of a stage counts only when it was found: so no key has to run anything to be known."""
     if not caches:
         return
     found = [(cache, await asyncio.to_thread(cache.adopt, stock)) for cache in caches]
@@ -235,14 +281,15 @@ async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Ma
         if ask is not None and vertex.digest in stock:
             bases.update(await ask())
     vertices = {vertex.digest: vertex for vertex in solver.vertices}
-    idle: set[str] = set()  # what has a key without running anything
+    idle = {digest for digest in vertices if _is_local(solver, digest)}  # what runs nothing to have a key
     for digest in stock:
         one = vertices.get(digest)
         if one is None or one.ignore_cache or not all(edge.vertex in idle for edge in one.inputs):
             continue
         having = [(cache, chains[digest]) for cache, chains in found if digest in chains]
         cache_map = await one.operation.cache_map()
-        if having or not any(cache_map.content):
+        contents = [edge for edge, ask in zip(one.inputs, cache_map.content, strict=False) if ask is not None]
+        if having or all(_is_local(solver, edge.vertex) for edge in contents):
             idle.add(digest)
         for cache, outputs in having:
             cache.add(await solver.definition_key(digest), outputs, bases)
