@@ -5,7 +5,7 @@ python bench/daemon.py [NAME...]        prints a JSON object
 Contexts are sent by `buildctl` where it is on PATH, so that both daemons have the same client, else by
 anyarch.
 BuildKit's daemon is `buildkitd` on PATH, or what ANYARCH_BENCH_BUILDKITD names; without it there is no peer.
-Memory is that of the daemon and all its children, shares of shared pages (Pss).
+Memory is that of the daemon and all its children, resident sizes added up: shared pages count each time.
 """
 
 from __future__ import annotations
@@ -75,21 +75,18 @@ class Daemon:
         return connection
 
     def memory(self) -> int:
-        """Bytes of memory of the daemon and of all below it, steps included; a page that several share counts
-        once, which the sum of their resident sizes would count each time."""
+        """Bytes of resident memory of the daemon and of all below it, steps included."""
         children: dict[int, list[int]] = {}
         sizes: dict[int, int] = {}
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
                 continue
-            with suppress(OSError, ValueError, IndexError):
+            with suppress(OSError, KeyError):  # ended meanwhile
                 text = Path(entry.path, "status").read_text()
                 facts = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
                 number = int(entry.name)
                 children.setdefault(int(facts["PPid"]), []).append(number)
-                rollup = Path(entry.path, "smaps_rollup").read_text()
-                shares = [line.split()[1] for line in rollup.splitlines() if line.startswith("Pss:")]
-                sizes[number] = int(shares[0]) << 10
+                sizes[number] = int(facts["VmRSS"].split()[0]) << 10
         total, left = 0, [self.process.pid]
         while left:
             number = left.pop()

@@ -32,6 +32,7 @@ def become_supervisor(mode: str, uid_args: list[str], gid_args: list[str]) -> st
     with gate("fork"):
         pid = os.fork()
     if pid:
+        kernel.drop_clean_pages()  # a daemon has one of these for each build that runs
         kernel.close_range(0)
         _, status = os.waitpid(pid, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)

@@ -63,6 +63,7 @@ MFD_EXEC = 0x10
 F_ADD_SEALS = 1033
 F_SEAL_ALL = 0xF  # SEAL, SHRINK, GROW, WRITE
 
+MADV_DONTNEED = 4
 FSCONFIG_CMD_CREATE = 6
 CLOSE_RANGE_CLOEXEC = 4
 SECCOMP_SET_MODE_FILTER = 1
@@ -110,6 +111,7 @@ _move_mount = _numbered(c_int, c_char_p, c_int, c_char_p, c_uint)
 _fsopen = _numbered(c_char_p, c_uint)
 _fsconfig = _numbered(c_int, c_uint, c_char_p, c_char_p, c_int)
 _fsmount = _numbered(c_int, c_uint, c_uint)
+_madvise = _function("madvise", c_void_p, c_ulong, c_int)
 _close_range = _numbered(c_uint, c_uint, c_uint)
 _openat2 = _numbered(c_int, c_char_p, c_char_p, c_ulong)
 _mount_setattr = _numbered(c_int, c_char_p, c_uint, c_char_p, c_ulong)
@@ -215,6 +217,28 @@ def open_in_root(root_fd: int, path: bytes, flags: int, *, links: bool = True) -
         except BlockingIOError:
             # Something was renamed or mounted anywhere on the machine while it went through a `..`.
             continue
+
+
+def drop_clean_pages() -> None:
+    """Take what was read of the interpreter and its libraries out of this process's memory; what is needed of
+    it comes back from the page cache. For a process that has next to nothing more to do."""
+    found = []
+    start = end = 0
+    with open("/proc/self/smaps", "rb") as file:
+        for line in file:
+            words = line.split()
+            if words[0] == b"Anonymous:":
+                # A mapping with pages that were written, such as what the linker has relocated, has to stay.
+                if end and words[1] == b"0":
+                    found.append((end - start, start))
+                end = 0
+            elif not words[0].endswith(b":"):
+                start, end = (int(number, 16) for number in words[0].split(b"-"))
+                if b"w" in words[1] or words[4] == b"0":
+                    end = 0
+    found.sort()
+    for size, start in found:  # what does this at last, as it comes back at once
+        _check(_madvise(start, size, MADV_DONTNEED))
 
 
 def close_range_on_exec(first: int) -> None:
