@@ -26,9 +26,11 @@ _GRACE_S = 10.0
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from anyarch.daemon.claim import claimed
     from anyarch.daemon.flags import parse_flags, usage
     from anyarch.daemon.listen import listen
     from anyarch.daemon.settings import settings_of
+    from anyarch.sandbox.openfiles import raise_limit
 
     try:
         flags = parse_flags(sys.argv[1:] if arguments is None else arguments)
@@ -47,18 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(ValueError):
                 signal.signal(number, _stop)
-        listeners = listen(settings)
+        raise_limit()
+        with claimed(settings.root):
+            listeners = listen(settings)
+            try:
+                asyncio.run(serve(settings, listeners))
+            finally:
+                for listener in listeners:
+                    listener.close()
     except AnyarchError as error:
         print(f"anyarchd: {error}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return 1
-    try:
-        asyncio.run(serve(settings, listeners))
-    except AnyarchError as error:
-        print(f"anyarchd: {error}", file=sys.stderr)
-        return 1
-    finally:
-        for listener in listeners:
-            listener.close()
     return 0
 
 

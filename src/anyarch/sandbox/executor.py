@@ -25,6 +25,7 @@ from anyarch.errors import Canceled, SandboxError
 from anyarch.sandbox.compile import compile_plan
 from anyarch.sandbox.gates import refusal
 from anyarch.sandbox.idmap import map_arguments, parse_subids
+from anyarch.sandbox.openfiles import limit_of_steps
 from anyarch.sandbox.plan import NO_RESOURCES, CancelToken
 from anyarch.sandbox.reports import receive_report
 from anyarch.sandbox.supervisor.report import send_frame
@@ -303,9 +304,10 @@ class Executor:
             directory = os.path.join(os.path.dirname(os.path.abspath(__file__)), "supervisor")
             mode = "root" if self._privileged else "user"
             maps = ("", "") if self._privileged else _id_arguments()
+            arguments = (directory, self.state_dir, mode, *maps, limit_of_steps())
             self._launcher = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", "-E", "-c", _START, directory, self.state_dir, mode, *maps],
+                [sys.executable, "-I", "-S", "-E", "-c", _START, *arguments],
                 os.environ,
                 file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(high)],
                 setsigmask=(),

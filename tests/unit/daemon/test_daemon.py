@@ -109,7 +109,7 @@ def test_a_socket_that_was_left_over_is_replaced_and_one_in_use_is_not(tmp_path:
         with grpc.insecure_channel(f"unix:{tmp_path / 'd.sock'}") as channel:
             grpc.channel_ready_future(channel).result(20)
         second = subprocess.run(
-            [*PROGRAM, "--root", str(tmp_path / "root"), "--addr", f"unix://{tmp_path / 'd.sock'}"],
+            [*PROGRAM, "--root", str(tmp_path / "other"), "--addr", f"unix://{tmp_path / 'd.sock'}"],
             capture_output=True,
             text=True,
             timeout=20,

@@ -81,6 +81,16 @@ class Supervisor:
                 else:
                     self._cancel(running)
 
+    def end(self) -> None:
+        """Kill what runs, and remove its control groups: whoever wanted it is gone, and nobody else knows of
+        them."""
+        for running in self.running.values():
+            os.kill(running.pid, 9)
+        for running in self.running.values():
+            os.waitpid(running.pid, 0)
+            if running.cgroup is not None:
+                running.cgroup.remove()
+
     def _accept(self) -> bool:
         size = _socket.CMSG_SPACE(_DESCRIPTORS.size)
         message, ancillary, _flags, _address = self.parent.recvmsg(
@@ -247,10 +257,15 @@ class Supervisor:
             running.control.close()
 
 
-def main(state_dir: str, mode: str, uid_args: str, gid_args: str) -> None:
+def main(state_dir: str, mode: str, uid_args: str, gid_args: str, open_files: str) -> None:
     """Entry point of the process; see `anyarch.sandbox.executor` for the arguments."""
     parent = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, PARENT_FD)
     try:
+        if open_files:
+            import resource  # where a daemon has raised its own
+
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (int(open_files), hard))
         ids = become_supervisor(mode, uid_args.split(), gid_args.split())
         gc.freeze()
         gc.disable()  # children are short-lived and share these pages
@@ -260,4 +275,5 @@ def main(state_dir: str, mode: str, uid_args: str, gid_args: str) -> None:
         parent.send(marshal.dumps(("refused", refused.gate, refused.subject, refused.code, refused.detail)))
         os._exit(1)
     supervisor.serve()
+    supervisor.end()
     os._exit(0)
