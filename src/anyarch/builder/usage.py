@@ -141,4 +141,5 @@ def _record(item: Any) -> Record:
         shared=item.Shared,
         in_use=item.InUse,
         mutable=item.Mutable,
+        uses=item.UsageCount,
     )

@@ -35,6 +35,7 @@ def print_verbose(records: Sequence[Record]) -> None:
             ("Shared", str(record.shared).lower()),
             ("Size", human_size(record.size)),
             ("Description", record.description),
+            ("Usage count", str(record.uses)),
             ("Last used", ago(record.last_used)),
             ("Type", record.kind),
         )

@@ -58,7 +58,7 @@ def _message(record: Record) -> control_pb2.UsageRecord:
         Size=record.size,
         CreatedAt=timestamp(record.created_at),
         LastUsedAt=timestamp(record.last_used),
-        UsageCount=1,
+        UsageCount=record.uses,
         Description=record.description,
         RecordType=record.kind,
         Shared=record.shared,

@@ -3,8 +3,8 @@
 A key is linked to a canonical key; the canonical key has the results. So any number of keys (by
 definition, by content) lead to one result. A result is a chain of layers, and a row of `chains` is one layer
 on the chain below it: of thousands of results that lie on one another each takes one row. Times of use are
-collected in memory and written when the store is closed, and only those that are an hour out of date: a fully
-cached build writes nothing here.
+collected in memory and written when the store is closed, together with what of layers and blobs was used, and
+only those that are an hour out of date.
 """
 
 from __future__ import annotations
@@ -186,7 +186,6 @@ class CacheRecords:
 
     def names(self, layer: str) -> bool:
         """Whether a saved result has the layer. Looks at all chains."""
-        self.flush()
         return self._meta.one("SELECT 1 FROM chains WHERE layer = ? LIMIT 1", (layer,)) is not None
 
     def forget(self, canonical: str) -> None:
@@ -214,19 +213,21 @@ class CacheRecords:
         with self._meta.transaction() as database:
             database.execute("DELETE FROM memo WHERE namespace = ? AND key = ?", (namespace, key))
 
-    def flush(self) -> None:
-        """Write the times of use collected so far."""
+    @property
+    def has_uses(self) -> bool:
+        """Whether times of use were collected."""
+        return bool(self._used_results or self._used_values)
+
+    def flush(self, database: sqlite3.Connection) -> None:
+        """Write the times of use collected so far, in a transaction of the caller's."""
         results, self._used_results = self._used_results, set()
         values, self._used_values = self._used_values, set()
-        if not results and not values:
-            return
         now = time.time()
-        with self._meta.transaction() as database:
-            database.executemany(
-                "UPDATE cache_results SET last_used = ? WHERE canonical = ? AND output = ?",
-                [(now, *key) for key in sorted(results)],
-            )
-            database.executemany(
-                "UPDATE memo SET last_used = ? WHERE namespace = ? AND key = ?",
-                [(now, *key) for key in sorted(values)],
-            )
+        database.executemany(
+            "UPDATE cache_results SET last_used = ? WHERE canonical = ? AND output = ?",
+            [(now, *key) for key in sorted(results)],
+        )
+        database.executemany(
+            "UPDATE memo SET last_used = ? WHERE namespace = ? AND key = ?",
+            [(now, *key) for key in sorted(values)],
+        )

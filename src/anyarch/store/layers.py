@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["LayerBlob", "LayerRecords", "LayerRow"]
 
 
+_INSERT = """INSERT OR IGNORE INTO layers (id, diff_id, size, description, created_at, last_used, uses)
+    VALUES (?, ?, ?, ?, ?, ?, 0)"""
+
+
 class LayerRow(msgspec.Struct, frozen=True):
     """`forms` maps index, tar, dir, dir-<variant> to sizes in bytes. Times in seconds since the epoch."""
 
@@ -110,7 +114,7 @@ class LayerRecords:
         now = time.time()
         with self._meta.transaction() as database:
             database.execute(
-                "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+                _INSERT,
                 (layer, diff_id, size, description, now if created_at is None else created_at, now),
             )
 
@@ -142,7 +146,7 @@ class LayerRecords:
                     placed = True
                     place(new)
                 database.execute(
-                    "INSERT OR IGNORE INTO layers VALUES (?, ?, ?, ?, ?, ?)",
+                    _INSERT,
                     (layer, diff_id, size, description, now, now),
                 )
                 if diff_id is not None:

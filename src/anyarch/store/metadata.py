@@ -107,6 +107,8 @@ _MIGRATIONS: tuple[tuple[str | Callable[[sqlite3.Connection], None], ...], ...] 
         "DROP TABLE old_results",
         "CREATE INDEX cache_results_used ON cache_results (canonical, output, last_used)",
     ),
+    # uses: how many builds and other commands used it; of what was made before that was counted, one did
+    tuple(f"ALTER TABLE {table} ADD COLUMN uses INTEGER NOT NULL DEFAULT 1" for table in ("layers", "blobs")),
 )
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -137,16 +139,23 @@ class Metadata:
         return rows[0] if rows else None
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, patience_s: float = BUSY_TIMEOUT_S) -> Iterator[sqlite3.Connection]:
         """One write transaction: committed at the end, rolled back on any exception. No other process writes
-        meanwhile, so keep it short; it may be nested by the same thread (the outermost commits)."""
+        meanwhile, so keep it short; it may be nested by the same thread (the outermost commits). Waits for
+        other writers for `patience_s` at most."""
         with self._write_lock:
             try:
                 if self._writer is None:
                     self._writer = self._connect(read_only=False)
                 database = self._writer
                 outermost = not database.in_transaction
-                if outermost:
+                if outermost and patience_s != BUSY_TIMEOUT_S:
+                    database.execute(f"PRAGMA busy_timeout={int(patience_s * 1000)}")
+                    try:
+                        database.execute("BEGIN IMMEDIATE")
+                    finally:
+                        database.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000}")
+                elif outermost:
                     database.execute("BEGIN IMMEDIATE")
             except Exception as error:
                 self._raise(error)

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import itertools
 import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyarch.errors import StoreError
-from anyarch.store.cache import STALE_S, CacheRecords
+from anyarch.store.cache import CacheRecords
 from anyarch.store.content import ContentStore
 from anyarch.store.failure import disk_errors
 from anyarch.store.layers import LayerRecords
@@ -34,7 +35,7 @@ from anyarch.store.partial import clear_partials
 from anyarch.store.tree import move_tree, remove_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from anyarch.spec.digest import Digest
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store", "default_root"]
 
+_PATIENCE_S = 0.5  # for hints that a build does not fail without
 _DIRECTORIES = ("locks", "ingest", "work", "layers", "stat", "blobs/sha256")
 
 
@@ -81,6 +83,7 @@ class Store:
         """What could not be removed because it belongs to other ids (paths); see `snapshot.open_layers`."""
         self.remove: Callable[[str], None] = remove_tree
         """Removes directory trees, whoever their files belong to (`snapshot.open_layers` says how)."""
+        self._not_used: set[str] = set()
         self.grown = 0
         """Bytes that were added through this object."""
         self._cap: Cap | None = None
@@ -130,13 +133,24 @@ class Store:
         one line for each thing that is wrong. Slow; for `store check` and tests."""
         from anyarch.store.check import verify
 
-        return verify(self)
+        with self._untold():
+            return verify(self)
+
+    @contextmanager
+    def _untold(self) -> Iterator[None]:
+        """What is touched meanwhile is held, and does not count as used."""
+        before = set(self.leases.held())
+        try:
+            yield
+        finally:
+            self._not_used |= set(self.leases.held()) - before
 
     def close(self) -> None:
         """Write what is pending, remove what we left unfinished and let go of the store. Idempotent."""
         try:
-            self.cache.flush()
-            self._stamp_used()
+            # Hints for collections: who cannot write them (a full disk, a busy database) goes without.
+            with suppress(StoreError):
+                self._count_uses()
         finally:
             try:
                 self.leases.close()
@@ -153,22 +167,26 @@ class Store:
     ) -> None:
         self.close()
 
-    def _stamp_used(self) -> None:
-        """Write when layers and blobs were last used, of those where that is an hour out of date."""
+    def _count_uses(self) -> None:
+        """Write what was used and when: once for each layer and blob, however often it was asked for. One
+        transaction, which waits for no other writer for long."""
         import time
 
         import msgspec
 
-        held = self.leases.held()
-        if not held:
+        held = [key for key in self.leases.held() if key not in self._not_used]
+        if not held and not self.cache.has_uses:
             return
         now = time.time()
         keys = msgspec.json.encode(held).decode()
-        for table, column in (("layers", "id"), ("blobs", "digest")):
-            where = f"{column} IN (SELECT value FROM json_each(?)) AND last_used < ?"
-            if self.meta.one(f"SELECT 1 FROM {table} WHERE {where} LIMIT 1", (keys, now - STALE_S)):
-                with self.meta.transaction() as database:
-                    database.execute(f"UPDATE {table} SET last_used = ? WHERE {where}", (now, keys, now - 1))
+        with self.meta.transaction(patience_s=_PATIENCE_S) as database:
+            self.cache.flush(database)
+            for table, column in (("layers", "id"), ("blobs", "digest")):
+                database.execute(
+                    f"""UPDATE {table} SET last_used = ?, uses = uses + 1
+                        WHERE {column} IN (SELECT value FROM json_each(?))""",
+                    (now, keys),
+                )
 
     def _record_blob(self, digest: Digest, size: int) -> None:
         import time
@@ -176,7 +194,7 @@ class Store:
         now = time.time()
         with self.meta.transaction() as database:
             database.execute(
-                """INSERT INTO blobs VALUES (?, ?, ?, ?)
+                """INSERT INTO blobs (digest, size, created_at, last_used, uses) VALUES (?, ?, ?, ?, 0)
                    ON CONFLICT (digest) DO UPDATE SET last_used = excluded.last_used""",
                 (digest, size, now, now),
             )

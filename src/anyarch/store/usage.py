@@ -28,7 +28,8 @@ class Record(msgspec.Struct, frozen=True):
     internal (documents, downloads), source.local, source.git.checkout, exec.cachemount. `size` in bytes,
     times in seconds since the epoch. `shared`: part of an image that was given a name. `in_use`: a living
     process holds it. `mutable`: its content may change. `blobs` are the digests that go with a layer.
-    `depth` is how many layers a layer was seen to lie on.
+    `depth` is how many layers a layer was seen to lie on, `uses` in how many builds and other commands it was
+    used.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Record(msgspec.Struct, frozen=True):
     mutable: bool = False
     blobs: tuple[str, ...] = ()
     depth: int = 0
+    uses: int = 1
 
     @property
     def reclaimable(self) -> bool:
@@ -78,12 +80,14 @@ def records_of(store: Store, in_use: Container[str] = frozenset()) -> list[Recor
     records = list(_layers(store, blobs, named, in_use))
     taken = {digest for record in records for digest in record.blobs}
     used = {
-        digest: (created, last)
-        for digest, created, last in store.meta.query("SELECT digest, created_at, last_used FROM blobs")
+        digest: (created, last, uses)
+        for digest, created, last, uses in store.meta.query(
+            "SELECT digest, created_at, last_used, uses FROM blobs"
+        )
     }
     for digest, (size, changed_at) in blobs.items():
         if digest not in taken:
-            created_at, last_used = used.get(digest, (changed_at, changed_at))
+            created_at, last_used, uses = used.get(digest, (changed_at, changed_at, 1))
             records.append(
                 Record(
                     digest,
@@ -94,6 +98,7 @@ def records_of(store: Store, in_use: Container[str] = frozenset()) -> list[Recor
                     "document or download",
                     shared=digest in named,
                     in_use=digest in in_use,
+                    uses=uses,
                 )
             )
     records += _directories(store, "cache-mounts", "exec.cachemount")
@@ -159,8 +164,8 @@ def _layers(
     for layer, digest in meta.query("SELECT DISTINCT layer, digest FROM layer_blobs ORDER BY layer, digest"):
         of_layer.setdefault(layer, []).append(digest)
     parents, depths = _chains(meta)
-    for layer, diff_id, description, created_at, last_used in meta.query(
-        "SELECT id, diff_id, description, created_at, last_used FROM layers"
+    for layer, diff_id, description, created_at, last_used, uses in meta.query(
+        "SELECT id, diff_id, description, created_at, last_used, uses FROM layers"
     ):
         known = of_layer.get(layer, ())
         local = tuple(digest for digest in known if digest in blobs)
@@ -178,6 +183,7 @@ def _layers(
             in_use=layer in held or any(digest in held for digest in local),
             blobs=local,
             depth=depths.get(layer, 0),
+            uses=uses,
         )
 
 

@@ -123,6 +123,11 @@ def test_memos_are_kept_by_namespace(store: Store) -> None:
     assert store.cache.get_value("a", "k") is None
 
 
+def flush(store: Store) -> None:
+    with store.meta.transaction() as database:
+        store.cache.flush(database)
+
+
 def test_use_is_noted_only_when_it_is_an_hour_out_of_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +139,7 @@ def test_use_is_noted_only_when_it_is_an_hour_out_of_date(
         before = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
         store.cache.load("c", 0)
         store.cache.get_value("a", "k")
-        store.cache.flush()
+        flush(store)
         after = store.meta.query("SELECT last_used FROM cache_results UNION ALL SELECT last_used FROM memo")
         assert after == before
     monkeypatch.setattr("anyarch.store.cache.time.time", lambda: before[0][0] + 4000)

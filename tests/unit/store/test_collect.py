@@ -314,6 +314,42 @@ def test_times_of_use_are_written_when_the_store_is_closed(store: Store, root: P
     assert times[one.id] > 1.7e9
 
 
+def uses(store: Store) -> dict[str, int]:
+    return {record.id: record.uses for record in disk_usage(store)}
+
+
+def test_each_process_that_uses_a_thing_counts_once(store: Store, root: Path) -> None:
+    with Store.open(root) as first:
+        one, two = layer(first, "one"), layer(first, "two")
+        blob = first.content.put(b"document")
+    assert uses(store) == {one.id: 1, two.id: 1, blob: 1}
+    for _ in range(2):
+        with Store.open(root) as other:
+            for _ in range(3):
+                other.records.get(one.id)
+                assert other.content.has(blob)
+    assert uses(store) == {one.id: 3, two.id: 1, blob: 3}
+    with Store.open(root) as other:
+        other.verify()  # looks at all without using any
+        disk_usage(other)
+    assert uses(store) == {one.id: 3, two.id: 1, blob: 3}
+
+
+def test_who_cannot_write_that_something_was_used_does_not_fail(
+    store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = layer(store, "one")
+    monkeypatch.setattr("anyarch.store.store._PATIENCE_S", 0.01)
+    other = Store.open(root)
+    other.records.get(one.id)
+    with store.meta.transaction():  # the database is another writer's
+        other.close()
+    assert uses(store) == {one.id: 0}
+    with Store.open(root):
+        pass
+    assert os.listdir(root / "locks") == [store.liveness.token]
+
+
 # cache mounts -------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,7 @@ _HEADERS = {
     "Shared": "SHARED",
     "Size": "SIZE",
     "Description": "DESCRIPTION",
+    "UsageCount": "USAGE COUNT",
     "LastUsedAt": "LAST ACCESSED",
     "Type": "TYPE",
 }
@@ -126,6 +127,7 @@ def _fields(record: Record) -> dict[str, object]:
         "Shared": record.shared,
         "Size": human_size(record.size),
         "Description": record.description,
+        "UsageCount": record.uses,
         "LastUsedAt": ago(record.last_used),
         "Type": record.kind,
     }
