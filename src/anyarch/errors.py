@@ -57,9 +57,10 @@ __all__ = [
 class SourceRange:
     """Lines `start`..`end` (1-based, both included) of a Dockerfile, with its text for the excerpt.
     `definition` is the message `pb.Definition` of where the file comes from, empty where that is unknown;
-    `others` are further places of the same step."""
+    `others` are further places of the same step. `ranges` are the exact ones (first and last line, and the
+    characters there), where a client has told them."""
 
-    __slots__ = ("column", "data", "definition", "end", "filename", "language", "others", "start")
+    __slots__ = ("column", "data", "definition", "end", "filename", "language", "others", "ranges", "start")
 
     def __init__(
         self,
@@ -72,7 +73,9 @@ class SourceRange:
         definition: bytes = b"",
         language: str = "Dockerfile",
         others: Sequence[SourceRange] = (),
+        ranges: Sequence[tuple[int, int, int, int]] = (),
     ) -> None:
+        self.ranges = tuple(ranges)
         self.language = language
         self.others = tuple(others)
         self.definition = definition

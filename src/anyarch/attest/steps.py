@@ -80,10 +80,19 @@ def _locations(definition: Definition, numbers: Mapping[str, int]) -> dict[str, 
         told = []
         for index, ranges in places:
             place: dict[str, Any] = {"sourceIndex": index} if index else {}
-            place["ranges"] = [{"start": {"line": start}, "end": {"line": end}} for start, end in ranges]
+            place["ranges"] = [_range(*one) for one in ranges]
             told.append(place)
         found[f"step{numbers[digest]}"] = {"locations": told} if told else {}
     return dict(sorted(found.items()))
+
+
+def _range(start: int, end: int, first: int = 0, last: int = 0) -> dict[str, Any]:
+    begins, ends = {"line": start}, {"line": end}
+    if first:
+        begins["character"] = first
+    if last:
+        ends["character"] = last
+    return {"start": begins, "end": ends}
 
 
 def _steps(definition: Definition) -> tuple[list[dict[str, Any]], dict[str, int]]:

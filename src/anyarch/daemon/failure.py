@@ -123,6 +123,12 @@ def _source(source: SourceRange) -> dict[str, object]:
     }
     if source.definition:
         info["definition"] = _definition(source.definition)
+    if source.ranges:
+        places = [
+            {"start": {"line": start, "character": first}, "end": {"line": end, "character": last}}
+            for start, end, first, last in source.ranges
+        ]
+        return {"info": info, "ranges": places}
     # A range for each line, as BuildKit has them; not more than there are lines, whatever a client says.
     end = max(source.start, min(source.end, source.start + source.data.count(b"\n")))
     lines = [{"line": number} for number in range(source.start, end + 1)]

@@ -16,7 +16,7 @@ import msgspec
 from anyarch.errors import BuildError, Canceled, NotSupported
 from anyarch.llb.ops import ExecOp, MountType, NetMode, SecurityMode
 from anyarch.snapshot.live import LiveTree
-from anyarch.worker.ops.exec import ExecOperation
+from anyarch.worker.ops.exec import DEFAULT_PATH, ExecOperation
 from anyarch.worker.ops.mountplan import ROOT, MountPlan
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import LocalResult, SnapshotResult
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 T = TypeVar("T")
+
+_PATHS = {"windows": "PATH=c:\\Windows\\System32;c:\\Windows;C:\\Windows\\System32\\WindowsPowerShell\\v1.0"}
 
 
 class Container:
@@ -99,8 +101,16 @@ class Container:
             if self._extra_hosts:
                 hosts = tuple(HostIP(host=name, ip=address) for name, address in self._extra_hosts)
                 meta = msgspec.structs.replace(meta, extra_hosts=(*meta.extra_hosts, *hosts))
+            platform = self._platform
+            if platform is not None and platform.os != self._worker.platform.os:
+                # No step runs for another system; a container does, here, with the paths usual there.
+                if not any(item.startswith("PATH=") for item in meta.env):
+                    meta = msgspec.structs.replace(
+                        meta, env=(*meta.env, _PATHS.get(platform.os, DEFAULT_PATH))
+                    )
+                platform = None
             op = ExecOp(meta, self._mounts, self._network, security, tuple(secret_env))
-            operation = ExecOperation(self._worker, op, self._platform, len(self._inputs), "")
+            operation = ExecOperation(self._worker, op, platform, len(self._inputs), "")
             if join is None:
                 for result in self._inputs:
                     if isinstance(result, SnapshotResult):

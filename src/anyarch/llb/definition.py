@@ -18,10 +18,13 @@ from anyarch.llb.wire import marshal_definition, op_digest, unmarshal_definition
 if TYPE_CHECKING:
     from anyarch.llb.ops import Input, Op
 
-__all__ = ["Definition", "Location", "SourceInfo", "SourceMap"]
+__all__ = ["Definition", "LineRange", "Location", "SourceInfo", "SourceMap"]
 
-Location: TypeAlias = tuple[int, tuple[tuple[int, int], ...]]
-"""An index into `SourceMap.infos`, and line ranges there (1-based, both ends included)."""
+LineRange: TypeAlias = tuple[int, int] | tuple[int, int, int, int]
+"""The first and the last line (1-based), and the characters where they begin and end, if those are told."""
+
+Location: TypeAlias = tuple[int, tuple[LineRange, ...]]
+"""An index into `SourceMap.infos`, and ranges there."""
 
 
 class SourceInfo(msgspec.Struct, frozen=True):
@@ -86,7 +89,7 @@ class Definition(msgspec.Struct, frozen=True, dict=True):
             raise UsageError("malformed LLB: the last op must have no kind and one input")
         return last.inputs[0]
 
-    def locations(self, digest: str) -> list[tuple[SourceInfo, tuple[tuple[int, int], ...]]]:
+    def locations(self, digest: str) -> list[tuple[SourceInfo, tuple[LineRange, ...]]]:
         """The places in source files that the op comes from."""
         infos = self.source.infos
         return [

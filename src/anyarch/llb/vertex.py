@@ -8,12 +8,12 @@ too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from anyarch.errors import UsageError
-from anyarch.llb.definition import Definition, SourceInfo, SourceMap
+from anyarch.llb.definition import Definition, SourceMap
 from anyarch.llb.ops import (
     Chown,
     DiffOp,
@@ -33,13 +33,13 @@ from anyarch.spec.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from anyarch.llb.definition import Location
+    from anyarch.llb.definition import LineRange, Location, SourceInfo
     from anyarch.spec.platform import Platform
 
 __all__ = ["Deferred", "Output", "SourcePlace", "Vertex", "define", "merge_metadata", "output_of"]
 
-SourcePlace = tuple[SourceInfo, tuple[tuple[int, int], ...]]
-"""A source file and line ranges in it."""
+SourcePlace: TypeAlias = "tuple[SourceInfo, tuple[LineRange, ...]]"
+"""A source file and ranges in it."""
 
 Kind = ExecOp | SourceOp | FileOp | MergeOp | DiffOp
 

@@ -49,7 +49,7 @@ from anyarch.spec.digest import Digest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from anyarch.llb.definition import Definition, Location
+    from anyarch.llb.definition import Definition, LineRange, Location
     from anyarch.llb.ops import (
         Chown,
         FileAction,
@@ -308,12 +308,17 @@ def marshal_definition(definition: Definition) -> bytes:
 def _locations(items: Iterable[Location]) -> bytes:
     parts = []
     for index, ranges in items:
-        lines = [
-            put_message(2, put_message(1, put_int(1, start)) + put_message(2, put_int(1, end)))
-            for start, end in ranges
-        ]
+        lines = []
+        for start, end, *columns in ranges:
+            first, last = columns or (0, 0)
+            ends = put_message(1, _position(start, first)) + put_message(2, _position(end, last))
+            lines.append(put_message(2, ends))
         parts.append(put_message(1, put_int(1, index) + b"".join(lines)))
     return b"".join(parts)
+
+
+def _position(line: int, column: int) -> bytes:
+    return put_int(1, line) + put_int(2, column)
 
 
 def _metadata(value: OpMetadata) -> bytes:
@@ -379,15 +384,18 @@ def _decode_locations(raw: bytes) -> tuple[Location, ...]:
             continue
         ranges: list[bytes] = []
         index = signed(collect(value, {1: "index", 2: "ranges"}, ranges=ranges).get("index", 0))
-        lines = []
+        lines: list[LineRange] = []
         for item in ranges:
             ends = collect(item, {1: "start", 2: "end"})
-            start, end = (
-                signed(collect(ends.get(name, b""), {1: "line"}).get("line", 0)) for name in ("start", "end")
-            )
-            lines.append((start, end))
+            (start, first), (end, last) = (_decode_position(ends.get(name, b"")) for name in ("start", "end"))
+            lines.append((start, end, first, last) if first or last else (start, end))
         result.append((index, tuple(lines)))
     return tuple(result)
+
+
+def _decode_position(raw: bytes) -> tuple[int, int]:
+    found = collect(raw, {1: "line", 2: "column"})
+    return signed(found.get("line", 0)), signed(found.get("column", 0))
 
 
 _METADATA = {1: "ignore_cache", 2: "description", 4: "export_cache", 5: "caps", 6: "group", 7: "limits"}

@@ -48,11 +48,13 @@ class Session:
         """Whether the client said that it does."""
         return method.lower() in self._methods
 
-    async def watch(self, interval: float = _HEALTH_INTERVAL_S) -> None:
-        """Close the session when the client no longer answers: twice in a row."""
+    async def watch(self, patience: float | None = None) -> None:
+        """Close the session when the client no longer answers: twice in a row, or, where it has told how many
+        seconds that may take (`patience`), once."""
         failed = 0
         loop = asyncio.get_running_loop()
-        timeout = _HEALTH_TIMEOUT_S
+        interval = _HEALTH_INTERVAL_S if patience is None else patience
+        shortest = timeout = _HEALTH_TIMEOUT_S if patience is None else patience
         while not self.over.is_set():
             await asyncio.sleep(interval)
             began = loop.time()
@@ -61,12 +63,12 @@ class Session:
                     _HEALTH, health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse, timeout=timeout
                 )
                 failed = 0
-                timeout = max(_HEALTH_TIMEOUT_S, 1.5 * (loop.time() - began))
+                timeout = max(shortest, 1.5 * (loop.time() - began))
             except RpcError as error:
                 if error.code == Code.UNIMPLEMENTED:
                     return
                 failed += 1
-                if failed == 2:
+                if failed == 2 or patience is not None:
                     self.channel.close()
                     return
 
@@ -84,7 +86,7 @@ class Sessions:
             raise RpcError(Code.INVALID_ARGUMENT, "the session has no id")
         session = Session(call)
         async with self._held(session), asyncio.TaskGroup() as group:
-            watching = group.create_task(session.watch(_interval(call)))
+            watching = group.create_task(session.watch(_patience(call)))
             await session.over.wait()
             watching.cancel()
 
@@ -112,9 +114,9 @@ class Sessions:
             raise BuildError(f"no active session for {identity}: context deadline exceeded") from None
 
 
-def _interval(call: ServerCall) -> float:
+def _patience(call: ServerCall) -> float | None:
     wanted_ms = natural(call.metadata.get("x-buildkit-session-health-custom-timeout"))
-    return _HEALTH_INTERVAL_S if wanted_ms is None else max(1.0, wanted_ms / 1000)
+    return max(1.0, wanted_ms / 1000) if wanted_ms else None
 
 
 class WireCalls:

@@ -167,6 +167,7 @@ class HostTree(MergedTree):
         unknown, marks, given = self._fingerprints, self._marks, self._digests or {}
         is_file, is_directory, file = stat.S_ISREG, stat.S_ISDIR, _FILE
         pending: list[Entry] = []  # nested directories, each to be added when something below it is
+        names: dict[tuple[int, int], str] = {}  # of files with several, the first
         prefix, listing = "", self._listing("")
         stack = [(prefix, listing)]
         while stack:
@@ -198,7 +199,12 @@ class HostTree(MergedTree):
                         if given and not digest:
                             digest = given.get(path, b"")
                         entry = Entry(path, file, mode & 0o7777, 0, 0, mtime_ns, size, digest=digest)
-                        if ahead is not None and not digest and size <= SMALL:
+                        first = path
+                        if status.st_nlink > 1:
+                            first = names.setdefault((status.st_dev, status.st_ino), path)
+                        if first != path:
+                            entry = Entry(path, Kind.HARDLINK, mode & 0o7777, 0, 0, mtime_ns, 0, first)
+                        elif ahead is not None and not digest and size <= SMALL:
                             ahead.offer(entry)
                     else:
                         other = self._other(path, status)

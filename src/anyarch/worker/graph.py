@@ -180,6 +180,7 @@ def _source_of(definition: Definition, digest: str) -> SourceRange | None:
             data=info.data,
             definition=info.definition,
             language=info.language,
+            ranges=[(*one, 0, 0)[:4] for one in ranges] if any(len(one) > 2 for one in ranges) else (),
             others=tuple(others),
         )
         others.insert(0, first)

@@ -144,6 +144,22 @@ def test_processes_of_one_container_share_it_while_the_first_runs(tmp_path: Path
     run(work())
 
 
+def test_container_for_another_system_has_the_paths_usual_there(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with shell(tmp_path) as box:
+            for os, path in (
+                ("windows", b"c:\\Windows\\System32;c:\\Windows;"),
+                ("linux", b"/usr/local/sbin:"),
+            ):
+                await box.make(os, platform=llb_pb2.Platform(OS=os))
+                call = box.call()
+                await call.send(Message(ProcessID="p", Init=init(os, 'echo "$PATH"', (1,))))
+                data, code, _ = await outcome(call)
+                assert (data[1][: len(path)], code) == (path, 0)
+
+    run(work())
+
+
 def test_processes_that_join_are_told_to_have_started_before_any_of_them_speaks(tmp_path: Path) -> None:
     async def work() -> None:
         async with shell(tmp_path) as box:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +22,9 @@ from anyarch.llb.wire import marshal_op, op_digest, unmarshal_definition, unmars
 from anyarch.spec.platform import Platform
 from tests.unit.llb.oracle import canonical, message
 from tests.unit.llb.values import key, maps, ops, text, to_message
+
+if TYPE_CHECKING:
+    from anyarch.llb.definition import Location
 
 
 @settings(max_examples=150, deadline=None)
@@ -125,12 +130,14 @@ def test_cut_message_is_refused() -> None:
     ),
     st.dictionaries(
         key,
-        st.lists(st.tuples(st.integers(0, 3), st.just(((1, 2), (4, 4)))), max_size=2).map(tuple),
+        st.lists(st.tuples(st.integers(0, 3), st.just(((1, 2), (4, 4), (5, 6, 7, 0)))), max_size=2).map(
+            tuple
+        ),
         max_size=2,
     ),
 )
 def test_definition_is_the_message_that_the_protobuf_runtime_reads(
-    metadata: dict[str, OpMetadata], locations: dict[str, tuple[tuple[int, tuple[tuple[int, int], ...]], ...]]
+    metadata: dict[str, OpMetadata], locations: dict[str, tuple[Location, ...]]
 ) -> None:
     source = SourceMap((SourceInfo("Dockerfile", b"FROM x\n", "Dockerfile"),), locations)
     definition = Definition((b"\x0a\x00", b"abc"), metadata, source)
@@ -150,7 +157,10 @@ def test_definition_is_the_message_that_the_protobuf_runtime_reads(
     assert oracle.Source.infos[0].data == b"FROM x\n"
     for digest, places in locations.items():
         lines = [
-            tuple((item.start.line, item.end.line) for item in place.ranges)
+            tuple(
+                (item.start.line, item.end.line, item.start.character, item.end.character)
+                for item in place.ranges
+            )
             for place in oracle.Source.locations[digest].locations
         ]
-        assert lines == [ranges for _, ranges in places]
+        assert lines == [tuple((*one, 0, 0)[:4] for one in ranges) for _, ranges in places]

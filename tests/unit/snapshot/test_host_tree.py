@@ -136,6 +136,30 @@ def test_other_kinds_of_files(context: Path) -> None:
         assert (node.entry.kind, node.entry.major, node.entry.minor) == (Kind.CHAR_DEVICE, 1, 3)
 
 
+def test_names_of_one_file_are_links_to_the_first_that_is_kept(context: Path, tmp_path: Path) -> None:
+    os.link(context / "Dockerfile", context / "src/again")
+    os.link(context / "Dockerfile", context / "src/deep/once")
+    os.link(context / "link", context / "symlink")
+    with Store.open(tmp_path / "store") as store:
+        tree = HostTree(str(context), store=store)
+        again, once = tree.lookup("src/again"), tree.lookup("src/deep/once")
+        assert again is not None
+        assert once is not None
+        assert (again.entry.kind, again.entry.linkname) == (Kind.HARDLINK, "Dockerfile")
+        assert (once.entry.kind, once.entry.linkname) == (Kind.HARDLINK, "Dockerfile")
+        with tree.open(again) as stream:
+            assert stream.read() == b"FROM scratch\n"
+        assert tree.content_digest("src/again") == tree.content_digest("Dockerfile")
+
+        def keep(path: str, is_directory: bool) -> Literal["yes", "no", "descend"]:
+            return "no" if path == "Dockerfile" else "yes"
+
+        part = HostTree(str(context), keep=keep, store=store)
+        found = {path: part.lookup(path) for path in ("src/again", "src/deep/once", "symlink")}
+        kinds = {path: node.entry.kind for path, node in found.items() if node is not None}
+        assert kinds == {"src/again": Kind.FILE, "src/deep/once": Kind.HARDLINK, "symlink": Kind.SYMLINK}
+
+
 def test_names_that_are_not_utf_8_are_kept(context: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (context / name).write_bytes(b"x")
