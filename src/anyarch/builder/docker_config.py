@@ -159,7 +159,11 @@ class DockerConfig:
         names |= {"noProxy": "NO_PROXY", "allProxy": "ALL_PROXY"}
         if not isinstance(chosen, dict):
             return {}
-        return {names[key]: value for key, value in chosen.items() if key in names and value}
+        return {
+            names[key]: value
+            for key, value in chosen.items()
+            if key in names and value and isinstance(value, str)
+        }
 
     def set_alias(self, *, is_wanted: bool) -> bool:
         """Make `docker builder` (and `docker build` of docker before version 23) an alias of buildx, or

@@ -4,7 +4,6 @@ included."""
 from __future__ import annotations
 
 import io
-import os
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
 from anyarch.engine import grammar
@@ -211,26 +210,17 @@ def _build_args(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str
 
 
 def _configured_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """The build arguments of `proxies.default` in Docker's config.json; none when there is no readable
-    one."""
-    directory = environment.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
-    path = os.path.join(directory, "config.json")
-    if not os.path.exists(path):
-        return {}
-    import msgspec
+    """The build arguments of `proxies` in Docker's config.json, for the engine of the current context; none
+    when there is no readable one."""
+    from anyarch.builder.docker_config import DockerConfig
 
+    docker = DockerConfig(environment)
     try:
-        with open(path, "rb") as file:
-            config = msgspec.json.decode(file.read())
-        default = config.get("proxies", {}).get("default", {})
-        names = {"httpProxy": "HTTP_PROXY", "httpsProxy": "HTTPS_PROXY", "ftpProxy": "FTP_PROXY"}
-        names |= {"noProxy": "NO_PROXY", "allProxy": "ALL_PROXY"}
-        found = {
-            names[key]: value for key, value in default.items() if key in names and isinstance(value, str)
-        }
-    except (OSError, msgspec.DecodeError, AttributeError):
+        if "proxies" not in docker.document():
+            return {}
+    except UsageError:
         return {}  # whoever needs the credentials in it will complain about the file
-    return found | {name.lower(): value for name, value in found.items()}
+    return docker.proxies(docker.resolve(docker.current_endpoint()).host)
 
 
 def _standard_input(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from anyarch.api.proto import fsutil_pb2, gateway_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
-from anyarch.daemon.gostat import go_mode
+from anyarch.session.gomode import go_mode
 from anyarch.spec.glob import match
 
 if TYPE_CHECKING:

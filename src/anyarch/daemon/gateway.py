@@ -18,13 +18,13 @@ from anyarch.attest.request import FrontendRequest
 from anyarch.daemon.caps import frontend_caps, llb_caps
 from anyarch.daemon.containerfiles import MAX_FILE, container_file_methods, read_range
 from anyarch.daemon.failure import error_of_status
-from anyarch.daemon.gostat import go_mode
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import AttestationRef, SolveResult
 from anyarch.errors import AnyarchError, BuildError, error_context
 from anyarch.exporter.attestation import Subject
 from anyarch.llb.definition import Definition
 from anyarch.llb.ops import SourceOp
+from anyarch.session.gomode import go_mode
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
 from anyarch.spec.platform import Platform, host_platform

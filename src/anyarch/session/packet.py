@@ -1,17 +1,19 @@
 """fsutil's packets and file records, the messages of every file transfer (package `fsutil.types`).
 
 A transfer of many small files is mostly these messages, so they are read and written by hand: a packet is
-three fields at most. Modes are those of Go's `io/fs.FileMode`, whose type bits are not Unix's.
+three fields at most. Modes are Go's (`gomode`).
 """
 
 from __future__ import annotations
 
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import ProtocolError
+from anyarch.session.gomode import go_mode, unix_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,27 +33,16 @@ __all__ = [
 
 STAT, REQ, DATA, FIN, ERR = range(5)
 
-_DIRECTORY = 1 << 31
-_SYMLINK = 1 << 27
-_DEVICE = 1 << 26
-_FIFO = 1 << 25
-_SETUID = 1 << 23
-_SETGID = 1 << 22
-_CHARACTER = 1 << 21
-_STICKY = 1 << 20
-_TYPES = 0b1000_1111_0010_1000 << 16  # directory, symlink, device, fifo, socket, character, irregular
-
-_TYPE_BITS = {
-    Kind.FILE: 0,
-    Kind.HARDLINK: 0,
-    Kind.DIRECTORY: _DIRECTORY,
-    Kind.SYMLINK: _SYMLINK,
-    Kind.FIFO: _FIFO,
-    Kind.BLOCK_DEVICE: _DEVICE,
-    Kind.CHAR_DEVICE: _DEVICE | _CHARACTER,
+_TYPES = {
+    Kind.FILE: S_IFREG,
+    Kind.HARDLINK: S_IFREG,
+    Kind.DIRECTORY: S_IFDIR,
+    Kind.SYMLINK: S_IFLNK,
+    Kind.FIFO: S_IFIFO,
+    Kind.BLOCK_DEVICE: S_IFBLK,
+    Kind.CHAR_DEVICE: S_IFCHR,
 }
-_KINDS = {bits: kind for kind, bits in _TYPE_BITS.items() if kind is not Kind.HARDLINK}
-_SPECIAL_BITS = ((0o4000, _SETUID), (0o2000, _SETGID), (0o1000, _STICKY))
+_KINDS = {mode: kind for kind, mode in _TYPES.items() if kind is not Kind.HARDLINK}
 
 _VARINT_LIMIT = 70
 
@@ -112,10 +103,7 @@ def decode_packet(raw: bytes | memoryview) -> Packet:
 def encode_stat(entry: Entry) -> bytes:
     """The record of an entry. Raises `ProtocolError` for a path that is not UTF-8, which the format cannot
     carry."""
-    mode = entry.mode & 0o777 | _TYPE_BITS[entry.kind]
-    for unix, go in _SPECIAL_BITS:
-        if entry.mode & unix:
-            mode |= go
+    mode = go_mode(entry.mode | _TYPES[entry.kind])
     out = bytearray()
     _append_bytes(out, b"\x0a", _utf8(entry.path))
     _append_number(out, b"\x10", mode)
@@ -155,19 +143,16 @@ def decode_stat(raw: bytes) -> Entry:
                 raise ProtocolError("file transfer: damaged attribute of a file")
             xattrs[_text(name)] = bytes(content)
     bits = numbers[2] & 0xFFFFFFFF
-    kind: Kind | None = _KINDS.get(bits & _TYPES)
-    if kind is None:
+    mode = unix_mode(bits)
+    kind: Kind | None = _KINDS.get(S_IFMT(mode)) if mode is not None else None
+    if mode is None or kind is None:
         raise ProtocolError(f"file transfer: {texts[1]!r} is a file of an unknown kind (mode {bits:#x})")
     if kind is Kind.FILE and texts[7]:
         kind = Kind.HARDLINK
-    mode = bits & 0o777
-    for unix, go in _SPECIAL_BITS:
-        if bits & go:
-            mode |= unix
     return Entry(
         texts[1],
         kind,
-        mode,
+        S_IMODE(mode),
         numbers[3],
         numbers[4],
         _signed(numbers[6]),

@@ -129,12 +129,12 @@ def test_proxies_of_dockers_configuration_become_build_arguments(cli, engine, mo
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     cli("build", "--build-arg", "NO_PROXY=mine", ".")
-    assert engine.request.build_args == {
-        "HTTP_PROXY": "http://p:1",
-        "http_proxy": "http://p:1",
-        "NO_PROXY": "mine",
-        "no_proxy": "localhost",
-    }
+    assert engine.request.build_args == {"HTTP_PROXY": "http://p:1", "NO_PROXY": "mine"}
+    config["proxies"]["tcp://here:1"] = {"httpsProxy": "http://p:2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("DOCKER_HOST", "tcp://here:1")
+    cli("build", ".")
+    assert engine.requests[-1].build_args == {"HTTPS_PROXY": "http://p:2"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"proxies": 1}', "{"])
