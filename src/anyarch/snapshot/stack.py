@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Leaf", "Stack"]
 
-_LEAST = 8  # layers: fewer are looked through as fast as a block of them
+_LEAST = 16  # layers: fewer are looked through as fast as a block of them
 _SEARCHES = 8  # in vain, until it pays to know what is in a block
 
 
@@ -95,10 +95,11 @@ _Part = Leaf | _Block
 class Stack:
     """Layers one upon another, lowest first. Immutable but for what it learns; thread-safe."""
 
-    __slots__ = ("_parts", "depth")
+    __slots__ = ("_parts", "_shallow", "depth")
 
     def __init__(self, parts: tuple[_Part, ...] = (), depth: int = 0) -> None:
         self._parts = parts  # sizes fall from left to right, no two are equal
+        self._shallow: tuple[Leaf, ...] = ()  # all, uppermost first, where they are few
         self.depth = depth
 
     def on(self, layer: Layer | None, load: Callable[[], LayerIndex]) -> Stack:
@@ -127,10 +128,18 @@ class Stack:
                 part = upper
         return part
 
+    def _leaves(self) -> tuple[Leaf, ...]:
+        if not self._shallow:
+            self._shallow = tuple(self.leaf(position) for position in range(self.depth - 1, -1, -1))
+        return self._shallow
+
     def search(self, path: str, above: Sequence[str]) -> Iterator[Leaf]:
         """The layers that may have to do with `path`, uppermost first: those that have an entry of it or
         imply it, those that hide what is further down of the directories `above` it, and others. The index
         of a lower layer is not asked for before an upper one was given."""
+        if self.depth <= _LEAST:
+            yield from self._leaves()
+            return
         todo: list[_Part | None] = list(self._parts)
         opened: list[_Block] = []
         while todo:

@@ -18,7 +18,7 @@ from anyarch.errors import PathNotFound
 from anyarch.snapshot.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from anyarch.snapshot.index import LayerIndex
     from anyarch.snapshot.layers import Layer, LayerStore
@@ -186,39 +186,31 @@ class MergedTree:
                 return
 
     def _find(self, path: str) -> Node | None:
+        node = _among(path, self._visible(path))
+        return node if node is not None or path else Node(Entry("", Kind.DIRECTORY, 0o755))
+
+    def _visible(self, path: str) -> Iterator[Leaf]:
+        """The layers that may say what `path` is, uppermost first, found as they are asked for: some that
+        have nothing to do with it, but none that is hidden in one of the directories above it."""
         parent = path.rpartition("/")[0]
         floor = self._floors.get(parent, -1)
-        above = _above(path) if floor < 0 else ()
-        implied = lowest = -1
+        if floor >= 0:
+            for leaf in self._stack.search(path, ()):
+                if leaf.position < floor:
+                    return
+                yield leaf
+            return
+        above = _above(path)
         for leaf in self._stack.search(path, above):
-            position = leaf.position
-            if position < floor:
-                break
-            index = leaf.index
-            end = _end(index, above) if above else _OPEN
+            end = _end(leaf.index, above)
             if end is _HIDDEN:
-                lowest = position + 1
-                break
-            entry = index.get(path)
-            if entry is None:
-                if implied < 0 and path in index.implicit:
-                    implied = position
-            elif entry.kind is Kind.DIRECTORY:
-                return Node(entry, position)
-            elif implied >= 0:
-                break
-            else:
-                return None if entry.kind is Kind.WHITEOUT else Node(entry, position)
+                self._floors[parent] = leaf.position + 1
+                return
+            yield leaf
             if end is _OPAQUE:
-                lowest = position
-                break
-        else:
-            lowest = 0
-        if floor < 0 <= lowest:
-            self._floors[parent] = lowest
-        if implied >= 0 or not path:
-            return Node(Entry(path, Kind.DIRECTORY, 0o755), max(implied, 0))
-        return None
+                self._floors[parent] = leaf.position
+                return
+        self._floors[parent] = 0
 
     def _resolve(self, path: str, *, follow: bool) -> str:
         parts = [part for part in path.split("/") if part and part != "."]
@@ -281,7 +273,7 @@ class MergedTree:
                     if entry is not None and entry.kind is not Kind.WHITEOUT
                 ]
             names = {name for leaf in layers for name in leaf.index.children(directory)}
-            nodes = [self._find(prefix + name) for name in sorted(names)]
+            nodes = [_among(prefix + name, layers) for name in sorted(names)]
             return [node for node in nodes if node is not None]
 
     def _walk(self, top: Node, keep: Keep | None) -> Iterator[Node]:
@@ -352,6 +344,23 @@ class View(MergedTree):
 
 
 _OPEN, _OPAQUE, _HIDDEN = range(3)
+
+
+def _among(path: str, layers: Iterable[Leaf]) -> Node | None:
+    """What `path` is in `layers`, uppermost first: all that have a part in its directory, or more."""
+    implied = -1
+    for leaf in layers:
+        entry = leaf.index.get(path)
+        if entry is None:
+            if implied < 0 and path in leaf.index.implicit:
+                implied = leaf.position
+        elif entry.kind is Kind.DIRECTORY:
+            return Node(entry, leaf.position)
+        elif implied >= 0:
+            break
+        else:
+            return None if entry.kind is Kind.WHITEOUT else Node(entry, leaf.position)
+    return Node(Entry(path, Kind.DIRECTORY, 0o755), implied) if implied >= 0 else None
 
 
 def _above(path: str) -> tuple[str, ...]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import threading
 from typing import TYPE_CHECKING
 
 from anyarch.errors import NoSpace
+from anyarch.store.failure import disk_errors
 from anyarch.store.policy import Disk, Policy, Settings
 
 if TYPE_CHECKING:
@@ -14,14 +18,22 @@ if TYPE_CHECKING:
 __all__ = ["Cap"]
 
 
+_TOTAL = struct.Struct("<Q")
+
+
 class Cap:
-    """Counts what is added and makes room when the cap is passed. Thread-safe. No cap: nothing is counted."""
+    """Counts what is added and makes room when the cap is passed. Thread-safe. No cap: nothing is counted.
+
+    What all processes have added is counted in the file `grown`, so that several that build at once keep to
+    the cap together: what is there now is what was there when it was last measured and what came since.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
         self._cap = Settings.load(Disk.of(store.root)).cap
         self._used = -1
+        self._at = 0  # of the count when that was measured
 
     def grew(self, size: int) -> None:
         """Something of `size` bytes was added. Takes what no living process uses when that is too much;
@@ -29,21 +41,39 @@ class Cap:
         if not self._cap:
             return
         with self._lock:
-            self._used = self._measure() if self._used < 0 else self._used + size
-            if self._used <= self._cap:
+            total = self._count(size)
+            if self._used < 0:
+                self._measure()
+            if self._used + total - self._at <= self._cap:
                 return
             from anyarch.store.collect import collect
 
             # A little more than needed, so that not every further file collects again.
             collect(self._store, (Policy(all=True, max_used=self._cap * 9 // 10),), keep_own=True)
-            self._used = self._measure()
+            self._measure()
             if self._used > self._cap:
                 raise NoSpace(
                     f"the store at {self._store.root} would pass its cap of {self._cap} bytes",
                     hint="what running builds use cannot be removed; raise cap under [gc] in config.toml",
                 )
 
-    def _measure(self) -> int:
+    def _measure(self) -> None:
         from anyarch.store.usage import records_of
 
-        return sum(record.size for record in records_of(self._store))
+        self._at = self._count(0)  # before: what comes meanwhile counts twice rather than not at all
+        self._used = sum(record.size for record in records_of(self._store))
+
+    def _count(self, size: int) -> int:
+        """Add to what all processes have added; answers that."""
+        path = f"{self._store.root}/grown"
+        with disk_errors(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                known = os.pread(fd, _TOTAL.size, 0)
+                total = size + (_TOTAL.unpack(known)[0] if len(known) == _TOTAL.size else 0)
+                if size:
+                    os.pwrite(fd, _TOTAL.pack(total), 0)
+            finally:
+                os.close(fd)
+        return total

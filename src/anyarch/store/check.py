@@ -19,6 +19,19 @@ def verify(store: Store) -> list[str]:
     problems = [f"database: {row[0]}" for row in store.meta.query("PRAGMA quick_check") if row[0] != "ok"]
     for layer in store.records.ids():
         problems += _check_layer(store, layer)
+    problems += [
+        f"database: chain {chain} of layers lies on chain {below}, which is not there"
+        for chain, below in store.meta.query(
+            "SELECT id, below FROM chains WHERE below != 0 AND below NOT IN (SELECT id FROM chains)"
+        )
+    ]
+    problems += [
+        f"database: result {canonical} is chain {chain} of layers, which is not there"
+        for canonical, chain in store.meta.query(
+            """SELECT canonical, chain FROM cache_results
+               WHERE chain > 0 AND chain NOT IN (SELECT id FROM chains)"""
+        )
+    ]
     for digest in store.content:
         try:
             actual = _sha(str(store.content.path(digest)), digest.algorithm)

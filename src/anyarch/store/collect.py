@@ -32,6 +32,7 @@ __all__ = ["collect", "collect_after_build", "disk_usage"]
 
 CHECK_EVERY_S = 60.0
 _MAX_LINKS = 500_000
+_MEMO_S = 60 * 86400.0  # what was not asked for that long is forgotten
 _LAYER_TABLES = {"layers": "id", "layer_forms": "layer", "layer_blobs": "layer", "layer_sources": "layer"}
 
 
@@ -51,6 +52,8 @@ def collect(
 ) -> list[Record]:
     """Apply `policies` in order and answer what was removed. With `keep_own` what this process has used stays
     too. Without `wait` nothing is done when another process is collecting. `StoreError`."""
+    if store.leases.stops_collections:
+        return []  # waiting for the lock that we hold would never end
     with collecting(store.root, wait=wait) as is_alone:
         if not is_alone:
             return []
@@ -58,6 +61,7 @@ def collect(
         chosen = _choose(records_of(store, marks), policies, Disk.of(store.root))
         removed, trash = _take(store, chosen)
         store.cache.forget_chains()
+        _forget_memos(store, unused_s=_MEMO_S)
         if any(policy.all and not policy.filters and not policy.keep_s for policy in policies):
             everything = not any(p.reserved or p.max_used or p.min_free for p in policies)
             _forget_hints(store, everything=everything)
@@ -214,8 +218,17 @@ def _forget_hints(store: Store, *, everything: bool) -> None:
                 "DELETE FROM cache_keys WHERE canonical NOT IN (SELECT canonical FROM cache_results)"
             )
     if everything:
-        with store.meta.transaction() as database:
-            database.execute("DELETE FROM memo WHERE namespace NOT IN ('image', 'store', 'host')")
+        _forget_memos(store)
+
+
+def _forget_memos(store: Store, *, unused_s: float = 0.0) -> None:
+    """Those that nobody has asked for in so many seconds, but for names of images and facts about the
+    machine."""
+    with store.meta.transaction() as database:
+        database.execute(
+            "DELETE FROM memo WHERE namespace NOT IN ('image', 'store', 'host') AND last_used <= ?",
+            (time.time() - unused_s,),
+        )
 
 
 # after builds -------------------------------------------------------------------------------------

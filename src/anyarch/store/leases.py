@@ -64,7 +64,8 @@ class Leases:
         self._bits = bytearray(_BYTES)
         self._held: set[str] = set()
         self._lock = threading.Lock()
-        self._stops_collections = False
+        self.stops_collections = False
+        """Whether there was no room for a mark: then nobody collects while we live, ourselves included."""
 
     def hold(self, key: str) -> bool:
         """Mark a layer (its id) or a blob (its digest) as used until the store is closed; True when it was
@@ -81,7 +82,7 @@ class Leases:
 
     def _mark(self, offset: int, bit: int) -> None:
         self._bits[offset] |= bit
-        if self._stops_collections:
+        if self.stops_collections:
             return
         if self._gate_fd < 0:
             with disk_errors(self._root):
@@ -93,7 +94,7 @@ class Leases:
             os.pwrite(self._marks_fd, self._bits[offset : offset + 1], offset)
         except OSError:
             # Without room for a mark nothing may be collected while we live: the gate stays locked.
-            self._stops_collections = True
+            self.stops_collections = True
         else:
             fcntl.flock(self._gate_fd, fcntl.LOCK_UN)
 

@@ -36,7 +36,7 @@ def _link_chains(database: sqlite3.Connection) -> None:
     """Results named all their layers (a JSON array); from now on each names a row of `chains`."""
     import json
 
-    rows = database.execute("SELECT * FROM old_results").fetchall()
+    rows = database.execute("SELECT * FROM old_results")  # read one by one: together they may be huge
     known: dict[tuple[int, str], int] = {}
     for canonical, output, layers, *rest in rows:
         chain: int | None = None if layers is None else 0

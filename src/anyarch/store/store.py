@@ -7,6 +7,7 @@
     work/             directories being written or worked in, named likewise
     layers/<name>/    forms of layers (see `snapshot.layers`)
     locks/            one locked file for each process; in it, what the process uses (see `leases`)
+    grown             what was added since, where there is a cap (see `cap`)
     collect.lock      locked by who takes things away (see `collect`); collect.time: when that was last tried
     stat/             digests of files of build contexts (see `snapshot.hosttree`)
 

@@ -118,6 +118,29 @@ def test_results_go_with_a_layer_below_them_and_chains_with_their_results(store:
     assert store.meta.query("SELECT * FROM chains") == []
 
 
+def test_memos_that_nobody_asks_for_are_forgotten(store: Store) -> None:
+    for namespace in ("layer-memo", "image"):
+        store.cache.set_value(namespace, "old", b"{}")
+        store.cache.set_value(namespace, "new", b"{}")
+    with store.meta.transaction() as database:
+        database.execute("UPDATE memo SET last_used = 1e9 WHERE key = 'old'")
+    collect(store, (Policy(keep_s=3600.0),))
+    assert store.cache.get_value("layer-memo", "old") is None
+    assert store.cache.get_value("layer-memo", "new") is not None
+    assert store.cache.get_value("image", "old") is not None
+
+
+def test_chains_that_lead_nowhere_are_found_by_a_check(store: Store) -> None:
+    one = layer(store, "one")
+    store.cache.save("canonical", [Snapshot((one.id,))])
+    assert store.verify() == []
+    with store.meta.transaction() as database:
+        database.execute("UPDATE chains SET below = 77")
+        database.execute("INSERT INTO cache_results VALUES ('other', 0, 88, '', 0, 0)")
+    problems = store.verify()
+    assert ["77" in problems[0], "88" in problems[1], len(problems)] == [True, True, 2]
+
+
 def test_what_was_used_lately_stays_with_an_age(store: Store) -> None:
     old, new = layer(store, "old"), layer(store, "new")
     used_at(store, 1e9, old)
@@ -406,6 +429,35 @@ def test_after_a_build_the_configured_limit_holds(root: Path, tmp_path: Path) ->
         assert last.id in ids(store)
         layer(store, "more", size=50_000)
         assert collect_after_build(store) == []  # it looked a moment ago
+
+
+def test_a_cap_holds_for_several_builds_together(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[gc]\ncap = "60kB"\n')
+    with Store.open(root) as one, Store.open(root) as two:
+        made = 0
+        with pytest.raises(NoSpace, match="cap"):
+            for number in range(10):
+                for store, name in ((one, "one"), (two, "two")):
+                    layer(store, f"{name}{number}", size=8_000)
+                    made += 1
+                    assert sum(record.size for record in disk_usage(one)) <= 60 * 1024
+        assert made > 3
+
+
+def test_a_build_without_room_for_marks_does_not_wait_for_itself(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text('[gc]\ncap = "10kB"\n')
+
+    def full(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with Store.open(root) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            store.leases.hold("anything")
+        with pytest.raises(NoSpace, match="cap"):
+            layer(store, "large", size=20_000)
 
 
 def test_a_cap_holds_while_a_build_runs(root: Path, tmp_path: Path) -> None:
