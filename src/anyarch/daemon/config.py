@@ -41,7 +41,6 @@ _WORKERS = {
     "oci": frozenset([*_WORKER, "noProcessSandbox", "binary", "proxySnapshotterPath", "stargzSnapshotter"]),
     "containerd": frozenset([*_WORKER, "address", "namespace", "runtime"]),
 }
-_DNS = "steps use the name servers of this machine"
 _KNOWN: dict[str, frozenset[str]] = {
     "log": frozenset({"format", "level"}),
     "dns": frozenset({"nameservers", "options", "searchDomains"}),
@@ -79,9 +78,6 @@ _TOP = frozenset(
 )
 _REFUSED = {
     ("proxyNetwork",): "enforced proxies are not supported",
-    ("dns", "nameservers"): _DNS,
-    ("dns", "options"): _DNS,
-    ("dns", "searchDomains"): _DNS,
     ("grpc", "max_recv_message_size"): "the limits of messages are fixed",
     ("grpc", "max_send_message_size"): "the limits of messages are fixed",
     ("grpc", "securityDescriptor"): "is for Windows",
@@ -97,19 +93,13 @@ _REFUSED = {
     ("worker", "oci", "stargzSnapshotter"): "there are no other snapshotters",
 }
 """Keys that may only be empty, zero or false."""
-_NO_NETWORKS = ": steps use the network of the host"
 _IDLE = {
     ("log", "level"): "",
     ("grpc", "debugAddress"): "",
     ("otel", "socketPath"): "",
     ("system", "platformsCacheMaxAge"): "",
-    ("worker", "oci", "cniBinaryPath"): _NO_NETWORKS,
-    ("worker", "oci", "cniPoolSize"): _NO_NETWORKS,
-    ("worker", "oci", "bridgeName"): _NO_NETWORKS,
-    ("worker", "oci", "bridgeSubnet"): _NO_NETWORKS,
 }
 """Keys that are told of, and what is said more."""
-_CNI = ("worker", "oci", "cniConfigPath")
 
 
 class Config:
@@ -228,9 +218,6 @@ def _refuse(config: Config) -> None:
     snapshotter = config.text("worker", "oci", "snapshotter")
     if snapshotter not in ("", "auto", "overlayfs", "native"):
         raise UsageError(f"{config.path}: worker.oci.snapshotter: there is no {snapshotter}", hint="say auto")
-    # Without the file the mode auto is the host's network for buildkitd too.
-    if os.path.exists(config.text(*_CNI)):
-        raise UsageError(f"{config.path}: {'.'.join(_CNI)}: steps use no CNI networks", hint="remove the key")
 
 
 def _known_keys(table: dict[str, Any], known: frozenset[str], where: str) -> None:

@@ -93,7 +93,7 @@ class Control:
 
     async def worker(self) -> worker_pb2.WorkerRecord:
         platforms = await asyncio.to_thread(self._platforms.list)
-        record = worker_record(self._settings, self._identity, platforms)
+        record = worker_record(self._settings, self._identity, platforms, network=self._jobs.networks.label)
         record.GCPolicy.extend(await asyncio.to_thread(gc_policies, self._settings, self._root))
         record.CDIDevices.extend(await asyncio.to_thread(device_messages, self._settings))
         return record
@@ -163,6 +163,7 @@ class Control:
             self._root,
             in_flight=self._jobs.in_flight,
             exec_slots=self._jobs.exec_slots,
+            networks=self._jobs.networks,
             trace_parent=call.metadata.get("traceparent"),
         )
         await self._jobs.add(job)

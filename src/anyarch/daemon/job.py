@@ -21,6 +21,7 @@ from anyarch.engine.calls import FrontendCall, result_calls
 from anyarch.engine.workbench import Borrowed, InFlight, Workbench
 from anyarch.errors import AnyarchError
 from anyarch.llb.definition import Definition
+from anyarch.sandbox.net.networks import StepNetworks
 from anyarch.session.blobs import SessionBlobs, SessionCaches
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
 from anyarch.session.fetch import SessionFiles
@@ -72,12 +73,14 @@ class Job:
         *,
         in_flight: InFlight | None = None,
         exec_slots: SharedSlots | None = None,
+        networks: StepNetworks | None = None,
         trace_parent: str = "",
     ) -> None:
         """`trace_parent`: the client's header of that name."""
         self.request = request
         self.trace_parent = trace_parent
         self._exec_slots = exec_slots
+        self._networks = networks
         self._in_flight = in_flight
         self.ref = request.Ref
         self.loop = asyncio.get_running_loop()
@@ -182,6 +185,8 @@ class Job:
             limits=self._settings.limits,
             in_flight=self._in_flight,
             exec_slots=self._exec_slots,
+            networks=self._networks,
+            dns=self._settings.dns,
         ) as bench:
             files.on_received = bench.store.grew
             bench.worker.keeps_failures = True
@@ -267,9 +272,10 @@ class Job:
 class Jobs:
     """All builds by ref: those that run, and the logs of the last that ended."""
 
-    def __init__(self, *, exec_limit: int | None = None) -> None:
+    def __init__(self, *, exec_limit: int | None = None, networks: StepNetworks | None = None) -> None:
         """`exec_limit`: how many steps of all builds run at the same time; each build has a limit of its own
-        without it."""
+        without it. `networks` are those of their steps, the machine's without it."""
+        self.networks = networks or StepNetworks("host", "host")
         self.in_flight = InFlight()
         """What they run: equal steps once."""
         self.exec_slots = SharedSlots(exec_limit) if exec_limit is not None else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +87,7 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     from anyarch.daemon.platforms import Platforms
     from anyarch.daemon.records import worker_id
     from anyarch.daemon.traces import trace_methods
+    from anyarch.sandbox.net.networks import open_networks
     from anyarch.session.lender import Sessions
     from anyarch.store.store import default_root
 
@@ -106,7 +107,8 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             loop.add_signal_handler(signal.SIGUSR1, dump)
     root = Path(settings.root) if settings.root else default_root()
     platforms, sessions = Platforms(settings.platforms), Sessions()
-    jobs = Jobs(exec_limit=settings.limits.exec if settings.limits is not None else None)
+    networks = await asyncio.to_thread(open_networks, settings.networks, root, log.warn)
+    jobs = Jobs(exec_limit=settings.limits.exec if settings.limits is not None else None, networks=networks)
     kept = settings.history
     history = History(root, entries=kept.entries, age_s=kept.age_s)
     for note in settings.notes:
@@ -119,7 +121,10 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
     methods.update(content_methods(root, history))
     context = tls_context(settings.tls) if settings.tls is not None else None
     links: set[SocketLink] = set()
+    ending = AsyncExitStack()
+    ending.push_async_callback(asyncio.to_thread, networks.close)  # when no step runs any more
     async with (
+        ending,
         Server(methods, translate=translate, on_fault=log.error) as server,
         asyncio.TaskGroup() as group,
     ):

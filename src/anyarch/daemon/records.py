@@ -108,12 +108,12 @@ def gc_policies(settings: Settings, root: Path) -> list[worker_pb2.GCPolicy]:
 
 
 def worker_record(
-    settings: Settings, identity: str, platforms: Sequence[Platform]
+    settings: Settings, identity: str, platforms: Sequence[Platform], *, network: str = "host"
 ) -> worker_pb2.WorkerRecord:
     labels = {
         "org.mobyproject.buildkit.worker.executor": "oci",
         "org.mobyproject.buildkit.worker.hostname": machine.node(),
-        "org.mobyproject.buildkit.worker.network": "host",
+        "org.mobyproject.buildkit.worker.network": network,
         "org.mobyproject.buildkit.worker.oci.process-mode": "sandbox",
         "org.mobyproject.buildkit.worker.selinux.enabled": "false",
         "org.mobyproject.buildkit.worker.snapshotter": "overlayfs",

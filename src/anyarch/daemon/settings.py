@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,6 +12,8 @@ from anyarch.daemon.config import default_path, read_config
 from anyarch.daemon.retention import HistoryLimits, gc_table, history_limits
 from anyarch.errors import UsageError
 from anyarch.registry.hosts import Hosts
+from anyarch.sandbox.net.dns import Dns
+from anyarch.sandbox.net.networks import MODES, NetworkSettings
 from anyarch.spec.number import natural
 from anyarch.worker.cdi import Settings as CdiSettings
 from anyarch.worker.limits import Limits
@@ -58,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True):
     limits: Limits | None = None
     provenance: dict[str, Any] = {}
     """What the operator adds to provenance."""
+    networks: NetworkSettings = NetworkSettings()
+    dns: Dns | None = None
+    """None: steps use the name servers of this machine."""
 
 
 def settings_of(flags: dict[str, Value]) -> Settings:
@@ -78,11 +84,6 @@ def settings_of(flags: dict[str, Value]) -> Settings:
     if log_format not in ("", "text", "json"):
         raise UsageError(f"unsupported log type: {log_format}", hint="text and json are known")
     gc = flags.get("oci-worker-gc", config.flag("worker", "oci", "gc"))
-    network = text("oci-worker-net") or config.text("worker", "oci", "networkMode")
-    if network not in ("", "auto", "host"):
-        raise UsageError(
-            f"network mode {network} of the worker is not supported", hint="steps use auto or host"
-        )
     if text("oci-worker-snapshotter") not in ("", "auto", "overlayfs", "native"):
         raise UsageError(f"there is no snapshotter {text('oci-worker-snapshotter')}", hint="say auto")
     group = _gid(text("group"))
@@ -108,6 +109,8 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         cdi=_cdi(flags, config),
         limits=_limits(flags, config),
         provenance=_provenance(config.text("provenanceEnvDir")),
+        networks=_networks(flags, config),
+        dns=_dns(config),
     )
 
 
@@ -187,6 +190,38 @@ def _provenance(directory: str) -> dict[str, Any]:
                 hint=f"take it out of the files in {path}",
             )
     return found
+
+
+def _networks(flags: dict[str, Value], config: Config) -> NetworkSettings:
+    text = _text(flags)
+    mode = text("oci-worker-net") or config.text("worker", "oci", "networkMode") or "auto"
+    if mode not in MODES:
+        raise UsageError(f'invalid network mode: "{mode}"', hint=f"it is one of {', '.join(MODES)}")
+    size = flags.get("oci-cni-pool-size", config.number("worker", "oci", "cniPoolSize")) or 0
+    if not isinstance(size, int) or size < 0:
+        raise UsageError("cniPoolSize has to be a number of networks, 0 or more")
+    return NetworkSettings(
+        mode=mode,
+        cni_config=text("oci-cni-config-path") or config.text("worker", "oci", "cniConfigPath"),
+        cni_binaries=text("oci-cni-binary-dir") or config.text("worker", "oci", "cniBinaryPath"),
+        pool_size=size,
+        bridge_name=config.text("worker", "oci", "bridgeName"),
+        bridge_subnet=config.text("worker", "oci", "bridgeSubnet"),
+    )
+
+
+def _dns(config: Config) -> Dns | None:
+    servers = config.texts("dns", "nameservers")
+    for server in servers:
+        try:
+            ip_address(server)
+        except ValueError as error:
+            raise UsageError(f"{config.path}: dns.nameservers: bad nameserver address: {error}") from None
+    dns = Dns(servers, config.texts("dns", "options"), config.texts("dns", "searchDomains"))
+    for word in (*dns.options, *dns.search):
+        if not word.isprintable() or len(word.split()) != 1:
+            raise UsageError(f"{config.path}: dns: {word!r} is not one word")
+    return None if dns == Dns() else dns
 
 
 def _text(flags: dict[str, Value]) -> Any:

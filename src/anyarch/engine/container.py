@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from anyarch.llb.ops import Meta, Mount, SecretEnv
     from anyarch.sandbox.executor import StepHandle
+    from anyarch.sandbox.net.pool import Lease
     from anyarch.sandbox.plan import CancelToken, ExecRequest
     from anyarch.spec.platform import Platform
     from anyarch.worker.result import Result
@@ -65,6 +66,7 @@ class Container:
         self._plan: MountPlan | None = None
         self._first: StepHandle | None = None
         self._request: ExecRequest | None = None
+        self._lease: Lease | None = None
         self._cancels: set[CancelToken] = set()
         self._running: set[asyncio.Future[int]] = set()
         self._lock = asyncio.Lock()
@@ -117,12 +119,14 @@ class Container:
                         await self._worker.ensure_local(result)
                 plan = MountPlan(self._worker, self._stack)
                 self._request = await asyncio.to_thread(operation.prepare, self._inputs, plan)
-                request = self._request
+                request, self._lease = self._request, operation.lease
                 self._plan = plan
                 self._first = handle
             else:
                 assert self._request is not None
                 request = self._joined(self._request, meta)
+            if self._lease is not None and security is SecurityMode.INSECURE:
+                self._lease.is_altered = True
             request = msgspec.structs.replace(request, tty=tty, insecure=security is SecurityMode.INSECURE)
         cancel = self._worker.new_cancel()
         self._cancels.add(cancel)

@@ -12,13 +12,14 @@ from anyarch.engine.export import stored_image
 from anyarch.engine.failure import os_errors
 from anyarch.engine.ports import relaying
 from anyarch.errors import Canceled, ManifestNotFound, UsageError
-from anyarch.llb.ops import HostIP, NetMode
+from anyarch.llb.ops import HostIP
 from anyarch.source.layout import import_layout, is_layout
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, decode
 from anyarch.spec.platform import Platform, compatible, host_platform
 from anyarch.spec.reference import Reference
 from anyarch.store.store import Store, default_root
+from anyarch.worker.network import network_files
 from anyarch.worker.ops.exec import DEFAULT_PATH
 from anyarch.worker.passwd import UserDatabase
 from anyarch.worker.result import SnapshotResult
@@ -180,7 +181,7 @@ def make_plan(
     env.setdefault("HOME", identity.home or "/")
     if request.tty:
         env.setdefault("TERM", os.environ.get("TERM", "xterm"))
-    network = NetMode.NONE if request.network == "none" else NetMode.UNSET
+    network = "none" if request.network == "none" else "host"
     hostname = request.hostname or os.uname().nodename
     hosts = [HostIP(name, address) for name, address in request.add_hosts]
     return ExecRequest(
@@ -192,12 +193,12 @@ def make_plan(
         groups=identity.groups,
         root=_rootfs(worker, snapshot, directory, readonly=request.readonly),
         mounts=(
-            *worker.network_files(network, hosts, hostname),
+            *network_files(network, hosts, hostname),
             *(Tmpfs(dest, size) for dest, size in request.tmpfs),
             *(Bind(os.path.abspath(v.source), v.dest, v.readonly) for v in request.volumes),
         ),
         hostname=hostname,
-        network="none" if network is NetMode.NONE else "host",
+        network=network,
         shm_size=DEFAULT_SHM_SIZE if request.shm_size is None else request.shm_size,
         ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in request.ulimits),
         resources=Resources(memory=request.memory, cpu_period=100_000, cpu_quota=request.cpu_quota)

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
+    from anyarch.sandbox.net.dns import Dns
+    from anyarch.sandbox.net.networks import StepNetworks
     from anyarch.solver.events import EventSink
     from anyarch.source.layout import LayoutBlobs
     from anyarch.source.local import LocalProvider
@@ -141,6 +143,8 @@ class Workbench:
         cdi: CdiSettings | None = None,
         in_flight: InFlight | None = None,
         exec_slots: SharedSlots | None = None,
+        networks: StepNetworks | None = None,
+        dns: Dns | None = None,
     ) -> AsyncIterator[Workbench]:
         """Leaving ends what still runs. Builds of one store with the same `in_flight` run equal steps once,
         those with the same `exec_slots` so many at a time.
@@ -159,6 +163,8 @@ class Workbench:
                     cdi=cdi,
                     limits=limits or Limits.default(),
                     exec_slots=exec_slots,
+                    networks=networks,
+                    dns=dns,
                 ) as worker,
                 Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
             ):

@@ -141,9 +141,19 @@ class Executor:
         try:
             if request.tty:
                 return self._run_terminal(
-                    plan, registrations, wanted, stdin, outputs, on_output, cancel, on_note, keys, handle
+                    plan,
+                    registrations,
+                    wanted,
+                    stdin,
+                    outputs,
+                    on_output,
+                    cancel,
+                    on_note,
+                    keys,
+                    handle,
+                    request.namespace,
                 )
-            exchange = self._exchange("step", registrations, stdin, outputs, wanted, keys)
+            exchange = self._exchange("step", registrations, stdin, outputs, wanted, keys, request.namespace)
             with exchange:
                 exchange.on_note = on_note
                 exchange.handle = handle
@@ -264,12 +274,13 @@ class Executor:
         on_note: Callable[[str, str], None] | None,
         keys: tuple[int, int],
         handle: StepHandle | None,
+        namespace: int | None,
     ) -> int:
         from anyarch.sandbox.terminal import Relay
 
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            exchange = self._exchange("step", registrations, None, (null, null), wanted, keys)
+            exchange = self._exchange("step", registrations, None, (null, null), wanted, keys, namespace)
         finally:
             os.close(null)
         with exchange:
@@ -338,6 +349,7 @@ class Executor:
         outputs: tuple[int, int] | None,
         wanted: tuple[str, tuple[Setting, ...]] | None = None,
         keys: tuple[int, int] = (0, 0),
+        namespace: int | None = None,
     ) -> _Exchange:
         """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
         control, theirs = socket.socketpair()
@@ -345,6 +357,8 @@ class Executor:
         pipes = [os.pipe(), os.pipe()] if outputs is None else []
         writers = outputs or (pipes[0][1], pipes[1][1])
         passed = [theirs.fileno(), null if stdin is None else stdin, *writers]
+        if namespace is not None:
+            passed.append(namespace)
         try:
             self._pass(marshal.dumps((kind, registrations, wanted, *keys)), passed)
         except BaseException:

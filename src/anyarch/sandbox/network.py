@@ -20,16 +20,12 @@ from anyarch.errors import SandboxError
 if TYPE_CHECKING:
     from anyarch.sandbox.executor import Executor
 
-__all__ = ["LOOPBACK_RESOLVERS", "OwnNetwork", "resolvers"]
+__all__ = ["OwnNetwork"]
 
 _ADDRESS, _GATEWAY, _BITS = "10.0.2.100", "10.0.2.2", "24"
 _START_S = 10.0
 _TUN = "/dev/net/tun"
 _INSTALL = "apt-get install passt (or slirp4netns) gives steps a network of their own"
-LOOPBACK_RESOLVERS = (b"127.", b"::1")
-# What Docker and BuildKit fall back to where the machine's resolver listens on its loopback only.
-_PUBLIC_RESOLVERS = b"nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
-_UPSTREAM = "/run/systemd/resolve/resolv.conf"
 
 
 class OwnNetwork:
@@ -109,32 +105,6 @@ class OwnNetwork:
             return f"it was not ready after {_START_S:.0f} seconds"
         self._thread.join(0.05)  # one that fails has written something too
         return failure[0] if failure else ""
-
-
-def resolvers(text: bytes) -> bytes:
-    """A resolv.conf for a network of its own, of the machine's: what listens on the machine's loopback cannot
-    be reached from there (systemd-resolved's own list, or public resolvers, take its place)."""
-    kept, has_server = _without_loopback(text)
-    if has_server:
-        return kept
-    try:
-        with open(_UPSTREAM, "rb") as file:
-            kept_upstream, has_server = _without_loopback(file.read())
-    except OSError:
-        has_server = False
-    return kept_upstream if has_server else kept + _PUBLIC_RESOLVERS
-
-
-def _without_loopback(text: bytes) -> tuple[bytes, bool]:
-    kept, has_server = [], False
-    for line in text.splitlines(keepends=True):
-        words = line.split()
-        if len(words) > 1 and words[0] == b"nameserver":
-            if words[1].startswith(LOOPBACK_RESOLVERS):
-                continue
-            has_server = True
-        kept.append(line)
-    return b"".join(kept), has_server
 
 
 def _last_line(errors: bytes) -> str:

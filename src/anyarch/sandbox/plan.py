@@ -168,13 +168,14 @@ class ExecRequest(msgspec.Struct, frozen=True):
     """One process to run in a root file system of its own.
 
     `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine),
-    `none` (loopback only) or `own` (that of an ordinary user's steps, where `Executor.own_network` allows
-    it). `insecure` keeps all capabilities and hides nothing. With `emulators` the
-    process runs in a user namespace that has just these handlers for foreign programs. With `tty` it gets a
-    terminal of its own. `pids` bounds its processes and threads (0: nothing does) where the kernel can.
-    `resources` and `cgroup_parent` (a control group, made if missing, that the step's becomes a child of) are
-    followed as far as this machine and user can: `Executor.run` tells what could not be. `hidden` is for what
-    runs the programs of an emulated step, not for the step.
+    `none` (loopback only) or `own`: the namespace that `namespace` is a descriptor of (the caller's, not
+    closed here), else that of an ordinary user's steps, where `Executor.own_network` allows it. `insecure`
+    keeps all capabilities and hides nothing. With `emulators` the process runs in a user namespace that has
+    just these handlers for foreign programs. With `tty` it gets a terminal of its own. `pids` bounds its
+    processes and threads (0: nothing does) where the kernel can. `resources` and `cgroup_parent` (a control
+    group, made if missing, that the step's becomes a child of) are followed as far as this machine and user
+    can: `Executor.run` tells what could not be. `hidden` is for what runs the programs of an emulated step,
+    not for the step.
     `stdin` is a file descriptor of the caller (not closed here); None reads as empty.
     """
 
@@ -188,6 +189,7 @@ class ExecRequest(msgspec.Struct, frozen=True):
     mounts: tuple[Mount, ...] = ()
     hostname: str = DEFAULT_HOSTNAME
     network: str = "host"
+    namespace: int | None = None
     insecure: bool = False
     shm_size: int = DEFAULT_SHM_SIZE
     ulimits: tuple[Ulimit, ...] = ()

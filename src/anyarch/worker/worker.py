@@ -9,36 +9,38 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from anyarch.archive.entry import Kind
 from anyarch.errors import SandboxError
-from anyarch.llb.ops import NetMode
 from anyarch.snapshot.view import View
-from anyarch.solver.events import LogEvent, StatusEvent
+from anyarch.solver.events import StatusEvent
 from anyarch.source.image import ImageResolver
 from anyarch.spec.digest import Digest
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
 from anyarch.worker.accelerate import Acceleration
 from anyarch.worker.limits import Limits
+from anyarch.worker.network import Network
 from anyarch.worker.result import LocalResult, SnapshotResult, view_of
 from anyarch.worker.session import Lent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
     from concurrent.futures import ThreadPoolExecutor
+    from pathlib import Path
 
     from anyarch.archive.entry import Entry
     from anyarch.emulation import Emulator, Host, Route
     from anyarch.http.client import HttpClient
-    from anyarch.llb.ops import ActionCopy, CDIDevice, HostIP
+    from anyarch.llb.ops import ActionCopy, CDIDevice
     from anyarch.registry.client import Registry
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
     from anyarch.sandbox.executor import Executor
-    from anyarch.sandbox.plan import CancelToken, FileMount, Registration
+    from anyarch.sandbox.net.dns import Dns
+    from anyarch.sandbox.net.networks import StepNetworks
+    from anyarch.sandbox.plan import CancelToken, Registration
     from anyarch.snapshot.layers import Layer, LayerStore
     from anyarch.snapshot.view import TreeView
     from anyarch.solver.events import EventSink
@@ -113,7 +115,8 @@ class Worker:
     blobs of OCI layouts that it has. `credentials`, `hosts` and `cdi` stand in for the logins and settings of
     whoever runs this. `exec_slots` limit the steps of several workers together. `emulators` is the
     directory of the QEMU programs to use, empty for those of the machine. `accelerate` is off or how
-    emulated steps get native twins (`worker.accelerate`).
+    emulated steps get native twins (`worker.accelerate`). `networks` and `dns` are what a daemon gives its
+    steps.
     """
 
     def __init__(
@@ -133,6 +136,8 @@ class Worker:
         hosts: Hosts | None = None,
         cdi: CdiSettings | None = None,
         accelerate: str = "off",
+        networks: StepNetworks | None = None,
+        dns: Dns | None = None,
     ) -> None:
         self.store = store
         self._credentials = credentials
@@ -168,7 +173,7 @@ class Worker:
         self.keeps_failures = False
         """Whether failed steps leave their file systems (`FailedState`) until the worker ends."""
         self.failed_layers: list[str] = []
-        self._told_network = False
+        self.network = Network(self.machine, emit, networks, dns)
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -596,48 +601,6 @@ class Worker:
         with self.layers.new_tar(description="no change") as layer:
             return layer.commit().id
 
-    def network_files(
-        self, network: NetMode, extra_hosts: Sequence[HostIP], hostname: str, *, is_own: bool = False
-    ) -> tuple[FileMount, ...]:
-        """/etc/hosts and /etc/resolv.conf of a step; `is_own` when its network is not the machine's."""
-        from anyarch.sandbox.plan import DEFAULT_HOSTNAME, FileMount
-
-        name = hostname or DEFAULT_HOSTNAME
-        hosts = f"127.0.0.1\tlocalhost {name}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-        hosts += "".join(f"{host.ip}\t{host.host}\n" for host in extra_hosts)
-        files = [FileMount("/etc/hosts", hosts.encode(), readonly=False)]
-        if network is not NetMode.NONE:
-            try:
-                resolv = Path("/etc/resolv.conf").read_bytes()
-            except OSError:
-                resolv = b""
-            if is_own:
-                from anyarch.sandbox.network import resolvers
-
-                resolv = resolvers(resolv)
-            files.append(FileMount("/etc/resolv.conf", resolv, readonly=False))
-        return tuple(files)
-
-    def step_network(self, network: NetMode, extra_hosts: Sequence[HostIP], vertex: str) -> str:
-        """What `ExecRequest.network` is to be. An ordinary user's steps have a network of their own where one
-        can be had; why not is told once a build. Blocking, at the first step."""
-        if network is NetMode.NONE:
-            return "none"
-        if network is NetMode.HOST or self.machine.is_root:
-            return "host"
-        if any(host.ip == _HOST_LOOPBACK for host in extra_hosts):
-            refusal = "a name stands for the machine itself (--add-host)"
-        else:
-            refusal = self.machine.executor().own_network()
-        if not refusal:
-            return "own"
-        with self._lock:
-            told, self._told_network = self._told_network, True
-        if not told:
-            text = f"note: steps share the machine's network: {refusal}\n"
-            self.emit(LogEvent(vertex, 2, text.encode(), time.time()))
-        return "host"
-
     # emulation ------------------------------------------------------------------------------------
 
     def route(self, platform: Platform) -> Route:
@@ -700,10 +663,6 @@ class Worker:
 
 EMPTY_LAYER = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef"
 """The diff ID of a tar without entries: two blocks of zeros."""
-
-
-_HOST_LOOPBACK = "127.0.0.1"
-"""What `host-gateway` stands for in a definition."""
 
 
 class _Trial:

@@ -10,6 +10,8 @@ from anyarch.daemon.flags import parse_flags
 from anyarch.daemon.retention import HistoryLimits
 from anyarch.daemon.settings import settings_of
 from anyarch.errors import UsageError
+from anyarch.sandbox.net.dns import Dns
+from anyarch.sandbox.net.networks import NetworkSettings
 from anyarch.store.policy import Disk, Filter, Policy
 from anyarch.store.policy import Settings as GcSettings
 
@@ -74,6 +76,30 @@ def test_nothing_said_leaves_the_users_rules(tmp_path: Path) -> None:
     assert settings.history == HistoryLimits(50, 172800.0)
 
 
+def test_the_network_of_steps_is_that_of_the_flags_or_of_the_file(tmp_path: Path) -> None:
+    text = """
+[worker.oci]
+networkMode = "cni"
+cniConfigPath = "/etc/c.conflist"
+cniBinaryPath = "/opt/b"
+cniPoolSize = 4
+bridgeName = "b0"
+bridgeSubnet = "10.1.0.0/16"
+[dns]
+nameservers = ["9.9.9.9"]
+searchDomains = ["a.example"]
+options = ["edns0"]
+"""
+    found = told(tmp_path, text)
+    assert found.networks == NetworkSettings("cni", "/etc/c.conflist", "/opt/b", 4, "b0", "10.1.0.0/16")
+    assert found.dns == Dns(("9.9.9.9",), ("edns0",), ("a.example",))
+    flags = ("--oci-worker-net=host", "--oci-cni-config-path=/c", "--oci-cni-binary-dir=/d")
+    found = told(tmp_path, text, *flags, "--oci-cni-pool-size=0")
+    assert found.networks == NetworkSettings("host", "/c", "/d", 0, "b0", "10.1.0.0/16")
+    assert told(tmp_path, "").networks == NetworkSettings("auto")
+    assert told(tmp_path, "").dns is None
+
+
 def test_limits_of_the_history_are_taken(tmp_path: Path) -> None:
     assert told(tmp_path, "[history]\nmaxAge = 60\nmaxEntries = 3").history == HistoryLimits(3, 60.0)
     assert told(tmp_path, '[history]\nmaxAge = "2h"').history == HistoryLimits(0, 7200.0)
@@ -82,13 +108,15 @@ def test_limits_of_the_history_are_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('[dns]\nnameservers = ["1.1.1.1"]', "dns.nameservers: "),
+        ('[dns]\nnameservers = ["one"]', "dns.nameservers: bad nameserver address: 'one'"),
+        ('[dns]\nsearchDomains = ["a\\nb"]', "dns: 'a\\nb' is not one word"),
         ("[grpc]\nmax_recv_message_size = 5", "grpc.max_recv_message_size: "),
         ('[frontend."gateway.v0"]\nallowedRepositories = ["x"]', "frontend.gateway.v0.allowedRepositories: "),
         ('[frontend."dockerfile.v0"]\nenabled = false', "frontend.dockerfile.v0.enabled: "),
         ('[worker.oci]\napparmor-profile = "x"', "worker.oci.apparmor-profile: "),
         ('[worker.oci]\nsnapshotter = "stargz"', "worker.oci.snapshotter: there is no stargz"),
-        ('[worker.oci]\ncniConfigPath = "/etc/passwd"', "worker.oci.cniConfigPath: "),
+        ('[worker.oci]\nnetworkMode = "macvlan"', 'invalid network mode: "macvlan"'),
+        ("[worker.oci]\ncniPoolSize = -1", "cniPoolSize has to be a number of networks, 0 or more"),
         ("[[worker.oci.gcpolicy]]\nkeepbytes = 1", "unknown key 'keepbytes'"),
         ('[[worker.oci.gcpolicy]]\nfilters = ["nonsense==1"]', "invalid filter"),
         (
@@ -109,16 +137,6 @@ def test_what_is_not_acted_on_is_an_error_that_names_the_key(tmp_path: Path, tex
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (
-            '[worker.oci]\ncniBinaryPath = "/opt/cni/bin"',
-            "worker.oci.cniBinaryPath has no effect here: steps use",
-        ),
-        ("[worker.oci]\ncniPoolSize = 16", "worker.oci.cniPoolSize has no effect here: steps use"),
-        ('[worker.oci]\nbridgeName = "b0"', "worker.oci.bridgeName has no effect here: steps use"),
-        (
-            '[worker.oci]\nbridgeSubnet = "10.1.0.0/16"',
-            "worker.oci.bridgeSubnet has no effect here: steps use",
-        ),
         (
             '[worker.containerd]\nenabled = false\nnamespace = "x"',
             "worker.containerd has no effect here: there is no",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anyarch.sandbox.network import resolvers
+from anyarch.sandbox.net.dns import resolvers
 
 from .test_ordinary_user import as_nobody, home
 

@@ -1,7 +1,8 @@
 """The supervisor's loop: takes requests from the parent, forks a child for each, reports how it ended.
 
 It is pid 1 of a pid namespace, so whatever ends it ends all steps. It ends itself when the parent does. A
-request is a short message with descriptors: a control socket and the step's three standard streams. The rest
+request is a short message with descriptors: a control socket, the step's three standard streams and perhaps a
+network namespace. The rest
 goes over the control socket between parent and child; the supervisor only watches it: half closed, the step
 is cancelled.
 """
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 PARENT_FD, OWNER_FD = 3, 4
 _MESSAGE_SIZE = 1 << 16
-_DESCRIPTORS = struct.Struct("=4i")
+_MOST_DESCRIPTORS = 5
 _POLLRDHUP = 0x2000
 
 
@@ -92,7 +93,7 @@ class Supervisor:
                 running.cgroup.remove()
 
     def _accept(self) -> bool:
-        size = _socket.CMSG_SPACE(_DESCRIPTORS.size)
+        size = _socket.CMSG_SPACE(4 * _MOST_DESCRIPTORS)
         message, ancillary, _flags, _address = self.parent.recvmsg(
             _MESSAGE_SIZE, size, _socket.MSG_CMSG_CLOEXEC
         )
@@ -103,7 +104,8 @@ class Supervisor:
             if key in self.by_key:
                 os.kill(self.by_key[key].pid, number)
             return True
-        control_fd, *stdio = _DESCRIPTORS.unpack(ancillary[0][2])
+        descriptors = ancillary[0][2]
+        control_fd, *stdio = struct.unpack(f"={len(descriptors) // 4}i", descriptors)
         control = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, control_fd)
         kind, registrations, wanted, key, joined = marshal.loads(message)
         cgroup: Cgroup | None = None
@@ -115,10 +117,11 @@ class Supervisor:
                 if wanted is not None:
                     cgroup = self._make_cgroup(wanted, control)
                 streams = (stdio[0], stdio[1], stdio[2])
+                network = stdio[3] if len(stdio) > 3 else self.network
                 if joined:
                     pid = self._fork_joined(control, streams, emulator, joined)
                 else:
-                    pid = self._fork_step(control, streams, emulator, cgroup)
+                    pid = self._fork_step(control, streams, emulator, cgroup, network)
             elif kind == "network":
                 if self.network < 0:
                     from .network import make_network  # few steps have one
@@ -168,6 +171,7 @@ class Supervisor:
         stdio: tuple[int, int, int],
         emulator: Ticket,
         cgroup: Cgroup | None,
+        network: int,
     ) -> int:
         # The next child is the first process of a new pid namespace; children after it are not.
         kernel.unshare(kernel.CLONE_NEWPID)
@@ -181,7 +185,7 @@ class Supervisor:
                     emulator,
                     cgroup=cgroup,
                     programs=self.programs,
-                    network=self.network,
+                    network=network,
                 )
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)

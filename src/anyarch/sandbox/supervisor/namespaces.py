@@ -10,17 +10,13 @@ from __future__ import annotations
 import _socket
 import os
 import select
-import struct
 
 from . import syscalls as kernel
-from .report import Refused, gate, receive_frame, send_frame
+from .report import Refused, gate, receive_descriptors, receive_frame, send_descriptors, send_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Registration = tuple[bytes, bytes, bytes, bytes, bytes]  # name, magic, mask, interpreter, flags
-
-_DESCRIPTOR = struct.Struct("=i")
-_DESCRIPTORS = struct.Struct("=2i")
 
 
 class Ticket:
@@ -38,10 +34,10 @@ class Ticket:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, self.fd)
         try:
             _expect(sock)
-            (namespace,) = _DESCRIPTOR.unpack(_receive_descriptors(sock, _DESCRIPTOR.size))
+            (namespace,) = receive_descriptors(sock, 1)
         finally:
             sock.close()
-        return int(namespace)
+        return namespace
 
 
 class _Making:
@@ -132,8 +128,7 @@ class EmulatorNamespaces:
         self._poll.unregister(making.sock.fileno())
         del self._making[making.sock.fileno()]
         if told is True:
-            rights = _receive_descriptors(making.sock, _DESCRIPTORS.size)
-            namespace, file_system = _DESCRIPTORS.unpack(rights)
+            namespace, file_system = receive_descriptors(making.sock, 2)
             self._namespaces[making.registrations] = namespace
             self._file_systems.append(file_system)
         elif not isinstance(told, tuple):
@@ -143,7 +138,7 @@ class EmulatorNamespaces:
             try:
                 send_frame(sock, told)
                 if told is True:
-                    _send_descriptors(sock, _DESCRIPTOR.pack(namespace))
+                    send_descriptors(sock, namespace)
             except OSError:
                 continue  # the step was cancelled
             finally:
@@ -166,17 +161,6 @@ def _map(seen: str) -> None:
 
 def _socketpair() -> tuple[_socket.socket, _socket.socket]:
     return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-
-
-def _send_descriptors(sock: _socket.socket, packed: bytes) -> None:
-    sock.sendmsg([b"n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
-
-
-def _receive_descriptors(sock: _socket.socket, size: int) -> bytes:
-    _, ancillary, _, _ = sock.recvmsg(1, _socket.CMSG_SPACE(size), _socket.MSG_CMSG_CLOEXEC)
-    if not ancillary:
-        raise Refused("internal", b"the process that makes a user namespace ended", 0)
-    return ancillary[0][2][:size]
 
 
 def _expect(sock: _socket.socket) -> None:
@@ -214,7 +198,7 @@ def _maker(sock: _socket.socket, registrations: tuple[Registration, ...]) -> Non
         with gate("emulator namespace"):
             namespace = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         send_frame(sock, True)
-        _send_descriptors(sock, _DESCRIPTORS.pack(namespace, file_system))
+        send_descriptors(sock, namespace, file_system)
     except Refused as refused:
         send_frame(sock, (refused.gate, refused.subject, refused.code, refused.detail))
     except BaseException as error:

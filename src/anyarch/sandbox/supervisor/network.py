@@ -11,7 +11,7 @@ import os
 import struct
 
 from . import syscalls as kernel
-from .report import Refused, gate
+from .report import Refused, gate, receive_descriptors, receive_frame, send_descriptors, send_frame
 
 NAME = b"/net"
 
@@ -25,31 +25,32 @@ def make_network(state_dir: bytes) -> int:
         _make(theirs)
     theirs.close()
     try:
-        answer, ancillary, _, _ = ours.recvmsg(16, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
+        answer = receive_frame(ours)
+        if answer is not None and answer is not True:
+            raise Refused(*answer)
+        (namespace,) = receive_descriptors(ours, 1)
     finally:
         ours.close()
         os.waitpid(pid, 0)
-    if not ancillary:
-        raise Refused("network", b"", int(answer or b"0"))
-    (namespace,) = struct.unpack("=i", ancillary[0][2][:4])
     with gate("network", state_dir):
         kernel.mount(b"tmpfs", state_dir, b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755")
         os.close(os.open(state_dir + NAME, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         # by a path of its own: programs that give up privileges may not look into /proc of others
         kernel.mount(b"/proc/self/fd/%d" % namespace, state_dir + NAME, None, kernel.MS_BIND)
-    return int(namespace)
+    return namespace
 
 
 def _make(sock: _socket.socket) -> None:
     try:
-        kernel.unshare(kernel.CLONE_NEWNET)
+        with gate("network"):
+            kernel.unshare(kernel.CLONE_NEWNET)
         loopback_up()
-        namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        sock.sendmsg([b"n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", namespace))])
+        with gate("network"):
+            namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        send_frame(sock, True)
+        send_descriptors(sock, namespace)
     except Refused as refused:
-        sock.send(b"%d" % refused.code)
-    except OSError as error:
-        sock.send(b"%d" % (error.errno or 0))
+        send_frame(sock, (refused.gate, refused.subject, refused.code, refused.detail))
     os._exit(0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import marshal
 import struct
 
@@ -49,6 +50,21 @@ def receive_frame(sock: socket) -> Any:
     size: int = struct.unpack("=I", head)[0]
     raw = _receive(sock, size)
     return marshal.loads(raw) if len(raw) == size else None
+
+
+def send_descriptors(sock: socket, *descriptors: int) -> None:
+    """With one byte, as the kernel wants."""
+    packed = struct.pack(f"={len(descriptors)}i", *descriptors)
+    sock.sendmsg([b"n"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)])
+
+
+def receive_descriptors(sock: socket, count: int) -> tuple[int, ...]:
+    """Closed on execve. Raises `Refused` when the other side ended before it sent them."""
+    size = _socket.CMSG_SPACE(4 * count)
+    _, ancillary, _, _ = sock.recvmsg(1, size, _socket.MSG_CMSG_CLOEXEC)
+    if not ancillary:
+        raise Refused("internal", b"the process that makes a namespace ended", 0)
+    return struct.unpack(f"={count}i", ancillary[0][2][: 4 * count])
 
 
 def _receive(sock: socket, size: int) -> bytes:

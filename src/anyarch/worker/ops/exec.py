@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from anyarch.emulation import Route
     from anyarch.llb.ops import ExecOp, LinuxResources, Meta, Mount
+    from anyarch.sandbox.net.pool import Lease
     from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources
     from anyarch.sandbox.plan import Mount as SandboxMount
     from anyarch.snapshot.view import TreeView
@@ -111,6 +112,8 @@ class ExecOperation:
         self._vertex = digest
         self._limits = limits
         self._devices: tuple[str, ...] = ()
+        self.lease: Lease | None = None
+        """The network that `prepare` took."""
         self._check()
 
     @property
@@ -389,7 +392,11 @@ class ExecOperation:
                 extra.append(one)
         worker = self._worker
         env += self._secret_env()
-        network = worker.step_network(op.network, meta.extra_hosts, self._vertex)
+        insecure = op.security is SecurityMode.INSECURE
+        network = worker.network.enter(
+            op.network, meta.extra_hosts, meta.hostname, self._vertex, mounts.stack, is_insecure=insecure
+        )
+        self.lease = network.lease
         made = ExecRequest(
             argv=meta.args,
             env=tuple(env),
@@ -399,12 +406,13 @@ class ExecOperation:
             groups=identity.groups,
             root=rootfs,
             mounts=(
-                *worker.network_files(op.network, meta.extra_hosts, meta.hostname, is_own=network == "own"),
+                *worker.network.files(network.kind, meta.extra_hosts, meta.hostname),
                 *extra,
             ),
             hostname=meta.hostname or "buildkitsandbox",
-            network=network,
-            insecure=op.security is SecurityMode.INSECURE,
+            network=network.kind,
+            namespace=network.namespace,
+            insecure=insecure,
             ulimits=tuple(Ulimit(u.name, u.soft, u.hard) for u in meta.ulimits),
             emulators=route.emulators,
             pids=worker.pids,

@@ -26,7 +26,7 @@ class MountPlan:
 
     def __init__(self, worker: Worker, stack: ExitStack) -> None:
         self._worker = worker
-        self._stack = stack
+        self.stack = stack
         self.directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
         self._caches: dict[tuple[CacheOpt, str], str] = {}
@@ -60,14 +60,14 @@ class MountPlan:
         key = (options, seed.key if seed is not None else "")
         if key not in self._caches:
             held = cache_mount(self._worker.store.root, options, seed)
-            self._caches[key] = self._stack.enter_context(held)
+            self._caches[key] = self.stack.enter_context(held)
         return self._caches[key]
 
     def agent(self, paths: Sequence[str], options: SSHOpt) -> str:
         from anyarch.worker.ssh import agent_socket
 
         self._agents += 1
-        return self._stack.enter_context(
+        return self.stack.enter_context(
             agent_socket(
                 paths,
                 self.directory,

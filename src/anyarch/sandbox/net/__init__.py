@@ -1,0 +1,1 @@
+"""Networks of steps that are not the machine's: namespaces, what connects them, the pool they are in."""
