@@ -9,6 +9,8 @@ import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
@@ -17,11 +19,12 @@ from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate, with_stack
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
+from anyarch.daemon.outputs import checked_outputs, outputs_of
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
 from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
-from anyarch.engine.request import CacheOption, Output
+from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
 from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
@@ -29,7 +32,7 @@ from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from anyarch.api.proto import worker_pb2
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from anyarch.daemon.log import Log
     from anyarch.daemon.platforms import Platforms
     from anyarch.daemon.settings import Settings
-    from anyarch.engine.request import BuildResult
+    from anyarch.engine.request import BuildResult, Output
     from anyarch.engine.workbench import Workbench
     from anyarch.session.lender import Sessions
 
@@ -199,7 +202,7 @@ class Control:
                 "the proxy network is not supported by this daemon",
                 hint="leave it out: steps then use the network that the daemon gives them",
             )
-        outputs = _outputs(request)
+        outputs, configs = outputs_of(request)
         attests = parse_attests(request.FrontendAttrs)
         run = Run(
             base36_id(),
@@ -231,11 +234,14 @@ class Control:
                 if definition.ops:
                     job.call.solved.append(definition)
                 result = SolveResult(ref=definition if definition.ops else None)
+        result = msgspec.structs.replace(result, metadata={**result.metadata, **configs})
         ask_client = None
         if request.EnableSessionExporter:
             ask_client = SessionExporter(self._sessions, request.Session)
             refs = await self.gateway.known_refs(job, result)
-            outputs += _checked(await ask_client.find(result.metadata, refs))
+            found, configs = checked_outputs(await ask_client.find(result.metadata, refs))
+            outputs += found
+            result = msgspec.structs.replace(result, metadata={**result.metadata, **configs})
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
@@ -288,25 +294,6 @@ def now_header() -> tuple[str, str]:
     now = time.time_ns()
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1_000_000_000))
     return "buildkit-current-timestamp", f"{text}.{now % 1_000_000_000:09d}Z"
-
-
-def _outputs(request: control_pb2.SolveRequest) -> list[Output]:
-    """Raises `UsageError` for attributes that are wrong."""
-    pairs = [(item.Type, dict(item.Attrs)) for item in request.Exporters]
-    if not pairs and request.ExporterDeprecated:
-        pairs = [(request.ExporterDeprecated, dict(request.ExporterAttrsDeprecated))]
-    return _checked(pairs)
-
-
-def _checked(pairs: Sequence[tuple[str, dict[str, str]]]) -> list[Output]:
-    from anyarch.engine.options import check_output
-
-    outputs = []
-    for kind, attrs in pairs:
-        output = Output(kind, None, {key: value for key, value in attrs.items() if key != "dest"})
-        check_output(output)
-        outputs.append(output)
-    return outputs
 
 
 def _asked_platforms(attrs: Mapping[str, str]) -> list[str] | None:

@@ -302,7 +302,8 @@ def _platform(
     if options.epoch is not None:
         base = decode(ImageConfig, result.base_config).history if result.base_config else None
         history = _clamped(history, base or (), options.epoch)
-    created = next((item.created for item in reversed(history) if item.created), None)
+    # A client's own config may have a time; a Dockerfile's has none.
+    created = config.created or next((item.created for item in reversed(history) if item.created), None)
     if options.epoch is not None:
         created = clamp(created, options.epoch)
     config = msgspec.structs.replace(
@@ -347,9 +348,9 @@ def _history(history: Sequence[History], chain: Sequence[_LayerBlob]) -> list[Hi
     positions = [n for n, item in enumerate(history) if not item.empty_layer]
     entries = list(history)
     if len(positions) < len(chain):
-        # Layers that no instruction accounts for (a base image without history, merged trees).
+        # Layers that no entry accounts for (a client's own graph on a base's config, merged trees).
         lacking = len(chain) - len(positions)
-        entries = [History(comment="buildkit.exporter.image.v0") for _ in range(lacking)] + entries
+        entries += [History(comment="buildkit.exporter.image.v0") for _ in range(lacking)]
     elif len(positions) > len(chain):
         raise BuildError(f"image has {len(chain)} layers, but its history names {len(positions)}")
     layers = iter(chain)

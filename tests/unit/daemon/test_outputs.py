@@ -171,6 +171,42 @@ def test_of_several_images_the_response_names_the_last(tmp_path: Path) -> None:
     run(work())
 
 
+def test_an_output_may_bring_the_config_of_its_image(tmp_path: Path) -> None:
+    made = "2001-02-03T04:05:06Z"
+    given = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": made,
+        "config": {"Env": ["A=b"]},
+        "history": [{"created": made, "created_by": "who knows", "empty_layer": True}],
+    }
+
+    async def work() -> None:
+        client = Client()
+        attrs = {"containerimage.config": json.dumps(given), "attest:provenance": "mode=max"}
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            wanted = [control_pb2.Exporter(Type="oci", Attrs=attrs)]
+            await solve(channel, client, Definition=graph("x"), Exporters=wanted)
+            other = control_pb2.Exporter(Type="oci", Attrs={"containerimage.config": "{}"})
+            with pytest.raises(RpcError, match="two outputs give the image another"):
+                await solve(channel, client, "two", Definition=graph("x"), Exporters=[*wanted, other])
+            local = control_pb2.Exporter(Type="local", Attrs=attrs)
+            with pytest.raises(RpcError, match="unknown attribute"):
+                await solve(channel, client, "local", Definition=graph("x"), Exporters=[local])
+        blobs = []
+        with tarfile.open(fileobj=io.BytesIO(client.archives["0"])) as tar:
+            for member in tar:
+                stream = tar.extractfile(member)
+                if stream is not None and member.name.startswith("blobs/") and member.size < 5000:
+                    blobs.append(stream.read())
+        (config,) = [json.loads(raw) for raw in blobs if b'"rootfs"' in raw]
+        assert (config["config"]["Env"], config["created"]) == (["A=b"], made)
+        # What the config does not account for is above what it does.
+        assert [entry.get("created_by", "") for entry in config["history"]] == ["who knows", ""]
+
+    run(work())
+
+
 def test_zstd_has_a_media_type_of_dockers_too(tmp_path: Path) -> None:
     async def work() -> None:
         client = Client()
