@@ -29,6 +29,7 @@ _CHUNK = 32 << 10
 _UNKNOWN = 0xFFFFFFFF
 _EXIT = "github.com/moby/buildkit/gatewayapi.ExitMessage+json"
 _FDS = (0, 1, 2)
+_MOST = 0xFFFF  # rows or columns that the kernel can be told
 
 Message = gateway_pb2.ExecMessage
 
@@ -104,7 +105,7 @@ class _Process:
                     self._close_stdin()
             case "Resize":
                 await self._runs.wait()
-                self._handle.resize(message.Resize.Rows, message.Resize.Cols)
+                self._handle.resize(min(message.Resize.Rows, _MOST), min(message.Resize.Cols, _MOST))
             case "Signal":
                 number = getattr(signal, f"SIG{message.Signal.Name}", None)
                 if not isinstance(number, int):

@@ -221,6 +221,9 @@ def test_a_terminal_has_the_size_that_it_is_given(tmp_path: Path) -> None:
             await call.send(Message(ProcessID="p", Init=started))
             message = await call.receive(Message)
             assert message is not None
+            await call.send(
+                Message(ProcessID="p", Resize=gateway_pb2.ResizeMessage(Rows=2**32 - 1, Cols=2**31))
+            )
             await call.send(Message(ProcessID="p", Resize=gateway_pb2.ResizeMessage(Rows=40, Cols=100)))
             await call.send(Message(ProcessID="p", File=gateway_pb2.FdMessage(Fd=0, Data=b"\n")))
             said = b""
@@ -239,6 +242,7 @@ def test_a_terminal_has_the_size_that_it_is_given(tmp_path: Path) -> None:
         (Message(Init=init("one", "true")), Code.INVALID_ARGUMENT),
         (Message(ProcessID="p", Init=init("none", "true")), Code.NOT_FOUND),
         (Message(ProcessID="p", Signal=gateway_pb2.SignalMessage(Name="KILL")), Code.NOT_FOUND),
+        (Message(ProcessID="p", Resize=gateway_pb2.ResizeMessage(Rows=2**32 - 1)), Code.NOT_FOUND),
     ],
 )
 def test_messages_that_mean_nothing_are_errors(

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from anyarch.errors import PathNotFound
 from anyarch.snapshot.live import LiveTree
+from anyarch.snapshot.view import View
 from anyarch.store.store import Store
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from anyarch.snapshot.layers import LayerStore
     from anyarch.snapshot.view import TreeView
 
 OPAQUE = "user.overlay.opaque"
+NOTHING = View(cast("LayerStore", None), [])
 
 
 @pytest.fixture
@@ -179,3 +185,33 @@ def test_swapping_a_directory_for_a_link_never_leads_out(
         stop.set()
         thread.join()
     assert b"secret" not in seen
+
+
+_NAMES = st.sampled_from(["a", "b", "d", "..", ".", "", "outside"])
+_PATHS = st.lists(_NAMES, max_size=6).map("/".join)
+_LINKS = st.builds("{}{}".format, st.sampled_from(["", "/", "../"]), _PATHS).filter(bool)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    links=st.dictionaries(st.sampled_from(["a", "d/a", "d/b", "d/d/b"]), _LINKS, max_size=4),
+    path=st.builds("{}{}".format, st.sampled_from(["", "/", "../"]), _PATHS),
+)
+def test_what_is_read_lies_inside_whatever_links_there_are(links: dict[str, str], path: str) -> None:
+    with tempfile.TemporaryDirectory() as where:
+        root = Path(where) / "upper"
+        (root / "d/d").mkdir(parents=True)
+        (Path(where) / "outside").write_bytes(b"secret")
+        for name in ("b", "d/d/a"):
+            (root / name).write_bytes(name.encode())
+        for name, target in links.items():
+            os.symlink(target, root / name)
+        tree = LiveTree(root, NOTHING, opaque=OPAQUE)
+        try:
+            found = read(tree, path)
+        except PathNotFound:
+            return
+        real = os.path.realpath(f"{root}/{path}")
+        assert real.startswith(f"{root}/")
+        assert found == Path(real).read_bytes()
+        assert tree.stat(path).size == len(found)
