@@ -37,6 +37,7 @@ __all__ = [
     "NoSpace",
     "NoSuchBuilder",
     "NodeLost",
+    "NotAnImage",
     "NotSupported",
     "OutputError",
     "PathNotFound",
@@ -255,6 +256,14 @@ class IncompleteMaterials(BuildError):
     def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
         super().__init__(message, hint="take the context from git or a URL, or leave complete-materials out")
         self.names = tuple(names)
+
+
+class NotAnImage(BuildError):
+    """A policy made something else of an image: the source `identifier`."""
+
+    def __init__(self, message: str, *, identifier: str) -> None:
+        super().__init__(message)
+        self.identifier = identifier
 
 
 class DockerfileError(BuildError):

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from anyarch.errors import AnyarchError, BuildError
+from anyarch.errors import AnyarchError, BuildError, NotAnImage
 from anyarch.llb.definition import Definition, SourceMap
 from anyarch.llb.ops import SourceOp
 from anyarch.llb.wire import marshal_op, op_digest
@@ -284,7 +284,7 @@ def _name(text: str) -> tuple[str | None, str]:
 async def policed_image(
     policy: SourcePolicy, reference: str, platform: Platform | None, *, is_layout: bool = False
 ) -> str:
-    """The image to be resolved instead of `reference`. Raises `BuildError`."""
+    """The image to be resolved instead of `reference`. Raises `BuildError`, `NotAnImage`."""
     scheme = "oci-layout" if is_layout else "docker-image"
     op = normalized(SourceOp(f"{scheme}://{reference}"))
     try:
@@ -294,7 +294,10 @@ async def policed_image(
         raise
     found, _, name = made.identifier.partition("://")
     if found != scheme:
-        raise BuildError(f"could not resolve image due to policy: {reference} is {made.identifier} now")
+        raise NotAnImage(
+            f"could not resolve image due to policy: {reference} is {made.identifier} now",
+            identifier=made.identifier,
+        )
     return name if made != op else reference
 
 

@@ -172,3 +172,45 @@ def test_a_client_converts_asks_about_that_source_alone_and_not_for_ever(tmp_pat
                         )
 
     run(work())
+
+
+def test_a_context_that_names_an_image_is_what_a_policy_makes_of_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        context = tree(
+            tmp_path / "c", Dockerfile="FROM scratch AS other\nFROM scratch\nCOPY --from=other /foo /\n"
+        )
+        client = Client(context=context, dockerfile=context, test=tree(tmp_path / "t", foo="of the client"))
+        client.target = tree(tmp_path / "out")
+        rules = policy(2)
+        rules.rules[0].updates.identifier = "local://test"
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            await solve(
+                channel,
+                client,
+                Frontend="dockerfile.v0",
+                FrontendAttrs={"context:other": "docker-image:docker.io/library/alpine:latest"},
+                SourcePolicy=rules,
+                Exporters=[control_pb2.Exporter(Type="local")],
+            )
+        assert (client.target / "foo").read_text() == "of the client"
+
+    run(work())
+
+
+def test_a_stage_that_a_directory_stands_for_has_the_platform_of_the_build(tmp_path: Path) -> None:
+    async def work() -> None:
+        text = "FROM scratch AS other\nCOPY Dockerfile /\nFROM other\nCOPY Dockerfile /two\n"
+        context = tree(tmp_path / "c", Dockerfile=text)
+        client = Client(context=context, dockerfile=context, dir=tree(tmp_path / "t", foo="of the client"))
+        client.target = tree(tmp_path / "out")
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            await solve(
+                channel,
+                client,
+                Frontend="dockerfile.v0",
+                FrontendAttrs={"context:other": "local:dir"},
+                Exporters=[control_pb2.Exporter(Type="local")],
+            )
+        assert sorted(path.name for path in client.target.iterdir()) == ["foo", "two"]
+
+    run(work())

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -138,6 +139,21 @@ def test_a_namespace_is_used_again_unless_its_step_could_change_it(
         second.is_altered = True
     with pool.lease() as third:
         assert os.fstat(third.namespace).st_ino != kept
+
+
+@in_own_machine
+def test_a_pool_that_is_closed_waits_for_the_steps_that_end(networks: Callable[..., NetworkPool]) -> None:
+    before = _interfaces()
+    pool = networks()
+    lease = pool.lease()
+    closing = threading.Thread(target=pool.close)
+    closing.start()
+    with pytest.raises(SandboxError, match="the daemon is stopping"):
+        while True:  # until it has begun to close
+            pool.lease().close()
+    lease.close()
+    closing.join()
+    assert _interfaces() == before - {"buildkit0"}
 
 
 @in_own_machine

@@ -176,7 +176,8 @@ def _result(
     for conversion, item in converted:
         config = item.config
         platform = conversion.scope.target
-        if conversion.scope.is_implicit_target:
+        # a config without platform is that of files alone
+        if conversion.scope.is_implicit_target and config.os and config.architecture:
             platform = Platform.make(config.os, config.architecture, config.variant)
         name = platform.format_all()
         if platform.os == "windows":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.errors import BadReference, PathNotFound, UsageError
+from anyarch.errors import BadReference, NotAnImage, PathNotFound, UsageError
 from anyarch.llb.source import http, image, local, oci_layout
 from anyarch.llb.state import Constraints, State
 from anyarch.llb.vertex import Deferred, output_of
@@ -155,13 +155,25 @@ async def _image(context: NamedContext, text: str, loader: Loader) -> LoadedCont
         return LoadedContext(State())
     reference = str(Reference.parse(text))
     name = f"[context {context.key}] load metadata for {text}"
-    resolved = await loader.resolve_image(reference, context.platform, name)
+    try:
+        resolved = await loader.resolve_image(reference, context.platform, name)
+    except NotAnImage as error:
+        return await _converted(context, error, loader)
     state = image(
         resolved.reference,
         platform=context.platform,
         constraints=Constraints.named(f"[context {context.key}] {text}"),
     )
     return _configured(state, resolved.config)
+
+
+async def _converted(context: NamedContext, error: NotAnImage, loader: Loader) -> LoadedContext:
+    """What a policy made of an image: the context is that, as if it had been named so."""
+    scheme, separator, rest = error.identifier.partition("://")
+    if not separator or scheme == "docker-image":
+        raise error
+    value = error.identifier if scheme in ("git", "http", "https") else f"{scheme}:{rest}"
+    return await load_named(msgspec.structs.replace(context, value=value), loader)
 
 
 async def _layout(context: NamedContext, text: str, loader: Loader) -> LoadedContext:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease", "NetworkPool", "NetworkProvider", "StepNetwork"]
 
+_GRACE_S = 10.0
 _KEPT_S = 300.0
 """How long more namespaces than were asked for wait for another step (BuildKit's number)."""
 
@@ -66,7 +67,7 @@ class Lease:
 
 
 class NetworkPool:
-    """Thread-safe. Close it when no step runs any more: what is leased then is removed when it comes back."""
+    """Thread-safe. Close it when no step runs any more."""
 
     def __init__(
         self,
@@ -110,34 +111,43 @@ class NetworkPool:
             try:
                 network = self._provider.make(named)
             except BaseException:
-                with self._lock:
-                    self._leased -= 1
+                self._returned()
                 raise
         taken = network
 
         def give_back(is_altered: bool) -> None:
-            with self._lock:
-                self._leased -= 1
-                keep = not (named or is_altered or self._closed)
-            if keep:
-                self._put(taken)
-            else:
-                self._remove(taken)
+            try:
+                if named or is_altered:
+                    self._remove(taken)
+                else:
+                    self._put(taken)
+            finally:  # only then may what it stands on be closed
+                self._returned()
 
         return Lease(network.namespace, give_back)
 
     def close(self) -> None:
+        """Remove all of them. Those of steps that are about to end are waited for."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             idle, self._idle = self._idle, []
             self._wake.notify_all()
+            is_whole = self._wake.wait_for(lambda: self._leased == 0, _GRACE_S)
         if self._thread is not None:
             self._thread.join()
         for _, network in idle:
             self._remove(network)
-        self._provider.close()
+        if is_whole:
+            self._provider.close()
+        else:  # what it stands on goes with this process
+            self._on_error("networks of steps that do not end are left behind")
+
+    def _returned(self) -> None:
+        with self._lock:
+            self._leased -= 1
+            self._wake.notify_all()
 
     def _put(self, network: StepNetwork) -> None:
         with self._lock:
