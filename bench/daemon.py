@@ -224,22 +224,25 @@ def _make_context(directory: Path, *, files: int, size: int) -> Path:
     return directory
 
 
-def _send(daemon: Daemon, context: Path, home: Path) -> float:
-    """Seconds that a build transferred its context for; without `buildctl` of a build that has to have it."""
+def _send(daemon: Daemon, context: Path, home: Path) -> tuple[float, float]:
+    """Seconds that a build transferred its context for, and that it took as a whole, with its COPY; the
+    latter twice where there is no `buildctl`."""
     recipe = context.parent / f"{context.name}.recipe"
     client = shutil.which("buildctl")
     if client:
         argv = [client, "--addr", f"unix://{daemon.address}", "build", "--frontend", "dockerfile.v0"]
         argv += ["--local", f"context={context}", "--local", f"dockerfile={recipe}", "--progress=rawjson"]
     else:
-        argv = [str(BIN / "anyarch"), "build", "-q", "--builder", f"unix://{daemon.address}"]
+        argv = [str(BIN / "anyarch"), "build", "-q", "--builder", "bench"]
         argv += ["-o", "type=cacheonly", "-f", str(recipe / "Dockerfile"), str(context)]
-    environment = {**os.environ, "HOME": str(home)}
-    began = time.perf_counter()
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    home.mkdir(exist_ok=True)
+    with _builder(daemon, home) as environment:
+        began = time.perf_counter()
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        taken = time.perf_counter() - began
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return _transfer_time(done.stderr) if client else time.perf_counter() - began
+    return _transfer_time(done.stderr) if client else taken, taken
 
 
 def _transfer_time(progress: str) -> float:
@@ -258,16 +261,19 @@ def _transfer_time(progress: str) -> float:
 
 def _receive(directory: Path, name: str, *, files: int, size: int, rounds: int = 3) -> dict[str, list[float]]:
     context = _make_context(directory / name / "context", files=files, size=size)
-    times: list[list[float]] = []
+    times: list[list[tuple[float, float]]] = []
     for turn in range(rounds):
         for position, daemon in enumerate(daemons(directory / name / str(turn))):
             with daemon:
                 if len(times) <= position:
                     times.append([])
-                times[position].append(_send(daemon, context, directory))
+                times[position].append(_send(daemon, context, directory / "sender"))
             os.sync()
     shutil.rmtree(directory / name)
-    return {f"{name}_s": [min(side) for side in times]}
+    return {
+        f"{name}_s": [min(transfer for transfer, _ in side) for side in times],
+        f"{name}_whole_s": [min(whole for _, whole in side) for side in times],
+    }
 
 
 def many_files(directory: Path) -> dict[str, list[float]]:

@@ -350,7 +350,9 @@ def the_daemon(directory: Path) -> list[Result]:
         line("start_s", "daemon: from its start until it accepts, against buildkitd", most=0.3),
         line("call_s", "daemon: an empty call, both ends on one processor, against buildkitd", most=0.0004),
         line("many_files_s", "daemon: a context of 20,000 files, 64 MB, against buildkitd"),
+        line("many_files_whole_s", "daemon: the build that copies them all, against buildkitd"),
         line("one_file_s", "daemon: a context of one file of 1 GB, against buildkitd"),
+        line("one_file_whole_s", "daemon: the build that copies it, against buildkitd"),
         line("cached_s", "daemon: a cached build by `anyarch build`", most=0.3),
         Result(
             f"daemon: {daemon.CLIENTS} clients at a time, a step of 2 s each",
