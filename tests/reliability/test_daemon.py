@@ -153,3 +153,27 @@ def test_a_daemon_may_open_many_files_and_its_steps_as_many_as_before(bases: Bas
             environment=builder(tmp_path, bases, daemon),
         )
         assert (tmp_path / "out" / "limit").read_text().split() == ["256", str(hard)]
+
+
+def test_a_disk_that_fills_up_during_a_transfer_is_told_and_given_back(bases: Bases, tmp_path: Path) -> None:
+    small = tmp_path / "d"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(small)], check=True)
+    try:
+        with SocketDaemon(small, environment=bases.environment) as daemon:
+            environment = builder(tmp_path, bases, daemon)
+            context = tmp_path / "c"
+            context.mkdir()
+            (context / "Dockerfile").write_text("FROM scratch\nCOPY data /\n")
+            (context / "data").write_bytes(os.urandom(40 << 20))
+            argv = [sys.executable, "-m", "anyarch", "build", "-o", "type=cacheonly", str(context)]
+            done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 1
+            assert "no space left on device" in done.stderr
+            assert "Traceback" not in done.stderr + daemon.log
+            (context / "data").write_bytes(b"little")
+            subprocess.run(argv, env=environment, capture_output=True, check=True)
+        used = os.statvfs(small)
+        assert (used.f_blocks - used.f_bfree) * used.f_frsize < 4 << 20
+    finally:
+        subprocess.run(["umount", str(small)], check=True)

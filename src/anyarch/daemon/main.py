@@ -23,6 +23,8 @@ __all__ = ["main", "serve"]
 
 _GRACE_S = 10.0
 """How long running builds may take to stop after a signal."""
+_BACKLOG = 4096
+"""Clients that connect at the same time; the system has a bound of its own (net.core.somaxconn)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,13 +136,15 @@ async def serve(settings: Settings, listeners: list[Listener], stop: asyncio.Eve
             secure = context if listener.secure else None
             accept = on_accept(server, links)
             if listener.sock.family.name == "AF_UNIX":
-                servers.append(await loop.create_unix_server(accept, sock=listener.sock))
+                servers.append(await loop.create_unix_server(accept, sock=listener.sock, backlog=_BACKLOG))
             else:
                 if secure is None:
                     log.warn(f"TLS is not enabled for {listener.address}: mutual TLS is highly recommended")
                 elif secure.verify_mode != ssl.CERT_REQUIRED:
                     log.warn(f"clients of {listener.address} need no certificate: anybody can build")
-                servers.append(await loop.create_server(accept, sock=listener.sock, ssl=secure))
+                servers.append(
+                    await loop.create_server(accept, sock=listener.sock, ssl=secure, backlog=_BACKLOG)
+                )
             log.info(f"running server on {listener.address}")
         await stop.wait()
         log.info("stopping server")
