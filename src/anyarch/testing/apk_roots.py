@@ -82,7 +82,7 @@ def _unpack(package: Path, root: tarfile.TarFile) -> None:
             path = member.name.removeprefix("./")
             content = files.extractfile(member) if member.isreg() else None
             if path == "bin/busybox" and content is not None:
-                _add(root, path, content.read() + bz2.compress(CONFIGURATION)[2:], mode=0o755)
+                _add(root, path, content.read() + bz2.compress(CONFIGURATION, 1)[2:], mode=0o755)
             elif path.startswith("lib") and "/gconv/" not in path and ".so" in path:
                 member.name = path
                 root.addfile(member, content)

@@ -13,6 +13,7 @@ musl has one locale, whatever is asked for, and no settings of the machine in fi
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ _TRIPLES = {
 }
 _STANDALONE = ("FEATURE_SH_STANDALONE", "FEATURE_PREFER_APPLETS", "FEATURE_SH_NOFORK")
 """With these busybox does not execute a program of its own that another asks for, but is it at once."""
-_PACKED = b"h91AY&SY"
+_PACKED, _MOST_PACKED = re.compile(rb"h[1-9]1AY&SY"), 16
 _BANNER = re.compile(rb"(?<![ -~])BusyBox v[0-9.]+ \([^\0\n]{1,80}\)(?=\0)")
 
 _RULES = (
@@ -154,13 +155,13 @@ def _check_configuration(theirs: bytes, ours: bytes) -> None:
 
 
 def _configuration(raw: bytes) -> frozenset[str]:
-    """What `bbconfig` prints: it is in busybox as bzip2 packs it, without the first two bytes."""
+    """What `bbconfig` prints: it is in busybox as bzip2 packs it, without the first two bytes, and so are the
+    texts on use and scripts."""
     import bz2
 
-    place = -1
-    while (place := raw.find(_PACKED, place + 1)) >= 0:
+    for match in itertools.islice(_PACKED.finditer(raw), _MOST_PACKED):
         try:
-            text = bz2.BZ2Decompressor().decompress(b"BZ" + raw[place:], 1 << 20)
+            text = bz2.BZ2Decompressor().decompress(b"BZ" + raw[match.start() :], 1 << 20)
         except (OSError, ValueError):
             continue
         if text.startswith(b"CONFIG_"):

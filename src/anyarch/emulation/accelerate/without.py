@@ -1,7 +1,8 @@
 """Tool chains that have no twins, and why: so that a step's log says it.
 
 rustc loads procedural macros, and they are compiled in the same run and into the same directory as what is
-for the image: a native rustc would need them for this machine, and what it leaves behind would differ. cargo
+for the image: a native rustc would need them for this machine, and what it leaves behind would differ. Nor do
+arguments tell which runs load one: a crate that re-exports macros brings them in by `-L dependency`. cargo
 asks rustc what it is and starts build scripts, which are programs for rustc's own architecture. Zig takes its
 target from the machine and keeps its caches by its own digest.
 """
