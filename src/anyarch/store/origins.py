@@ -8,9 +8,10 @@ seen to have it. containerd keeps the same as labels of its content
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +37,7 @@ class Origins:
             return []
         rows = self._meta.query(
             f"SELECT digest FROM origins WHERE repository = ? AND digest IN {_SELECTED}",
-            (repository, json.dumps(asked)),
+            (repository, msgspec.json.encode(asked).decode()),
         )
         known = {row[0] for row in rows}
         return [digest for digest in asked if digest not in known]
