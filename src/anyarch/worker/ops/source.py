@@ -116,12 +116,18 @@ class ImageSource:
     async def _prove(self, image: Image) -> None:
         """What is here without having come from this image's repository is used only if that has it too."""
         layers = image.manifest.layers[: self._limit]
-        unproven = self._images.unproven(image, layers)
+        unproven = {layer.digest for layer in self._images.unproven(image, layers)}
         if not unproven:
             return
-        layer_ids = {d.digest: layer for d, layer in zip(layers, image.diff_ids, strict=False)}
-        here = [layer for layer in unproven if self._worker.has_content(layer, layer_ids[layer.digest])]
-        await asyncio.gather(*(self._worker.in_network(self._images.prove, image, layer) for layer in here))
+        # Each diff ID counts that a manifest claims for a blob, which may list it more than once.
+        here = {
+            layer.digest: layer
+            for layer, diff_id in zip(layers, image.diff_ids, strict=False)
+            if layer.digest in unproven and self._worker.has_content(layer, diff_id)
+        }
+        await asyncio.gather(
+            *(self._worker.in_network(self._images.prove, image, layer) for layer in here.values())
+        )
 
     def pin(self) -> str:
         """What the name led to; empty before it was looked up."""
