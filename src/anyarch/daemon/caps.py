@@ -11,7 +11,7 @@ frontend.caps frontend.inputs gateway.evaluate gateway.exec gateway.exec.extraho
 gateway.exec.filesystem gateway.exec.secretenv gateway.exec.signals gateway.solve.evaluate
 gateway.solve.metadata gateway.warnings importcaches proto.refarray readdir readfile
 reference.attestations reference.output resolveimage resolveimage.resolvemode return returnmap solve.base
-solve.inlinereturn source.metaresolver statfile
+solve.inlinereturn source.metaresolver source.metaresolver.image.attestations statfile
 """
 
 _LLB = """

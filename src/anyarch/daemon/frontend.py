@@ -109,7 +109,6 @@ async def _run(
     state = image(resolved.reference, platform=bench.worker.platform)
     definition = state.marshal()
     call.add_image(resolved.reference, None, resolved.digest, is_local=False)
-    call.solved.append(definition)
     root = await bench.load(definition).result()
     env = list(config.env or ())
     for number, (key, value) in enumerate(attrs.items()):

@@ -10,6 +10,7 @@ from anyarch.errors import BuildError
 
 if TYPE_CHECKING:
     from anyarch.engine.workbench import Workbench
+    from anyarch.spec.platform import Platform
 
 __all__ = ["resolve"]
 
@@ -37,6 +38,9 @@ async def resolve(
             reply.Image.Digest = image.digest
             if not request.Image.NoConfig:
                 reply.Image.Config = image.config
+            types = list(request.Image.ResolveAttestations)
+            if scheme == "docker-image" and (request.Image.AttestationChain or types):
+                await _add_chain(bench, reply, image.reference, platform, types)
             return reply
         case "git":
             from anyarch.engine.sourceinfo import resolve_git
@@ -71,3 +75,33 @@ async def resolve(
                 reply.HTTP.ChecksumResponse.Suffix = wanted.Suffix
             return reply
     return reply  # nothing more is known of a local directory before it is transferred
+
+
+async def _add_chain(
+    bench: Workbench,
+    reply: gateway_pb2.ResolveSourceMetaResponse,
+    name: str,
+    platform: Platform | None,
+    predicate_types: list[str],
+) -> None:
+    """What attests the image, for a client that wants to see that."""
+    from anyarch.engine.chain import attestation_chain
+    from anyarch.spec.reference import Reference
+
+    worker = bench.worker
+    reference = Reference.parse(name)
+    found = await worker.in_network(
+        attestation_chain, worker, reference, platform or worker.platform, predicate_types
+    )
+    if found is None:
+        return
+    chain = reply.Image.AttestationChain
+    chain.Root, chain.ImageManifest, chain.AttestationManifest = found.root, found.image, found.attestation
+    chain.SignatureManifests.extend(found.signatures)
+    for digest, (descriptor, raw) in found.blobs.items():
+        message = chain.Blobs[digest]
+        message.data = raw
+        message.descriptor.media_type, message.descriptor.digest = descriptor.media_type, descriptor.digest
+        message.descriptor.size = descriptor.size
+        for key, value in (descriptor.annotations or {}).items():
+            message.descriptor.annotations[key] = value

@@ -273,7 +273,7 @@ class Workbench:
         )
         with os_errors():
             stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
-            named = _named(result)
+            named = _named(result, is_exported=bool(outputs))
             if platforms is not None and _is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
             if attests is not None and attests.sbom is not None:
@@ -330,7 +330,7 @@ class Workbench:
         """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""
         from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
 
-        graphs = [graph for _, _, graph in _named(result) if graph is not None]
+        graphs = [graph for _, _, graph in _named(result, is_exported=False) if graph is not None]
         for graph in graphs:
             load(self.solver, self.worker, graph)
         stock = await stock_keys_of(self.solver, self.worker, graphs)
@@ -468,8 +468,9 @@ def _of_frontend(found: FrontendResult) -> SolveResult:
     return SolveResult(refs=refs, metadata=metadata)
 
 
-def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]:
-    """The refs of a result with their platforms, in the order of `refs.platforms`. Raises `BuildError`."""
+def _named(result: SolveResult, *, is_exported: bool) -> list[tuple[str, Platform, Definition | None]]:
+    """The refs of a result with their platforms, in the order of `refs.platforms`. One that is listed twice
+    is an error of what is exported only. Raises `BuildError`."""
     raw = result.metadata.get(_PLATFORMS)
     listed: list[_PlatformItem] = []
     if raw:
@@ -485,6 +486,8 @@ def _named(result: SolveResult) -> list[tuple[str, Platform, Definition | None]]
         if len(result.refs) > 1:
             raise BuildError("number of platforms does not match references 0 " + str(len(result.refs)))
         return [(name, host_platform(), definition) for name, definition in result.refs.items()]
+    if not is_exported:
+        listed = list({item.id: item for item in listed}.values())
     if len(listed) != len(result.refs):
         raise BuildError(f"number of platforms does not match references {len(listed)} {len(result.refs)}")
     found = []
