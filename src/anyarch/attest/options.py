@@ -71,6 +71,9 @@ class Attests(msgspec.Struct, frozen=True):
     provenance: ProvenanceOptions | None = None
     sbom: SbomOptions | None = None
 
+    def __bool__(self) -> bool:
+        return self.provenance is not None or self.sbom is not None
+
 
 def parse_attests(attrs: Mapping[str, str]) -> Attests:
     """Raises `UsageError` for what there is not, `NotSupported` for what is not done here."""

@@ -26,7 +26,7 @@ from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
-from anyarch.errors import NotSupported
+from anyarch.errors import NotSupported, UsageError
 from anyarch.llb.definition import Definition
 from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
@@ -202,12 +202,13 @@ class Control:
                 "the proxy network is not supported by this daemon",
                 hint="leave it out: steps then use the network that the daemon gives them",
             )
-        outputs, configs = outputs_of(request)
         attests = parse_attests(request.FrontendAttrs)
+        outputs, configs = outputs_of(request)
+        version = _compatibility(request.CompatibilityVersion)
         run = Run(
             base36_id(),
             started=job.started,
-            compatibility=request.CompatibilityVersion,
+            compatibility=version,
             custom=self._settings.provenance,
         )
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.Cache.Imports]
@@ -242,6 +243,7 @@ class Control:
             found, configs = checked_outputs(await ask_client.find(result.metadata, refs))
             outputs += found
             result = msgspec.structs.replace(result, metadata={**result.metadata, **configs})
+        outputs = _compatible(outputs, version, is_attested=bool(result.attestations or attests))
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
@@ -272,6 +274,40 @@ class Control:
         if ask_client is not None:
             await ask_client.finalize(response)
         return response
+
+
+_CURRENT = 30
+_COMPATIBILITY = (10, 20, _CURRENT)
+
+
+def _compatibility(version: int) -> int:
+    """The release of BuildKit's outputs that is wanted. Raises `UsageError`."""
+    if version and version not in _COMPATIBILITY:
+        known = " ".join(map(str, _COMPATIBILITY))
+        why = f"supported: [{known}]" if version < _CURRENT else f"max supported: {_CURRENT}"
+        raise UsageError(f"unsupported compatibility-version {version} ({why})")
+    return version or _CURRENT
+
+
+def _compatible(outputs: list[Output], version: int, *, is_attested: bool) -> list[Output]:
+    """The outputs with what older releases took for granted: Docker's media types where nothing is attested,
+    attestations as image manifests. Raises `NotSupported`."""
+    if version == _CURRENT:
+        return outputs
+    found = []
+    for output in outputs:
+        if version == 10 and output.attrs.get("compression") == "zstd":
+            feature = f"{output.type} exporter compression=zstd"
+            raise NotSupported(
+                f"unsupported compatibility-version {version} feature {feature}",
+                hint="ask for a newer version, or another compression",
+            )
+        if output.type in ("local", "tar"):
+            found.append(output)
+            continue
+        own = {"oci-mediatypes": str(is_attested).lower(), "oci-artifact": "false"}
+        found.append(Output(output.type, output.dest, {**own, **output.attrs}))
+    return found
 
 
 def _use_built_in(request: control_pb2.SolveRequest) -> None:

@@ -23,7 +23,7 @@ from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway, EngineRef
 from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
-from anyarch.errors import BuildError
+from anyarch.errors import BuildError, UsageError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
@@ -273,6 +273,7 @@ class Workbench:
         )
         with os_errors():
             stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
+            result = _with_config(result, outputs)
             named = _named(result, is_exported=bool(outputs))
             if platforms is not None and _is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
@@ -496,6 +497,17 @@ def _named(result: SolveResult, *, is_exported: bool) -> list[tuple[str, Platfor
             raise BuildError(f"failed to find ref for ID {item.id}")
         found.append((item.id, _platform(item.platform), result.refs[item.id]))
     return found
+
+
+def _with_config(result: SolveResult, outputs: Sequence[Output]) -> SolveResult:
+    """The result with the image config that its outputs give. Raises `UsageError` where they do not agree."""
+    given = {output.attrs.get(_CONFIG) for output in outputs if output.type not in ("local", "tar")}
+    if not given or given == {None}:
+        return result
+    if len(given) > 1:
+        raise UsageError(f"outputs of one build have different values of {_CONFIG}")
+    raw = str(given.pop()).encode()
+    return msgspec.structs.replace(result, metadata={**result.metadata, _CONFIG: raw})
 
 
 def _graphs(named: Sequence[tuple[str, Platform, Definition | None]]) -> list[ResultGraph]:
