@@ -52,11 +52,24 @@ def test_they_make_one_index_for_a_registry(cli, both, tmp_path):
         assert "node b0 builds linux/amd64" in answer.err
         assert "node b1 builds linux/arm64" in answer.err
         index = json.loads(cli("imagetools", "inspect", "--raw", name).out)
-        assert [item["platform"]["architecture"] for item in index["manifests"]] == ["amd64", "arm64"]
+        images, attested = index["manifests"][:2], index["manifests"][2:]
+        assert [item["platform"]["architecture"] for item in images] == ["amd64", "arm64"]
+        subjects = [item["annotations"]["vnd.docker.reference.digest"] for item in attested]
+        assert subjects == [item["digest"] for item in images]
+        told = json.loads(cli("imagetools", "inspect", name, "--format", "{{json .Provenance}}").out)
+        assert {name: sorted(item) for name, item in told.items()} == {
+            "linux/amd64": ["SLSA"],
+            "linux/arm64": ["SLSA"],
+        }
         shown = cli("imagetools", "inspect", name, "--format", "{{json .Image}}").out
         labels = {name: image["config"]["Labels"] for name, image in json.loads(shown).items()}
         assert labels == {"linux/amd64": {"a": "amd64"}, "linux/arm64": {"a": "arm64"}}
-        builder, node, _ = json.loads((cli.directory / "m").read_text())["buildx.build.ref"].split("/")
+        metadata = json.loads((cli.directory / "m").read_text())
+        assert {key for key in metadata if "provenance" in key} == {
+            "buildx.build.provenance/linux/amd64",
+            "buildx.build.provenance/linux/arm64",
+        }
+        builder, node, _ = metadata["buildx.build.ref"].split("/")
         assert (builder, node) == ("b", "b0")
 
 

@@ -23,16 +23,23 @@ from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway, EngineRef
 from anyarch.engine.options import wants_frontend_images
 from anyarch.engine.request import BuildRequest
-from anyarch.errors import BuildError, UsageError
+from anyarch.engine.solveresult import (
+    CONFIG,
+    SolveResult,
+    config_for,
+    epoch_in,
+    is_image,
+    named_graphs,
+    of_frontend,
+    result_graphs,
+    with_config,
+)
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
 from anyarch.frontend.gateway import BuildOpts
-from anyarch.llb.definition import Definition
 from anyarch.solver.inflight import InFlight
 from anyarch.solver.solver import Solver
-from anyarch.spec.codec import json_decoder
-from anyarch.spec.number import natural
-from anyarch.spec.platform import Platform, host_platform
+from anyarch.spec.platform import host_platform
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
 from anyarch.worker.limits import Limits
@@ -48,10 +55,10 @@ if TYPE_CHECKING:
     from anyarch.cache.stock import StockKey
     from anyarch.engine.calls import Producers
     from anyarch.engine.export import Receiver
-    from anyarch.engine.provenance import Provenance, ResultGraph, Run
+    from anyarch.engine.provenance import Provenance, Run
     from anyarch.engine.request import BuildResult, CacheOption, Output
     from anyarch.engine.sourcepolicy import SourcePolicy
-    from anyarch.frontend.gateway import FrontendResult
+    from anyarch.llb.definition import Definition
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
     from anyarch.sandbox.net.dns import Dns
@@ -59,16 +66,12 @@ if TYPE_CHECKING:
     from anyarch.solver.events import EventSink
     from anyarch.source.layout import LayoutBlobs
     from anyarch.source.local import LocalProvider
+    from anyarch.spec.platform import Platform
     from anyarch.worker.cdi import Settings as CdiSettings
     from anyarch.worker.limits import SharedSlots
     from anyarch.worker.session import Lent
 
 __all__ = ["AttestationRef", "Borrowed", "ForeignSyntax", "InFlight", "SolveResult", "Workbench"]
-
-_CONFIG = "containerimage.config"
-_PLATFORMS = "refs.platforms"
-_NULL = b"null"
-_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Borrowed:
@@ -92,26 +95,6 @@ class Borrowed:
         self.receiver = receiver
         self.caches = caches
         self.layout_blobs = layout_blobs
-
-
-class SolveResult(msgspec.Struct, frozen=True):
-    """What a frontend gives: one definition (`ref`), or one a platform id (`refs`); None is the empty result.
-    Keys of `metadata` are BuildKit's: `containerimage.config[/ID]`, `refs.platforms`."""
-
-    ref: Definition | None = None
-    refs: dict[str, Definition | None] | None = None
-    metadata: dict[str, bytes] = {}
-    attestations: dict[str, tuple[AttestationRef, ...]] = {}
-    """By platform id."""
-
-
-class _PlatformItem(msgspec.Struct):
-    id: str = msgspec.field(name="ID", default="")
-    platform: dict[str, str | list[str]] = msgspec.field(name="Platform", default_factory=dict)
-
-
-class _Platforms(msgspec.Struct):
-    platforms: list[_PlatformItem] | None = msgspec.field(name="Platforms", default=None)
 
 
 class Workbench:
@@ -232,14 +215,14 @@ class Workbench:
                         for name, ref in found.refs.items()
                     }
                     found = msgspec.structs.replace(found, refs=refs)
-                result = _of_frontend(found)
+                result = of_frontend(found)
                 if call is not None:
                     call.solved += [ref for ref in found.refs.values() if ref is not None]
                 if sbom is not None and found.platforms:
-                    from anyarch.engine.sbom import of_frontend
+                    from anyarch.engine import sbom as scans
 
                     mode = attrs.get("image-resolve-mode", "")
-                    made = await of_frontend(gateway, found, sbom, mode=mode)
+                    made = await scans.of_frontend(gateway, found, sbom, mode=mode)
                     result = msgspec.structs.replace(result, attestations=made)
                 return result
         finally:
@@ -273,15 +256,15 @@ class Workbench:
         )
         with os_errors():
             stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
-            result = _with_config(result, outputs)
-            named = _named(result, is_exported=bool(outputs))
-            if platforms is not None and _is_image(result):
+            result = with_config(result, outputs)
+            named = named_graphs(result, is_exported=bool(outputs))
+            if platforms is not None and is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
             if attests is not None and attests.sbom is not None:
                 result = await self._scanned(result, named, attests, resolve_mode, ignore_cache)
             results = await self._solve(result, named)
             if run is not None:
-                run.epoch = epoch if epoch is not None else _epoch(result)
+                run.epoch = epoch if epoch is not None else epoch_in(result)
                 results = self._attested(
                     result,
                     named,
@@ -296,7 +279,7 @@ class Workbench:
                 self.store,
                 self.worker,
                 self.worker.emit,
-                epoch=epoch if epoch is not None else _epoch(result),
+                epoch=epoch if epoch is not None else epoch_in(result),
                 receiver=self._borrowed.receiver,
                 metadata=result.metadata,
             )
@@ -331,7 +314,7 @@ class Workbench:
         """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""
         from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
 
-        graphs = [graph for _, _, graph in _named(result, is_exported=False) if graph is not None]
+        graphs = [graph for _, _, graph in named_graphs(result, is_exported=False) if graph is not None]
         for graph in graphs:
             load(self.solver, self.worker, graph)
         stock = await stock_keys_of(self.solver, self.worker, graphs)
@@ -354,7 +337,7 @@ class Workbench:
             return result
         found = await of_graphs(
             self._plain,
-            _graphs(named),
+            result_graphs(named),
             attests.sbom,
             host_platform(),
             mode=mode,
@@ -385,7 +368,7 @@ class Workbench:
             call,
             producers or (lambda definition: ()),
             run,
-            _graphs(named),
+            result_graphs(named),
             is_single=result.refs is None,
         )
         options = attests.provenance if attests is not None else None
@@ -436,159 +419,12 @@ class Workbench:
             value = solved.get(name)
             if value is not None and not hasattr(value, "layers"):
                 value = await asyncio.to_thread(self.worker.materialize, value)
-            config = result.metadata.get(f"{_CONFIG}/{name}") or (
-                result.metadata.get(_CONFIG, b"") if result.refs is None else b""
+            config = result.metadata.get(f"{CONFIG}/{name}") or (
+                result.metadata.get(CONFIG, b"") if result.refs is None else b""
             )
             layers = value.layers if value is not None else ()
             attestations = await read_attestations(result.attestations.get(name, ()), self.load)
             found.append(
-                PlatformResult(platform, layers, _config(config, platform), attestations=attestations)
+                PlatformResult(platform, layers, config_for(config, platform), attestations=attestations)
             )
         return found
-
-
-def _of_frontend(found: FrontendResult) -> SolveResult:
-    metadata = dict(found.metadata)
-    if not found.platforms:
-        return SolveResult(metadata=metadata)
-    items = [
-        {"ID": name, "Platform": msgspec.to_builtins(platform.spec())} for name, platform in found.platforms
-    ]
-    metadata[_PLATFORMS] = msgspec.json.encode({"Platforms": items})
-    if len(found.platforms) == 1 and not found.multi_platform:
-        name = found.platforms[0][0]
-        metadata[_CONFIG] = found.configs[name]
-        if name in found.base_configs:
-            metadata["containerimage.base.config"] = found.base_configs[name]
-        return SolveResult(ref=found.refs.get(name), metadata=metadata)
-    for name, _ in found.platforms:
-        metadata[f"{_CONFIG}/{name}"] = found.configs[name]
-        if name in found.base_configs:
-            metadata[f"containerimage.base.config/{name}"] = found.base_configs[name]
-    refs = {name: found.refs.get(name) for name, _ in found.platforms}
-    return SolveResult(refs=refs, metadata=metadata)
-
-
-def _named(result: SolveResult, *, is_exported: bool) -> list[tuple[str, Platform, Definition | None]]:
-    """The refs of a result with their platforms, in the order of `refs.platforms`. One that is listed twice
-    is an error of what is exported only. Raises `BuildError`."""
-    raw = result.metadata.get(_PLATFORMS)
-    listed: list[_PlatformItem] = []
-    if raw:
-        try:
-            listed = json_decoder(_Platforms).decode(raw if raw != _NULL else b"{}").platforms or []
-        except msgspec.DecodeError as error:
-            raise BuildError(f"failed to parse platforms passed to provenance processor: {error}") from None
-        _check_platforms(listed)
-    if result.refs is None:
-        platform = _platform(listed[0].platform) if listed else _of_config(result.metadata.get(_CONFIG, b""))
-        return [(listed[0].id if listed else str(platform), platform, result.ref)]
-    if not listed:
-        if len(result.refs) > 1:
-            raise BuildError("number of platforms does not match references 0 " + str(len(result.refs)))
-        return [(name, host_platform(), definition) for name, definition in result.refs.items()]
-    if not is_exported:
-        listed = list({item.id: item for item in listed}.values())
-    if len(listed) != len(result.refs):
-        raise BuildError(f"number of platforms does not match references {len(listed)} {len(result.refs)}")
-    found = []
-    for item in listed:
-        if item.id not in result.refs:
-            raise BuildError(f"failed to find ref for ID {item.id}")
-        found.append((item.id, _platform(item.platform), result.refs[item.id]))
-    return found
-
-
-def _with_config(result: SolveResult, outputs: Sequence[Output]) -> SolveResult:
-    """The result with the image config that its outputs give. Raises `UsageError` where they do not agree."""
-    given = {output.attrs.get(_CONFIG) for output in outputs if output.type not in ("local", "tar")}
-    if not given or given == {None}:
-        return result
-    if len(given) > 1:
-        raise UsageError(f"outputs of one build have different values of {_CONFIG}")
-    raw = str(given.pop()).encode()
-    return msgspec.structs.replace(result, metadata={**result.metadata, _CONFIG: raw})
-
-
-def _graphs(named: Sequence[tuple[str, Platform, Definition | None]]) -> list[ResultGraph]:
-    from anyarch.engine.provenance import ResultGraph
-
-    return [ResultGraph(*item) for item in named]
-
-
-def _check_platforms(listed: Sequence[_PlatformItem]) -> None:
-    """Raises `BuildError` for a list that a frontend must not give."""
-    if not listed:
-        raise BuildError("invalid empty platforms index for exporter")
-    for item in listed:
-        if not item.id:
-            raise BuildError("invalid empty platform key for exporter")
-        if not item.platform.get("os") or not item.platform.get("architecture"):
-            raise BuildError(f"invalid platform value {item.platform} for exporter")
-
-
-def _is_image(result: SolveResult) -> bool:
-    """Whether there is anything that has a platform."""
-    return _PLATFORMS in result.metadata or result.ref is not None or bool(result.refs)
-
-
-def _platform(value: dict[str, str | list[str]]) -> Platform:
-    def text(key: str) -> str:
-        found = value.get(key, "")
-        return found if isinstance(found, str) else ""
-
-    features = value.get("os.features") or []
-    made = Platform.make(text("os"), text("architecture"), text("variant"))
-    return msgspec.structs.replace(
-        made, os_version=text("os.version"), os_features=tuple(features) if isinstance(features, list) else ()
-    )
-
-
-class _Target(msgspec.Struct):
-    os: str = ""
-    architecture: str = ""
-    variant: str = ""
-
-
-def _of_config(raw: bytes) -> Platform:
-    if not raw:
-        return host_platform()
-    try:
-        target = json_decoder(_Target).decode(raw if raw != _NULL else b"{}")
-    except msgspec.DecodeError as error:
-        raise BuildError(f"failed to parse image config: {error}") from None
-    if bool(target.os) != bool(target.architecture):
-        raise BuildError("invalid image config: os and architecture must be specified together")
-    if not target.os or not target.architecture:
-        return host_platform()
-    return Platform.make(target.os, target.architecture, target.variant)
-
-
-def _config(raw: bytes, platform: Platform) -> bytes:
-    """The image config for `platform`, whatever the frontend wrote into it; one of our own without any."""
-    try:
-        document = msgspec.json.decode(raw) if raw else {"config": {"Env": [_PATH], "WorkingDir": "/"}}
-    except msgspec.DecodeError as error:
-        raise BuildError(f"failed to parse image config: {error}") from None
-    if document is None:
-        raise BuildError("invalid null image config for export")
-    if not isinstance(document, dict):
-        raise BuildError("failed to parse image config: it is no object")
-    document.update(os=platform.os, architecture=platform.architecture)
-    document.pop("variant", None)
-    if platform.variant:
-        document["variant"] = platform.variant
-    document.setdefault("rootfs", {"type": "layers", "diff_ids": []})
-    if not document["rootfs"] or not document["rootfs"].get("type"):
-        document["rootfs"] = {"type": "layers", "diff_ids": []}
-    return msgspec.json.encode(document)
-
-
-def _epoch(result: SolveResult) -> int | None:
-    prefix = "source.date.epoch/"
-    found = (
-        natural(value.decode("latin-1"))
-        for key, value in result.metadata.items()
-        if key.startswith(prefix) or key == "source.date.epoch"
-    )
-    return max((epoch for epoch in found if epoch is not None), default=None)

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from anyarch.api.proto import content_pb2, control_pb2, gateway_pb2
+from anyarch.api.proto import content_pb2, control_pb2, gateway_pb2, llb_pb2
+from anyarch.api.rpc.status import RpcError
 from anyarch.daemon.settings import settings_of
+from anyarch.engine import build as run_build
+from anyarch.engine.request import BuildRequest, Output
 from anyarch.errors import UsageError
+from anyarch.llb.ops import ActionMkfile
+from anyarch.llb.state import State
+from anyarch.registry.client import Registry
+from anyarch.registry.credentials import Credentials
+from anyarch.registry.hosts import Hosts
+from anyarch.spec import media
+from anyarch.spec.digest import Digest
+from anyarch.spec.oci import Blob, Descriptor, Manifest, encode
+from anyarch.spec.reference import Reference
+from anyarch.testing.registry import FakeRegistry
 from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, tree
 
 if TYPE_CHECKING:
@@ -18,6 +34,7 @@ if TYPE_CHECKING:
     from anyarch.api.rpc.client import Channel
 
 SLSA = "https://slsa.dev/provenance/v1"
+SIGNED = "sha256:" + hashlib.sha256(b"signed").hexdigest()
 
 
 async def record_of(channel: Channel, ref: str) -> Any:
@@ -85,7 +102,6 @@ def test_who_made_an_input_is_told_with_the_request_that_takes_it(tmp_path: Path
         client = Client(context=context, dockerfile=context)
         metadata = [("buildkit-controlapi-buildid", "led")]
         async with daemon(tmp_path) as channel, client.serving(channel):
-            import asyncio
 
             async def ask(**opts: Any) -> gateway_pb2.Result:
                 request = gateway_pb2.SolveRequest(Frontend="dockerfile.v0", allowResultReturn=True, **opts)
@@ -135,3 +151,112 @@ def test_what_the_operator_adds_is_read_from_a_directory(tmp_path: Path) -> None
     (directory / "d.json").write_text("[")
     with pytest.raises(UsageError, match="cannot be read"):
         settings_of({"config": str(config)})
+
+
+def pushed(tmp_path: Path, name: str) -> str:
+    """An image with provenance under that name; its digest."""
+    context = tree(tmp_path / "pushed", Dockerfile="FROM scratch\nCOPY one /\n", one="1")
+    result = run_build(
+        BuildRequest(
+            context=str(context),
+            outputs=(Output("image", attrs={"name": name, "push": "true"}),),
+            root=str(tmp_path / "other"),
+            attests={"provenance": {"mode": "min"}},
+        )
+    )
+    assert result.digest is not None
+    return result.digest
+
+
+def test_a_client_sees_what_attests_an_image_and_what_signs_that(tmp_path: Path) -> None:
+    async def work(name: str, digest: str) -> None:
+        client = Client()
+        metadata = [("buildkit-controlapi-buildid", "led")]
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            building = asyncio.ensure_future(solve(channel, client, "led"))
+
+            async def ask(**fields: Any) -> Any:
+                request = gateway_pb2.ResolveSourceMetaRequest(
+                    Source=llb_pb2.SourceOp(identifier=f"docker-image://{name}"),
+                    Image=gateway_pb2.ResolveSourceImageRequest(NoConfig=True, **fields),
+                )
+                reply = await channel.unary(
+                    BRIDGE + "ResolveSourceMeta",
+                    request,
+                    gateway_pb2.ResolveSourceMetaResponse,
+                    metadata=metadata,
+                )
+                return reply.Image
+
+            assert not (await ask()).HasField("AttestationChain")
+            chain = (await ask(AttestationChain=True)).AttestationChain
+            assert chain.Root == digest
+            assert set(chain.Blobs) == {digest, chain.AttestationManifest, *chain.SignatureManifests, SIGNED}
+            assert chain.Blobs[SIGNED].data == b"signed"
+            manifest = json.loads(chain.Blobs[chain.AttestationManifest].data)
+            assert manifest["subject"]["digest"] == chain.ImageManifest
+            (layer,) = manifest["layers"]
+            more = (await ask(ResolveAttestations=[SLSA])).AttestationChain
+            statement = json.loads(more.Blobs[layer["digest"]].data)
+            assert "sha256:" + statement["subject"][0]["digest"]["sha256"] == chain.ImageManifest
+            await channel.unary(
+                BRIDGE + "Return",
+                gateway_pb2.ReturnRequest(result=gateway_pb2.Result()),
+                gateway_pb2.ReturnResponse,
+                metadata=metadata,
+            )
+            await building
+
+    with FakeRegistry() as remote:
+        name = f"{remote.address}/a/b:1"
+        digest = pushed(tmp_path, name)
+        reference = Reference.parse(name)
+        registry = Registry(Hosts.load(), Credentials())
+        try:
+            entries = json.loads(registry.manifest(reference).raw)["manifests"]
+            bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
+            for raw in (b"signed", b"{}"):
+                remote.add_blob("a/b", raw)
+            signature = Manifest(
+                schema_version=2,
+                media_type=media.OCI_MANIFEST,
+                artifact_type=bundle,
+                config=Blob.of(media.EMPTY_JSON, b"{}").descriptor(),
+                layers=(Descriptor(bundle, Digest(SIGNED), len(b"signed")),),
+                subject=Descriptor(media.OCI_MANIFEST, Digest(entries[1]["digest"]), entries[1]["size"]),
+            )
+            registry.push_manifest(reference, Blob.of(media.OCI_MANIFEST, encode(signature)), tag=None)
+        finally:
+            registry.close()
+        run(work(name, digest))
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [(0, "oci.image.manifest.v1"), (20, "docker.distribution"), (10, "docker.distribution")],
+)
+def test_older_releases_of_outputs_have_dockers_types(tmp_path: Path, version: int, kind: str) -> None:
+    async def work() -> None:
+        client = Client()
+        definition = State().file(ActionMkfile("/f", 0o644, b"x")).marshal()
+        fields = {"Definition": llb_pb2.Definition.FromString(definition.marshal())}
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            for ref, more in (("plain", {}), ("attested", {"attest:provenance": "mode=max"})):
+                answer = await solve(
+                    channel,
+                    client,
+                    ref,
+                    FrontendAttrs=more,
+                    CompatibilityVersion=version,
+                    Exporters=[control_pb2.Exporter(Type="image", Attrs={"name": "x/y"})],
+                    **fields,
+                )
+                descriptor = json.loads(
+                    base64.b64decode(answer.ExporterResponse["containerimage.descriptor"])
+                )
+                wanted = kind if ref == "plain" else "oci.image.index.v1"
+                assert wanted in descriptor["mediaType"]
+            with pytest.raises(RpcError, match="unsupported compatibility-version 40"):
+                await solve(channel, client, "new", CompatibilityVersion=40, **fields)
+
+    run(work())
