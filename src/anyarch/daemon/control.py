@@ -19,14 +19,14 @@ from anyarch.daemon.events import status_messages
 from anyarch.daemon.failure import translate, with_stack
 from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
-from anyarch.daemon.outputs import checked_outputs, outputs_of
+from anyarch.daemon.outputs import checked_outputs, compatibility_of, compatible_outputs, outputs_of
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
 from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
-from anyarch.errors import NotSupported, UsageError
+from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
 from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
@@ -204,7 +204,7 @@ class Control:
             )
         attests = parse_attests(request.FrontendAttrs)
         outputs, configs = outputs_of(request)
-        version = _compatibility(request.CompatibilityVersion)
+        version = compatibility_of(request.CompatibilityVersion)
         run = Run(
             base36_id(),
             started=job.started,
@@ -243,7 +243,7 @@ class Control:
             found, configs = checked_outputs(await ask_client.find(result.metadata, refs))
             outputs += found
             result = msgspec.structs.replace(result, metadata={**result.metadata, **configs})
-        outputs = _compatible(outputs, version, is_attested=bool(result.attestations or attests))
+        outputs = compatible_outputs(outputs, version, is_attested=bool(result.attestations or attests))
         if not outputs and not exports and request.Internal:
             return _frontend_metadata(result)
         epoch = natural(request.FrontendAttrs.get("build-arg:SOURCE_DATE_EPOCH", ""))
@@ -274,40 +274,6 @@ class Control:
         if ask_client is not None:
             await ask_client.finalize(response)
         return response
-
-
-_CURRENT = 30
-_COMPATIBILITY = (10, 20, _CURRENT)
-
-
-def _compatibility(version: int) -> int:
-    """The release of BuildKit's outputs that is wanted. Raises `UsageError`."""
-    if version and version not in _COMPATIBILITY:
-        known = " ".join(map(str, _COMPATIBILITY))
-        why = f"supported: [{known}]" if version < _CURRENT else f"max supported: {_CURRENT}"
-        raise UsageError(f"unsupported compatibility-version {version} ({why})")
-    return version or _CURRENT
-
-
-def _compatible(outputs: list[Output], version: int, *, is_attested: bool) -> list[Output]:
-    """The outputs with what older releases took for granted: Docker's media types where nothing is attested,
-    attestations as image manifests. Raises `NotSupported`."""
-    if version == _CURRENT:
-        return outputs
-    found = []
-    for output in outputs:
-        if version == 10 and output.attrs.get("compression") == "zstd":
-            feature = f"{output.type} exporter compression=zstd"
-            raise NotSupported(
-                f"unsupported compatibility-version {version} feature {feature}",
-                hint="ask for a newer version, or another compression",
-            )
-        if output.type in ("local", "tar"):
-            found.append(output)
-            continue
-        own = {"oci-mediatypes": str(is_attested).lower(), "oci-artifact": "false"}
-        found.append(Output(output.type, output.dest, {**own, **output.attrs}))
-    return found
 
 
 def _use_built_in(request: control_pb2.SolveRequest) -> None:

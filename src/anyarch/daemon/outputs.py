@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 from anyarch.engine.options import check_output
 from anyarch.engine.request import Output
-from anyarch.errors import UsageError
+from anyarch.errors import NotSupported, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.api.proto import control_pb2
 
-__all__ = ["checked_outputs", "outputs_of"]
+__all__ = ["checked_outputs", "compatibility_of", "compatible_outputs", "outputs_of"]
 
 _CONFIG = "containerimage.config"
 _IMAGES = frozenset({"image", "oci", "docker"})
+_CURRENT = 30
+_COMPATIBILITY = (10, 20, _CURRENT)
 
 
 def outputs_of(request: control_pb2.SolveRequest) -> tuple[list[Output], dict[str, bytes]]:
@@ -45,3 +47,33 @@ def checked_outputs(pairs: Sequence[tuple[str, dict[str, str]]]) -> tuple[list[O
         check_output(output)
         outputs.append(output)
     return outputs, configs
+
+
+def compatibility_of(version: int) -> int:
+    """The release of BuildKit's outputs that is wanted. Raises `UsageError`."""
+    if version and version not in _COMPATIBILITY:
+        known = " ".join(map(str, _COMPATIBILITY))
+        why = f"supported: [{known}]" if version < _CURRENT else f"max supported: {_CURRENT}"
+        raise UsageError(f"unsupported compatibility-version {version} ({why})")
+    return version or _CURRENT
+
+
+def compatible_outputs(outputs: list[Output], version: int, *, is_attested: bool) -> list[Output]:
+    """The outputs with what older releases took for granted: Docker's media types where nothing is attested,
+    attestations as image manifests. Raises `NotSupported`."""
+    if version == _CURRENT:
+        return outputs
+    found = []
+    for output in outputs:
+        if version == 10 and output.attrs.get("compression") == "zstd":
+            feature = f"{output.type} exporter compression=zstd"
+            raise NotSupported(
+                f"unsupported compatibility-version {version} feature {feature}",
+                hint="ask for a newer version, or another compression",
+            )
+        if output.type in ("local", "tar"):
+            found.append(output)
+            continue
+        own = {"oci-mediatypes": str(is_attested).lower(), "oci-artifact": "false"}
+        found.append(Output(output.type, output.dest, {**own, **output.attrs}))
+    return found

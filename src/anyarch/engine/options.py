@@ -38,8 +38,6 @@ __all__ = [
     "wants_frontend_images",
 ]
 
-CONFIG = "containerimage.config"
-"""The image's config as a client without a frontend gives it."""
 _IMAGE_ATTRS = frozenset(
     [
         "name",
@@ -62,7 +60,6 @@ _IMAGE_ATTRS = frozenset(
         "attestation-inline",
         "tar",
         "part",
-        CONFIG,
     ]
 )
 _FILE_ATTRS = frozenset(["platform-split", "source-date-epoch", "mode", "attestation-prefix"])

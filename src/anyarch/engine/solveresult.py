@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.engine.attestations import AttestationRef
-from anyarch.errors import BuildError, UsageError
+from anyarch.errors import BuildError
 from anyarch.llb.definition import Definition
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.number import natural
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.engine.provenance import ResultGraph
-    from anyarch.engine.request import Output
     from anyarch.frontend.gateway import FrontendResult
 
 __all__ = [
@@ -28,7 +27,6 @@ __all__ = [
     "named_graphs",
     "of_frontend",
     "result_graphs",
-    "with_config",
 ]
 
 CONFIG = "containerimage.config"
@@ -107,17 +105,6 @@ def named_graphs(result: SolveResult, *, is_exported: bool) -> list[tuple[str, P
             raise BuildError(f"failed to find ref for ID {item.id}")
         found.append((item.id, _platform(item.platform), result.refs[item.id]))
     return found
-
-
-def with_config(result: SolveResult, outputs: Sequence[Output]) -> SolveResult:
-    """The result with the image config that its outputs give. Raises `UsageError` where they do not agree."""
-    given = {output.attrs.get(CONFIG) for output in outputs if output.type not in ("local", "tar")}
-    if not given or given == {None}:
-        return result
-    if len(given) > 1:
-        raise UsageError(f"outputs of one build have different values of {CONFIG}")
-    raw = str(given.pop()).encode()
-    return msgspec.structs.replace(result, metadata={**result.metadata, CONFIG: raw})
 
 
 def result_graphs(named: Sequence[tuple[str, Platform, Definition | None]]) -> list[ResultGraph]:

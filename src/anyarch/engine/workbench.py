@@ -32,7 +32,6 @@ from anyarch.engine.solveresult import (
     named_graphs,
     of_frontend,
     result_graphs,
-    with_config,
 )
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.dockerfile.build import ForeignSyntax
@@ -256,7 +255,6 @@ class Workbench:
         )
         with os_errors():
             stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
-            result = with_config(result, outputs)
             named = named_graphs(result, is_exported=bool(outputs))
             if platforms is not None and is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
