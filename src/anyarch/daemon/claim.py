@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.errors import StoreError
 from anyarch.store.filelock import take
-from anyarch.store.store import default_root
+from anyarch.store.place import default_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

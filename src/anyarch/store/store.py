@@ -33,6 +33,7 @@ from anyarch.store.liveness import Liveness, owner_of
 from anyarch.store.metadata import Metadata
 from anyarch.store.origins import Origins
 from anyarch.store.partial import clear_partials
+from anyarch.store.place import default_root
 from anyarch.store.tree import move_tree, remove_tree
 
 if TYPE_CHECKING:
@@ -47,14 +48,6 @@ __all__ = ["Store", "default_root"]
 
 _PATIENCE_S = 0.5  # for hints that a build does not fail without
 _DIRECTORIES = ("locks", "ingest", "work", "layers", "stat", "blobs/sha256")
-
-
-def default_root() -> Path:
-    """`$ANYARCH_ROOT`, else `$XDG_DATA_HOME/anyarch`, else `~/.local/share/anyarch`."""
-    if root := os.environ.get("ANYARCH_ROOT"):
-        return Path(os.path.abspath(root))
-    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
-    return Path(data) / "anyarch"
 
 
 class Store:
