@@ -280,10 +280,10 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
     there, is passed over."""
     found = Found({}, {}, [(config, blobs)])
     outputs: dict[str, dict[int, tuple[Descriptor | None, ...]]] = {}
-    descriptors = [_descriptor(layer, blobs) for layer in config.layers]
+    chain_of = chains_of(config, blobs)
     for record in config.records:
         hexdigits = record.digest.partition(":")[2]
-        chain = _chain(config, record, descriptors)
+        chain = chain_of(record)
         links = [item for group in record.inputs for item in group]
         special = next((item for item in links if item.selector.startswith(("anyarch.key", _OUTPUT))), None)
         if special is None:
@@ -311,32 +311,40 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
     return found
 
 
-def _chain(
-    config: CacheConfig, record: CacheRecord, descriptors: Sequence[Descriptor | None]
-) -> tuple[Descriptor | None, ...] | None:
-    """The first of a record's results whose blobs are all there."""
-    for result in record.layers:
-        positions: list[int] = []
-        position = result.layer
-        while 0 <= position < len(config.layers) and len(positions) <= len(config.layers):
-            positions.append(position)
-            position = config.layers[position].parent
-        chain = _pick(descriptors, positions[::-1]) if position == -1 and positions else None
-        if chain is not None:
-            return _with_empty(record, chain)
-    for chained in record.chains:
-        chain = _pick(descriptors, chained.layers)
-        if chain:
-            return chain
-    return None
-
-
 def chains_of(
     config: CacheConfig, blobs: dict[str, Descriptor]
 ) -> Callable[[CacheRecord], tuple[Descriptor | None, ...] | None]:
     """A function that gives the first result of a record whose blobs are all there."""
     descriptors = [_descriptor(layer, blobs) for layer in config.layers]
-    return lambda record: _chain(config, record, descriptors)
+    known: dict[int, tuple[Descriptor, ...] | None] = {-1: ()}
+
+    def up_to(position: int) -> tuple[Descriptor, ...] | None:
+        """The chain whose uppermost layer that is; what was asked for before is the begin of others."""
+        new: list[int] = []
+        while position not in known:
+            if not 0 <= position < len(config.layers) or len(new) > len(config.layers):
+                return None  # no layer, or a circle
+            new.append(position)
+            position = config.layers[position].parent
+        chain = known[position]
+        for at in reversed(new):
+            descriptor = descriptors[at]
+            chain = (*chain, descriptor) if chain is not None and descriptor is not None else None
+            known[at] = chain
+        return chain
+
+    def chain_of(record: CacheRecord) -> tuple[Descriptor | None, ...] | None:
+        for result in record.layers:
+            chain = up_to(result.layer)
+            if chain:
+                return _with_empty(record, chain)
+        for chained in record.chains:
+            chain = _pick(descriptors, chained.layers)
+            if chain:
+                return chain
+        return None
+
+    return chain_of
 
 
 def _with_empty(record: CacheRecord, chain: tuple[Descriptor, ...]) -> tuple[Descriptor | None, ...] | None:

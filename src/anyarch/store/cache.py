@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import msgspec
 
@@ -61,8 +60,8 @@ class CacheRecords:
         self._now = time.time()
         self._used_results: set[tuple[str, int]] = set()
         self._used_values: set[tuple[str, str]] = set()
-        self._ids: WeakKeyDictionary[Snapshot, int] = WeakKeyDictionary()
-        self._whole: WeakValueDictionary[int, Snapshot] = WeakValueDictionary()  # their layers are held
+        self._ids: dict[Snapshot, int] = {}
+        self._whole: dict[int, Snapshot] = {}  # their layers are held
 
     def canonical(self, key: str) -> str | None:
         """The canonical key that `key` was linked to."""
