@@ -95,17 +95,17 @@ class Daemon:
         return total
 
 
-def ours(directory: Path) -> Daemon:
-    return Daemon([str(BIN / "anyarchd")], directory / "ours")
+def ours(directory: Path, *options: str) -> Daemon:
+    return Daemon([str(BIN / "anyarchd"), *options], directory / "ours")
 
 
-def theirs(directory: Path) -> Daemon | None:
+def theirs(directory: Path, *options: str) -> Daemon | None:
     program = os.environ.get("ANYARCH_BENCH_BUILDKITD") or shutil.which("buildkitd")
     # A link of that name to anyarchd is no peer.
     if not program or os.path.realpath(program) == os.path.realpath(BIN / "buildkitd"):
         return None
     flags = ["--oci-worker-snapshotter=overlayfs", "--oci-worker-net=host"]
-    return Daemon([program, *flags], directory / "theirs")
+    return Daemon([program, *flags, *options], directory / "theirs")
 
 
 def daemons(directory: Path) -> list[Daemon]:

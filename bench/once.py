@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,9 @@ from anyarch.solver.solver import Solver
 from anyarch.store.store import Store
 from anyarch.worker.graph import load
 from anyarch.worker.worker import Worker
+from daemon import ours, theirs
 from layers import make_files
+from peers import run
 
 if TYPE_CHECKING:
     from peers import Anyarch, Buildah
@@ -71,8 +74,9 @@ def neutral(anyarch: Anyarch, directory: Path) -> tuple[float, float]:
     return statistics.median(times[SIX[:1]]), statistics.median(times[SIX])
 
 
-def unpack(anyarch: Anyarch, buildah: Buildah, directory: Path, registry: str) -> tuple[float, float]:
-    """Seconds until an image of ten layers and 50,000 files is there as a root file system."""
+def unpack(anyarch: Anyarch, buildah: Buildah, directory: Path, registry: str) -> dict[str, float]:
+    """Seconds until an image of ten layers and 50,000 files is there as a root file system, by side. The
+    daemons, ours and BuildKit's, take part where there is one of BuildKit's, and `buildctl`."""
     place = directory / "big"
     lines = ["FROM busybox"]
     for number in range(10):
@@ -83,15 +87,42 @@ def unpack(anyarch: Anyarch, buildah: Buildah, directory: Path, registry: str) -
     step = directory / "step"
     step.mkdir()
     (step / "Dockerfile").write_text('FROM big\nRUN ["/bin/true"]\n')
-    ours, theirs = [], []
-    for _ in range(3):
+    times: dict[str, list[float]] = {}
+    for turn in range(3):
         anyarch.forget()
         os.sync()
-        ours.append(anyarch.build(step))
+        times.setdefault("anyarch", []).append(anyarch.build(step))
         buildah.forget()
         os.sync()
-        theirs.append(buildah.pull_and_mount("docker.io/library/big"))
-    return statistics.median(ours), statistics.median(theirs)
+        times.setdefault("buildah", []).append(buildah.pull_and_mount("docker.io/library/big"))
+        for name, seconds in _pull_by_daemons(directory / f"daemons{turn}", step, registry).items():
+            times.setdefault(name, []).append(seconds)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def _pull_by_daemons(directory: Path, step: Path, registry: str) -> dict[str, float]:
+    """Seconds of a step above the image, for which each daemon has to pull it; the client is the same."""
+    directory.mkdir()
+    configuration = directory / "buildkitd.toml"
+    configuration.write_text(
+        f'[registry."docker.io"]\nmirrors = ["{registry}"]\n[registry."{registry}"]\nhttp = true\n'
+    )
+    found: dict[str, float] = {}
+    peer = theirs(directory, "--config", str(configuration))
+    client = shutil.which("buildctl")
+    if peer is None or client is None:
+        return found
+    for name, daemon in (
+        ("anyarchd", ours(directory, "--config", str(configuration))),
+        ("buildkitd", peer),
+    ):
+        with daemon:
+            os.sync()
+            argv = [client, "--addr", f"unix://{daemon.address}", "build", "--progress=plain"]
+            argv += ["--frontend", "dockerfile.v0", "--local", f"context={step}", "--local"]
+            argv.append(f"dockerfile={step}")
+            found[name] = run(argv, {**os.environ, "HOME": str(directory)})
+    return found
 
 
 def graph(vertices: int) -> float:
