@@ -82,7 +82,8 @@ tar -C /usr/lib -cf - dpkg | gzip -n > /out/a.tar.gz; sha256sum /out/a.tar.gz > 
 find /etc /usr/bin -newermt 2000-01-01 | sort > /out/found
 sed s/line/LINE/ /out/lines | grep -c LINE > /out/count
 printf 'all: ; echo $(MAKE_HOST) $(shell uname -m) > /out/make\n' > /out/Makefile; make -sC /out
-dpkg-deb --version > /out/dpkg; cp -a /bin/ls /out/d/ls; ln /out/d/ls /out/d/hard; touch -d @0 /out/*
+(dpkg-deb --version; dpkg --version; dpkg --print-architecture; dpkg-query -W) > /out/dpkg
+cp -a /bin/ls /out/d/ls; ln /out/d/ls /out/d/hard; touch -d @0 /out/*
 """
     plain, _ = run(shared, script, accelerate="off")
     fast, told = run(shared, script)

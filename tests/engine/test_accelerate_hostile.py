@@ -17,6 +17,7 @@ from tests.engine.test_accelerate import ARM, log, notes
 from tests.engine.test_accelerate_cross import SOURCES, base_image
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from anyarch.testing.builder import BuiltImage
@@ -229,23 +230,27 @@ mv /usr/bin/cmp2 /usr/bin/cmp
 }
 
 
-def step_of(case: str) -> str:
+def step_of(case: str, script: str) -> str:
     """Its lines, in a directory of its own, with what is printed kept there."""
-    script = CASES[case].strip()
+    script = script.strip()
     return (
         f"export S=/src D=/src/out/{case}; mkdir -p $D; (cd $D\n{script}\n) > $D/said 2>&1 < /dev/null\n"
         "echo $? > $D/status"
     )
 
 
-SCRIPT = "\n".join(map(step_of, CASES))
-DOCKERFILE = f"""
+def dockerfile_of(cases: Mapping[str, str]) -> str:
+    """All of them in one step."""
+    return DOCKERFILE.replace("SCRIPT", "\n".join(step_of(*case) for case in cases.items()))
+
+
+DOCKERFILE = """
 FROM debian AS work
 ENV SOURCE_DATE_EPOCH=0
 COPY local.h /usr/local/include/
 COPY . /src/
 RUN <<'END'
-{SCRIPT}
+SCRIPT
 END
 FROM scratch
 COPY --from=work /src /src
@@ -254,10 +259,15 @@ COPY --from=work /src /src
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Builder:
+    return hostile_builder(tmp_path_factory, cache_directory)
+
+
+def hostile_builder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Builder:
+    """Accelerated builds above an image with compilers."""
     base = base_image(
-        cache_directory, tmp_path_factory.mktemp("debian"), "bookworm", "arm64", ARM, packages=("ccache",)
+        cache, tmp_path_factory.mktemp("debian"), "bookworm", "arm64", ARM, packages=("ccache",)
     )
-    packages = cross_packages(cache_directory, "arm64", suite="bookworm")
+    packages = cross_packages(cache, "arm64", suite="bookworm")
     return Builder(
         tmp_path_factory.mktemp("hostile"),
         build_contexts={"debian": base},
@@ -268,8 +278,8 @@ def build(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Bu
 @pytest.fixture(scope="module")
 def both(build: Builder) -> tuple[BuiltImage, BuiltImage]:
     """The same step emulated and accelerated."""
-    fast = build(DOCKERFILE, platform=ARM, files=FILES)
-    plain = build(DOCKERFILE, platform=ARM, files=FILES, accelerate="off")
+    fast = build(dockerfile_of(CASES), platform=ARM, files=FILES)
+    plain = build(dockerfile_of(CASES), platform=ARM, files=FILES, accelerate="off")
     return plain, fast
 
 

@@ -47,6 +47,8 @@ ARGUMENT_RULES = (
     ArgumentRule("next", "-plugin", "/own.so"),
     ArgumentRule("swap", "/own.so", "/native.so"),
     ArgumentRule("swap", "/bin/cat", "echo"),
+    ArgumentRule("accept", "--version-script"),
+    ArgumentRule("refuse", "--version"),
     ArgumentRule("refuse", "-march=native"),
     ArgumentRule("refuse", "@"),
     *offloading_rules("aarch64-linux-gnu", "14"),
@@ -142,6 +144,13 @@ def test_a_known_program_is_its_twin(root: Root) -> None:
     assert root.run() == "-end all"
     assert root.run("-plugin", "/own.so", "x") == "-plugin /native.so x -end all"
     assert root.verdicts() == {RAN: 3}
+
+
+def test_what_is_accepted_is_not_refused_by_a_shorter_rule(root: Root) -> None:
+    script = "--version-script=a.map"
+    assert root.run(script, "-plugin", "/own.so") == f"{script} -plugin /native.so -end all"
+    assert root.run(script, "--version") == f"{EMULATED} {script} --version"
+    assert root.verdicts() == {RAN: 1, ARGUMENT: 1}
 
 
 def test_the_name_that_it_is_called_by_can_become_another(root: Root) -> None:

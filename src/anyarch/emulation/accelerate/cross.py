@@ -84,10 +84,21 @@ _CC1_REFUSED = (
     *("-ftime-report", "--help", "-fpch", "--output-pch", "-Winvalid-pch"),
     # the order of its data is that in which arguments of a function were evaluated when GCC was compiled
     "-fsanitize=",
+    # conversions are modules that the C library loads, which a step's root has for its own architecture
+    *("-finput-charset", "-fexec-charset", "-fwide-exec-charset"),
 )
-_CC1_KNOWN = ("-fsanitize=address", "-fsanitize=thread", "-fsanitize=leak")
+_CC1_KNOWN = (
+    *("-fsanitize=address", "-fsanitize=thread", "-fsanitize=leak"),
+    *("-finput-charset=UTF-8", "-finput-charset=utf-8", "-fexec-charset=UTF-8", "-fexec-charset=utf-8"),
+)
 _BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto")
-_LD_REFUSED = (*_BINUTILS_REFUSED, "--sysroot", "--verbose", "-Map", "--print-map", "-rpath-link")
+_LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
+_LD_REFUSED = (
+    *_BINUTILS_REFUSED,
+    # every option of several letters may have one dash or two
+    *("--sysroot", "-sysroot", "-version", "-help", "--verbose"),
+    *("-Map", "--Map", "-M", "--print-map", "-print-map", "-rpath-link", "--rpath-link"),
+)
 
 
 def default_compiler(names: Iterable[str], target: str = "") -> str:
@@ -233,7 +244,8 @@ def _binutil(
         root = _known(["--sysroot=/"])
         name = ArgumentRule("swap", f"/usr/bin/{triplet}-ld", "/usr/bin/ld")
         plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
-        rules = (*root, name, *swaps, *_refusals(_LD_REFUSED), *plain)
+        accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
+        rules = (*root, name, *swaps, *accepted, *_refusals(_LD_REFUSED), *plain)
     return Twin(f"/{path}", natives.program(path, path, texts={}), (found,), arguments=rules)
 
 

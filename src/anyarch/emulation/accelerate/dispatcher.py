@@ -65,8 +65,9 @@ class EnvironmentRule(msgspec.Struct, frozen=True, order=True):
 
 class ArgumentRule(msgspec.Struct, frozen=True, order=True):
     """`refuse`: an argument that begins with `text` stands in the way. `swap`: the argument `text`, or the
-    name by which the program was called, becomes `value`, and no rule behind it counts. `next`: behind the
-    argument `text` only `value` is known."""
+    name by which the program was called, becomes `value`, and no rule behind it counts. `accept`: nor does
+    one for an argument that begins with `text`. `next`: behind the argument `text` only `value` is known.
+    """
 
     kind: str
     text: str

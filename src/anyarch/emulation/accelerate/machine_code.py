@@ -38,7 +38,7 @@ _O_RDONLY_CLOEXEC, _O_APPEND_CLOEXEC = 0o2000000, 0o2000000 | 0o2000 | 0o1
 _AT_FDCWD = -100
 
 # the marks in the tables of texts
-_END, _ITEM, _PREFIX, _NEXT, _SWAP = b"\0", b"\1", b"\2", b"\3", b"\4"
+_END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
 
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV = 0, 0x200, 0x1800, 0x1808
@@ -374,6 +374,8 @@ def _check_arguments(asm: Assembler) -> None:
         if number == 1:
             asm.constant(d, _PREFIX[0])
             asm.branch("eq", c, d, "refuse_argument")
+            asm.constant(d, _ACCEPT[0])
+            asm.branch("eq", c, d, "next_argument1")
         asm.load(d, a, bits=8)
         asm.branch_zero(d, f"argument_equal{number}")
         asm.jump(f"argument_skip_value{number}")
@@ -594,5 +596,5 @@ def _environment_rule(rule: EnvironmentRule) -> bytes:
 
 
 def _argument_rule(rule: ArgumentRule) -> bytes:
-    mark = {"refuse": _PREFIX, "next": _NEXT, "swap": _SWAP}[rule.kind]
+    mark = {"refuse": _PREFIX, "next": _NEXT, "swap": _SWAP, "accept": _ACCEPT}[rule.kind]
     return mark + rule.text.encode() + b"\0" + rule.value.encode() + b"\0"

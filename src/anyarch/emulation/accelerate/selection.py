@@ -1,7 +1,7 @@
 """Which programs may have a native twin, and what stands in its way at the moment it is asked for.
 
 A list of what is allowed, because all else is not known to do the same. Left out on purpose: what reveals the
-architecture or loads its libraries (bash, uname, dpkg, perl, python, ldd, getconf …), what computes with
+architecture or loads its libraries (bash, uname, perl, python, ldd, getconf …), what computes with
 `long double`, whose precision is another on each architecture (seq, printf, numfmt, sort -g), what writes
 numbers in the machine's byte order (od, msgfmt), what lives by LD_PRELOAD (stdbuf), what reads records of
 login sessions, and what changes its user.
@@ -63,7 +63,9 @@ _PROGRAMS = {
     "dash": "dash sh",
     "debianutils": "run-parts tempfile ischroot",
     "diffutils": "cmp diff diff3 sdiff",
-    "dpkg": "dpkg-deb dpkg-split update-alternatives",
+    "dpkg": (
+        "dpkg dpkg-deb dpkg-divert dpkg-query dpkg-split dpkg-statoverride dpkg-trigger update-alternatives"
+    ),
     "findutils": "find xargs",
     "gpgv": "gpgv",
     "grep": "grep egrep fgrep",
@@ -89,14 +91,13 @@ _NOT_BIG = frozenset({"mawk"})
 _SIMD_ONLY = frozenset({"zstd"})
 _SIMD = frozenset({"amd64", "arm64"})
 
-_ARGUMENTS: dict[str, tuple[ArgumentRule, ...]] = {
-    # its output depends on the memory that a process can have
-    "dpkg-deb": (ArgumentRule("refuse", "-b"), ArgumentRule("refuse", "--build")),
-}
+# on 32 bits its output depends on the memory that a process can have
+_BUILDS = tuple(ArgumentRule("refuse", text) for text in ("-b", "--build"))
 
 
 TOLD_BY_MACHINE = tuple(
-    ArgumentRule("refuse", path) for path in ("/proc/cpuinfo", "/proc/self/", "/proc/net/route")
+    ArgumentRule("refuse", path)
+    for path in ("/proc/cpuinfo", "/proc/self/", "/proc/thread-self/", "/proc/net/route")
 )
 """Files that QEMU shows an emulated program in another form."""
 
@@ -118,9 +119,7 @@ def allowed_programs(package: str, target: str) -> frozenset[str]:
 
 def arguments_of(program: str, target: str) -> tuple[ArgumentRule, ...]:
     """What a tool's arguments may not be."""
-    if program == "dpkg-deb" and TARGETS[target].bits == 64:
-        return ()
-    return _ARGUMENTS.get(program, ())
+    return _BUILDS if program == "dpkg-deb" and TARGETS[target].bits == 32 else ()
 
 
 def conditions(target: str, further: tuple[EnvironmentRule, ...] = ()) -> tuple[Condition, ...]:

@@ -23,8 +23,6 @@ from anyarch.emulation.accelerate.selection import (
         *[("coreutils", name) for name in ("hostid", "who", "users", "uptime", "pinky", "shuf")],
         *[
             ("bash", "bash"),
-            ("dpkg", "dpkg"),
-            ("dpkg", "dpkg-query"),
             ("perl-base", "perl"),
             ("apt", "apt-get"),
         ],
@@ -42,8 +40,8 @@ def test_what_depends_on_word_size_or_byte_order_is_left_out_where_that_differs(
     assert "date" not in allowed_programs("coreutils", "arm")
     assert "zstd" in allowed_programs("zstd", "arm64")
     assert "zstd" not in allowed_programs("zstd", "riscv64")
-    assert [rule.text for rule in arguments_of("dpkg-deb", "arm")] == ["-b", "--build"]
-    assert arguments_of("dpkg-deb", "arm64") == ()
+    assert {rule.text for rule in arguments_of("dpkg-deb", "arm")} >= {"-b", "--build"}
+    assert not {rule.text for rule in arguments_of("dpkg-deb", "arm64")} & {"-b", "--build"}
 
 
 def test_compiled_locales_are_for_the_byte_order_of_this_machine() -> None:
