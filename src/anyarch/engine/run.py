@@ -118,11 +118,13 @@ def _reference(worker: Worker, request: RunRequest) -> Reference:
     name = request.image
     if name.startswith(_LAYOUT) or (("/" in name or name.startswith(".")) and is_layout(name)):
         descriptor = import_layout(worker.store.content, name.removeprefix(_LAYOUT))
+        worker.trust_store()
         return _NO_NAME.with_digest(Digest.parse(descriptor.digest))
     reference = Reference.parse(name)
     if request.pull != "always":
         stored = stored_image(worker.store, reference)
         if stored is not None and worker.store.content.has(Digest(stored["digest"])):
+            worker.trust_store()
             return reference.with_digest(Digest.parse(stored["digest"]))
     if request.pull == "never":
         raise ManifestNotFound(

@@ -275,6 +275,10 @@ class Worker:
                 )
             return self._registry
 
+    def trust_store(self) -> None:
+        """Take what the store has as what it is called: it is whose store it is that names its images."""
+        self.images = ImageResolver(self.store.content, lambda: self.registry)
+
     def lock_images(self, registry: Registry, http: HttpClient | None) -> None:
         """Take images from `registry` only; with `http` (one that asks nobody) nothing else is fetched
         either. Whoever locks them has said which digests belong to which names."""
