@@ -145,6 +145,10 @@ gcc -mtune=native -c $S/c.c -o c.o
 gcc -flto -O2 -frandom-seed=1 -c $S/c.c; gcc -flto -O2 c.o -o p && ./p
 gcc -fplugin=./no.so -c $S/c.c -o n.o; gcc-ar --version | head -1; rm c.o
 """,
+    "lto-archives": """
+gcc -flto -O2 -frandom-seed=1 -c $S/c.c; ar rc l.a c.o; nm -s l.a; nm c.o; gcc -c $S/cc.cc; ar q l.a cc.o
+ranlib l.a; nm -s l.a; rm c.o l.a
+""",
     "response-files": """
 echo -O1 -DX > r; gcc @r -c $S/c.c; echo rcD l.a c.o > a; ar @a; echo -r c.o -o r.o > l; ld @l
 gcc -c @none $S/c.c -o n.o

@@ -61,7 +61,9 @@ _OPTIONAL = (
     "libsframe2",
     "libsframe3",
 )
-_BINUTILS = ("as", "ld.bfd", "ar", "ranlib", "strip", "objcopy", "nm", "size", "readelf", "objdump")
+# not ar, nm and ranlib: they load GCC's plug-in from /usr/lib/bfd-plugins, which is of the root's
+# architecture, and without it leave the symbols of LTO objects out of an archive's index
+_BINUTILS = ("as", "ld.bfd", "strip", "objcopy", "size", "readelf", "objdump")
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
 # fixes that a distribution has put into one revision and that change code: what asks for it is emulated
 _KNOWN_FIXES = {
