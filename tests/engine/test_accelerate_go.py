@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.engine.request import Output
+from anyarch.testing.apk_roots import apk_context
 from anyarch.testing.builder import Builder
 from anyarch.testing.debian_archive import DebianArchive
 from anyarch.testing.debian_images import cached, golang_context
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from anyarch.testing.builder import BuiltImage
 
 # a root with Go is 700 MB, and emulating its compiler takes its time
-pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TOOLS = "/usr/lib/go-1.19/pkg/tool/linux_arm64"
 MAIN = """package main
@@ -176,10 +177,32 @@ def test_a_replaced_compiler_is_emulated(shared: Builder) -> None:
     assert "is not the package's any more" in line
 
 
-def test_go_of_the_base_image_is_taken_from_its_native_sibling(tmp_path: Path, cache_directory: Path) -> None:
+def test_a_build_cache_serves_both(shared: Builder) -> None:
+    """What one has compiled the other finds, and so do other settings of the architecture each their own."""
+    script = "go build -v -o program . 2> compiled && GOARM64=v8.0 go vet . && sha256sum program > sum"
+    dockerfile = DOCKERFILE.replace("RUN ", "RUN --mount=type=cache,target=/root/.cache ")
+    first, second, third = (
+        shared(dockerfile.format(script=f"{script}; : {number}"), platform=ARM, files=SOURCES, **mode)
+        for number, mode in enumerate(({}, {"accelerate": "off"}, {}))
+    )
+
+    assert "example.org/halves" in first.read_text("/src/compiled")
+    assert second.read_text("/src/compiled") == third.read_text("/src/compiled") == ""
+    assert first.read_text("/src/sum") == second.read_text("/src/sum") == third.read_text("/src/sum")
+
+
+@pytest.mark.parametrize("distribution", ["debian", "alpine"])
+def test_go_of_the_base_image_is_taken_from_its_native_sibling(
+    tmp_path: Path, cache_directory: Path, distribution: str
+) -> None:
     """Oracle: the native Go, which cross-compiles. A Go that is not as the base image has it is emulated."""
     context = tmp_path / "context"
-    release_context(cache_directory, context, ("arm64", "amd64"), suite="bookworm")
+    if distribution == "debian":
+        release_context(cache_directory, context, ("arm64", "amd64"), suite="bookworm")
+    else:
+        context.mkdir()
+        for path in apk_context(cache_directory, ("amd64", "arm64", "s390x")).glob("*.tar"):
+            os.link(path, context / path.name)
     for path in golang_context(cache_directory, ("amd64", "arm64")).glob("*.tar"):
         os.link(path, context / path.name)
     layout = tmp_path / "layout"
@@ -189,7 +212,7 @@ def test_go_of_the_base_image_is_taken_from_its_native_sibling(tmp_path: Path, c
     build = Builder(
         tmp_path / "build", build_contexts={"debian": f"oci-layout://{layout}"}, accelerate="cross"
     )
-    script = "env CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -o program ."
+    script = "CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build -trimpath -o program ."
     fast, told = run(build, f"{script} && ./program")
     native = build(DOCKERFILE.format(script=script), platform="linux/amd64", files=SOURCES)
     image = build(

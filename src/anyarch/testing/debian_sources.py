@@ -54,6 +54,11 @@ SOURCES = {
         "3bc61251da3b0b97be40a8a127818c517c62516e4eda11fc901d29496663df54",
         "make -j2 CXX=g++ obj/libre2.a obj/so/libre2.so",
     ),
+    "gxz": Source(
+        "g/golang-github-ulikunitz-xz/golang-github-ulikunitz-xz_0.5.6.orig.tar.gz",
+        "e498361f9a2c243defb155e510bd2d1d8573bef938425b38213e2f2a8951959a",
+        "HOME=/root CGO_ENABLED=0 go build -trimpath -o . ./cmd/gxz",
+    ),
     "markupsafe": Source(
         "m/markupsafe/markupsafe_2.1.2.orig.tar.gz",
         "abcabc8c2b26036d62d4c746381a6f7cf60aafcc653198ad678306986b09450d",
