@@ -445,15 +445,15 @@ def test_local_source_that_nobody_offers_is_an_error(solve: GraphBuilder) -> Non
 
 
 def test_local_source_is_asked_of_a_client_that_transfers_it(solve: GraphBuilder, tmp_path: Path) -> None:
-    from anyarch.source.local import LocalFiles
+    from anyarch.source.local import LocalFiles, Transferred
 
     (tmp_path / "f").write_text("from the client")
     asked: list[LocalFiles] = []
 
     class Client:
-        async def directory(self, wanted: LocalFiles, vertex: str) -> str:
+        async def directory(self, wanted: LocalFiles, vertex: str) -> Transferred:
             asked.append(wanted)
-            return str(tmp_path)
+            return Transferred(str(tmp_path), {})
 
     wanted = local("src", session_id="s1", include=("f",), follow_paths=("f",), shared_key_hint="k")
     assert solve(wanted, files=Client()).read("/f") == b"from the client"

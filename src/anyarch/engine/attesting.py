@@ -51,14 +51,15 @@ async def attested(
     is_single = len(graphs) == 1 and not frontend.multi_platform
     provenance = Provenance(build.worker, build.solver, call, producers, run, graphs, is_single=is_single)
     options = attests.provenance
-    if options is not None and attests_by_default(request):
-        # Nobody asked for it, so what was asked for stays the same: pushing again gives the same digest.
+    is_asked_for = not attests_by_default(request)
+    if options is not None and not is_asked_for:
+        # What was asked for stays the same: pushing again, or under another name, gives the same digest.
         options = msgspec.structs.replace(options, has_run=False)
     found = []
     for result, graph in zip(results, graphs, strict=True):
         more = list(await read_attestations(scanned.get(graph.name, ()), ref))
         told = provenance.attestation(graph.name, options) if options is not None else None
         if told is not None:
-            more.append(told)
+            more.append(msgspec.structs.replace(told, tells_names=is_asked_for))
         found.append(msgspec.structs.replace(result, attestations=tuple(more)))
     return found, provenance

@@ -67,6 +67,8 @@ class Attestation(msgspec.Struct, frozen=True):
     """Gives the predicate where it is not known before the layers are."""
     is_core: bool = False
     """Whether it is the SBOM of the image itself, not of what was scanned beside it."""
+    tells_names: bool = True
+    """Whether its subject is the image under each of its names, or just the image."""
 
     def content(self) -> bytes:
         return self.make() if self.make is not None else self.predicate
@@ -140,10 +142,11 @@ def attach(
     as_artifact: bool,
 ) -> AssembledAttestations:
     """Make and store the manifest of attestations. Raises `BuildError`."""
-    own = image_subjects(names, platform.platform, platform.manifest.digest)
+    named = image_subjects(names, platform.platform, platform.manifest.digest)
+    unnamed = [Subject("_", (platform.manifest.digest,))]
     blobs, layers = [], []
     for item in attestations:
-        blob = Blob.of(_PAYLOAD, statement(item, own))
+        blob = Blob.of(_PAYLOAD, statement(item, named if item.tells_names else unnamed))
         blobs.append(blob)
         layers.append(blob.descriptor(annotations={_PREDICATE: item.predicate_type}))
     manifest_type = media.OCI_MANIFEST if oci_media_types else media.DOCKER_MANIFEST

@@ -101,7 +101,8 @@ def _assert_whole(root: Path, layers: LayerStore, finished: list[tuple[str, str]
             case "result":
                 saved = store.cache.load(value, 0)
                 assert saved is not None
-                assert len(saved.layers or ()) == 2
+                assert saved.snapshot is not None
+                assert len(saved.snapshot.layers) == 2
 
 
 def test_a_store_survives_being_killed_at_random_moments(tmp_path: Path) -> None:

@@ -35,16 +35,23 @@ _POLLRDHUP = 0x2000
 
 class Running:
     """A child that has not ended: its control socket and a descriptor that becomes readable when it ends.
-    `key` is what the parent calls it by, 0 for nothing."""
+    `key` is what the parent calls it by, 0 for nothing; with one `pid_ns` is its pid namespace."""
 
     def __init__(
-        self, pid: int, control: _socket.socket, pidfd: int, cgroup: Cgroup | None, key: int = 0
+        self,
+        pid: int,
+        control: _socket.socket,
+        pidfd: int,
+        cgroup: Cgroup | None,
+        key: int = 0,
+        pid_ns: int = -1,
     ) -> None:
         self.pid = pid
         self.key = key
         self.cgroup = cgroup
         self.control = control
         self.pidfd = pidfd
+        self.pid_ns = pid_ns
 
 
 class Supervisor:
@@ -110,6 +117,7 @@ class Supervisor:
         kind, registrations, wanted, key, joined = marshal.loads(message)
         cgroup: Cgroup | None = None
         emulator = Ticket()
+        pid_ns = -1
         try:
             if kind == "step":
                 if registrations:
@@ -119,9 +127,12 @@ class Supervisor:
                 streams = (stdio[0], stdio[1], stdio[2])
                 network = stdio[3] if len(stdio) > 3 else self.network
                 if joined:
-                    pid = self._fork_joined(control, streams, emulator, joined)
+                    pid, pid_ns = self._fork_joined(control, streams, emulator, joined)
                 else:
-                    pid = self._fork_step(control, streams, emulator, cgroup, network)
+                    pid, pid_ns = self._fork_step(control, streams, emulator, cgroup, network)
+                if not key:
+                    os.close(pid_ns)
+                    pid_ns = -1
             elif kind == "network":
                 if self.network < 0:
                     from .network import make_network  # few steps have one
@@ -142,7 +153,7 @@ class Supervisor:
             send_frame(control, ("refused", "fork", b"", error.errno or 0, b""))
             control.close()
         else:
-            running = Running(pid, control, os.pidfd_open(pid), cgroup, key)
+            running = Running(pid, control, os.pidfd_open(pid), cgroup, key, pid_ns)
             self.running[pid] = running
             if key:
                 self.by_key[key] = running
@@ -172,7 +183,9 @@ class Supervisor:
         emulator: Ticket,
         cgroup: Cgroup | None,
         network: int,
-    ) -> int:
+    ) -> tuple[int, int]:
+        """Its pid, and a descriptor of its pid namespace: by its pidfd that can only be entered once it has
+        executed its program."""
         # The next child is the first process of a new pid namespace; children after it are not.
         kernel.unshare(kernel.CLONE_NEWPID)
         try:
@@ -187,18 +200,19 @@ class Supervisor:
                     programs=self.programs,
                     network=network,
                 )
+            pid_ns = os.open("/proc/self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
-        return pid
+        return pid, pid_ns
 
     def _fork_joined(
         self, control: _socket.socket, stdio: tuple[int, int, int], emulator: Ticket, key: int
-    ) -> int:
+    ) -> tuple[int, int]:
         """A further process in the namespaces of a step; it ends with the step's first one."""
         step = self.by_key.get(key)
         if step is None:
             raise Refused("join", b"the step has ended", 3)  # ESRCH
-        kernel.setns(step.pidfd, kernel.CLONE_NEWPID)
+        kernel.setns(step.pid_ns, kernel.CLONE_NEWPID)
         try:
             pid = os.fork()
             if pid == 0:
@@ -212,7 +226,7 @@ class Supervisor:
                 )
         finally:
             kernel.setns(self.own_pid_ns, kernel.CLONE_NEWPID)
-        return pid
+        return pid, os.dup(step.pid_ns)
 
     def _fork_command(self, control: _socket.socket, stdio: tuple[int, int, int]) -> int:
         pid = os.fork()
@@ -247,6 +261,8 @@ class Supervisor:
             except KeyError:
                 continue  # the control socket of a cancelled step
         os.close(running.pidfd)
+        if running.pid_ns >= 0:
+            os.close(running.pid_ns)
         out_of_memory = False
         if running.cgroup is not None:
             out_of_memory = running.cgroup.was_out_of_memory()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+from time import sleep
 
 from . import syscalls as kernel
 from .limits import limit_processes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _LAST_CAPABILITY = 63
 _HEAD_SIZE = 4096
+_JOIN_ATTEMPTS, _JOIN_PERIOD_S = 1000, 0.002
 _SIGPIPE, _SIGXFSZ = 13, 25
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -88,7 +90,7 @@ def run_joined(
             with gate("join"):
                 own_network = kernel.CLONE_NEWNET if plan["own_network"] else 0
                 # The root is that of the mount namespace then.
-                kernel.setns(pidfd, plan["namespaces"] | own_network)
+                _join(pidfd, plan["namespaces"] | own_network)
                 os.chdir(b"/")
             if plan["tty"]:
                 root = os.open(b"/", os.O_PATH | os.O_CLOEXEC)
@@ -100,6 +102,19 @@ def run_joined(
     except BaseException as error:
         _report(control, Refused("internal", repr(error).encode("utf-8", "replace"), 0))
     os._exit(127)
+
+
+def _join(pidfd: int, namespaces: int) -> None:
+    """A process that is just about to execute its program may not be looked into yet (see `_become_program`),
+    and without the machine's privileges that counts for its namespaces too."""
+    for _ in range(_JOIN_ATTEMPTS):
+        try:
+            kernel.setns(pidfd, namespaces)
+        except PermissionError:
+            sleep(_JOIN_PERIOD_S)
+        else:
+            return
+    kernel.setns(pidfd, namespaces)
 
 
 def run_command(control: socket, stdio: tuple[int, int, int]) -> None:
