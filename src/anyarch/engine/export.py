@@ -200,7 +200,7 @@ class Exporter:
         if output.type == "docker" and several and output.dest is not None:
             raise OutputError(
                 "docker exporter does not currently support exporting manifest lists",
-                hint="choose one --platform, or use type=oci or --push for several",
+                hint="choose one --platform, and no --provenance or --sbom; or use type=oci or --push",
             )
         key = (options, any(result.attestations for result in results))
         image = self._assembled.get(key)
