@@ -254,6 +254,8 @@ def platforms_of(registry: str, repository: str) -> dict[str, tuple[str, int]]:
     """Digest and compressed size of each platform's image."""
     result = {}
     for entry in manifest(registry, repository, "latest")[1]["manifests"]:  # type: ignore[attr-defined]
+        if "vnd.docker.reference.type" in entry.get("annotations", {}):
+            continue  # an attestation of one of the images
         platform = entry["platform"]
         name = "/".join(filter(None, (platform["os"], platform["architecture"], platform.get("variant"))))
         layers = manifest(registry, repository, entry["digest"])[1]["layers"]

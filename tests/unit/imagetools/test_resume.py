@@ -14,7 +14,7 @@ import pytest
 from anyarch.spec.digest import Digest
 from anyarch.testing.registry import FakeRegistry
 
-LAYER = random.Random(6).randbytes(12 << 20)
+LAYER = random.Random(6).randbytes(24 << 20)  # more than the buffers of a connection hold, and half
 HALF = 6 << 20
 
 
@@ -150,8 +150,12 @@ def received(fake):
 
 
 def begin_and_kill(fake, copy, layout):
-    fake.fault("PUT", UPLOADS, bytes_per_s=4 << 20)  # so that a busy machine kills it in time
+    fake.fault("PUT", UPLOADS, bytes_per_s=20 << 20)
     kill_when(copy(layout, f"{fake.address}/new/app:1"), lambda: received(fake) >= HALF)
+    before = -1
+    while before != received(fake):  # what it had sent before arrives
+        before = received(fake)
+        time.sleep(0.3)
 
 
 def test_an_upload_that_was_killed_goes_on_in_the_next_process(fake, copy, layout, tmp_path):
