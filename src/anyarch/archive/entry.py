@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from enum import IntEnum
 
 import msgspec
 
-__all__ = ["Entry", "Kind"]
+__all__ = ["TYPE_BITS", "Entry", "Kind"]
 
 
 class Kind(IntEnum):
@@ -20,6 +21,18 @@ class Kind(IntEnum):
     BLOCK_DEVICE = 5
     FIFO = 6
     WHITEOUT = 7
+
+
+TYPE_BITS = {
+    Kind.FILE: stat.S_IFREG,
+    Kind.HARDLINK: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.CHAR_DEVICE: stat.S_IFCHR,
+    Kind.BLOCK_DEVICE: stat.S_IFBLK,
+    Kind.FIFO: stat.S_IFIFO,
+}
+"""What a file of each kind has in `stat.st_mode` beside its permissions; a whiteout is no file."""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 import msgspec
 
+from anyarch.llb.gojson import action_json, filled, grant_json, owner_json
 from anyarch.llb.ops import (
-    ActionCopy,
-    ActionMkdir,
-    ActionMkfile,
     ActionRm,
-    ActionSymlink,
     BuildOp,
     DiffOp,
     ExecOp,
@@ -23,14 +20,13 @@ from anyarch.llb.ops import (
     MergeOp,
     PassthroughOp,
     SourceOp,
-    UserByName,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anyarch.llb.definition import Definition
-    from anyarch.llb.ops import Chown, FileAction, Mount, Op
+    from anyarch.llb.ops import FileAction, Mount, Op
     from anyarch.spec.platform import Platform
 
 __all__ = ["Steps", "steps_of"]
@@ -121,11 +117,6 @@ def _steps(definition: Definition) -> tuple[list[dict[str, Any]], dict[str, int]
     return found, numbers
 
 
-def _filled(**values: Any) -> dict[str, Any]:
-    """Without what is empty, as Go leaves it out."""
-    return {key: value for key, value in values.items() if value not in (0, "", None, [], {}, b"", ())}
-
-
 def _op(op: Op) -> dict[str, Any]:
     kind = op.kind
     match kind:
@@ -133,33 +124,33 @@ def _op(op: Op) -> dict[str, Any]:
             own: dict[str, Any] = {}
         case SourceOp():
             attrs = {key: value for key, value in sorted(kind.attrs.items()) if key not in _NOT_TOLD}
-            own = {"source": _filled(identifier=kind.identifier, attrs=attrs)}
+            own = {"source": filled(identifier=kind.identifier, attrs=attrs)}
         case ExecOp():
             own = {"exec": _exec(kind)}
         case FileOp():
             own = {"file": {"actions": [_file_action(item) for item in kind.actions]}}
         case BuildOp():
-            inputs = {name: _filled(input=index) for name, index in sorted(kind.inputs.items())}
+            inputs = {name: filled(input=index) for name, index in sorted(kind.inputs.items())}
             attrs = dict(sorted(kind.attrs.items()))
-            own = {"build": _filled(builder=kind.builder, inputs=inputs, attrs=attrs)}
+            own = {"build": filled(builder=kind.builder, inputs=inputs, attrs=attrs)}
         case MergeOp():
-            own = {"merge": {"inputs": [_filled(input=index) for index in kind.inputs]}}
+            own = {"merge": {"inputs": [filled(input=index) for index in kind.inputs]}}
         case DiffOp():
-            own = {"diff": {"lower": _filled(input=kind.lower), "upper": _filled(input=kind.upper)}}
+            own = {"diff": {"lower": filled(input=kind.lower), "upper": filled(input=kind.upper)}}
         case PassthroughOp():
-            own = {"passthrough": _filled(id=kind.id, outputs=list(kind.outputs))}
+            own = {"passthrough": filled(id=kind.id, outputs=list(kind.outputs))}
         case _:
             assert_never(kind)
     found: dict[str, Any] = {"Op": own}
     if op.platform is not None:
         found["platform"] = _platform(op.platform)
     if op.constraints is not None:
-        found["constraints"] = _filled(filter=list(op.constraints))
+        found["constraints"] = filled(filter=list(op.constraints))
     return found
 
 
 def _platform(platform: Platform) -> dict[str, Any]:
-    return _filled(
+    return filled(
         Architecture=platform.architecture,
         OS=platform.os,
         Variant=platform.variant,
@@ -171,16 +162,16 @@ def _platform(platform: Platform) -> dict[str, Any]:
 def _exec(op: ExecOp) -> dict[str, Any]:
     meta = op.meta
     proxy = meta.proxy_env
-    return _filled(
-        meta=_filled(
+    return filled(
+        meta=filled(
             args=list(meta.args),
             env=list(meta.env),
             cwd=meta.cwd,
             user=meta.user,
-            proxy_env=_filled(**msgspec.structs.asdict(proxy)) if proxy is not None else None,
-            extraHosts=[_filled(Host=item.host, IP=item.ip) for item in meta.extra_hosts],
+            proxy_env=filled(**msgspec.structs.asdict(proxy)) if proxy is not None else None,
+            extraHosts=[filled(Host=item.host, IP=item.ip) for item in meta.extra_hosts],
             hostname=meta.hostname,
-            ulimit=[_filled(Name=item.name, Soft=item.soft, Hard=item.hard) for item in meta.ulimits],
+            ulimit=[filled(Name=item.name, Soft=item.soft, Hard=item.hard) for item in meta.ulimits],
             cgroupParent=meta.cgroup_parent,
             removeMountStubsRecursive=meta.remove_mount_stubs_recursive,
             validExitCodes=list(meta.valid_exit_codes),
@@ -188,8 +179,8 @@ def _exec(op: ExecOp) -> dict[str, Any]:
         mounts=[_mount(item) for item in op.mounts],
         network=int(op.network),
         security=int(op.security),
-        secretenv=[_filled(ID=item.id, name=item.name, optional=item.optional) for item in op.secret_env],
-        cdiDevices=[_filled(name=item.name, optional=item.optional) for item in op.cdi_devices],
+        secretenv=[filled(ID=item.id, name=item.name, optional=item.optional) for item in op.secret_env],
+        cdiDevices=[filled(name=item.name, optional=item.optional) for item in op.cdi_devices],
     )
 
 
@@ -197,10 +188,8 @@ def _mount(mount: Mount) -> dict[str, Any]:
     grants = {}
     for name, lent in (("secretOpt", mount.secret_opt), ("SSHOpt", mount.ssh_opt)):
         if lent is not None:
-            grants[name] = _filled(
-                ID=lent.id, uid=lent.uid, gid=lent.gid, mode=lent.mode, optional=lent.optional
-            )
-    found = _filled(
+            grants[name] = grant_json(lent)
+    found = filled(
         input=mount.input,
         selector=mount.selector,
         dest=mount.dest,
@@ -210,94 +199,19 @@ def _mount(mount: Mount) -> dict[str, Any]:
         contentCache=int(mount.content_cache),
     )
     if mount.tmpfs_opt is not None:
-        found["TmpfsOpt"] = _filled(size=mount.tmpfs_opt.size)
+        found["TmpfsOpt"] = filled(size=mount.tmpfs_opt.size)
     if mount.cache_opt is not None:
-        found["cacheOpt"] = _filled(ID=mount.cache_opt.id, sharing=int(mount.cache_opt.sharing))
+        found["cacheOpt"] = filled(ID=mount.cache_opt.id, sharing=int(mount.cache_opt.sharing))
     return found | grants
 
 
 def _file_action(item: FileAction) -> dict[str, Any]:
     action = item.action
-    match action:
-        case ActionCopy():
-            own = {
-                "copy": _filled(
-                    src=action.src,
-                    dest=action.dest,
-                    owner=_owner(action.owner),
-                    mode=action.mode,
-                    followSymlink=action.follow_symlink,
-                    dirCopyContents=action.dir_copy_contents,
-                    attemptUnpackDockerCompatibility=action.attempt_unpack_docker_compat,
-                    createDestPath=action.create_dest_path,
-                    allowWildcard=action.allow_wildcard,
-                    allowEmptyWildcard=action.allow_empty_wildcard,
-                    timestamp=action.timestamp,
-                    include_patterns=list(action.include_patterns),
-                    exclude_patterns=list(action.exclude_patterns),
-                    alwaysReplaceExistingDestPaths=action.always_replace_existing_dest_paths,
-                    modeStr=action.mode_str,
-                    required_paths=list(action.required_paths),
-                )
-            }
-        case ActionMkfile():
-            own = {
-                "mkfile": _filled(
-                    path=action.path,
-                    mode=action.mode,
-                    data=b64encode(action.data).decode(),
-                    owner=_owner(action.owner),
-                    timestamp=action.timestamp,
-                )
-            }
-        case ActionMkdir():
-            own = {
-                "mkdir": _filled(
-                    path=action.path,
-                    mode=action.mode,
-                    makeParents=action.make_parents,
-                    owner=_owner(action.owner),
-                    timestamp=action.timestamp,
-                )
-            }
-        case ActionRm():
-            own = {
-                "rm": _filled(
-                    path=action.path,
-                    allowNotFound=action.allow_not_found,
-                    allowWildcard=action.allow_wildcard,
-                )
-            }
-        case ActionSymlink():
-            own = {
-                "symlink": _filled(
-                    oldpath=action.oldpath,
-                    newpath=action.newpath,
-                    owner=_owner(action.owner),
-                    timestamp=action.timestamp,
-                )
-            }
-        case _:
-            assert_never(action)
+    owner = None if isinstance(action, ActionRm) or action.owner is None else owner_json(action.owner)
+    name, own = action_json(action, owner or None)
     return {
         "input": item.input,
         "secondaryInput": item.secondary_input,
         "output": item.output,
-        "Action": own,
+        "Action": {name: own},
     }
-
-
-def _owner(owner: Chown | None) -> dict[str, Any] | None:
-    if owner is None:
-        return None
-    return {
-        name: {"User": _account(account)}
-        for name, account in (("user", owner.user), ("group", owner.group))
-        if account is not None
-    }
-
-
-def _account(account: int | UserByName) -> dict[str, Any]:
-    if isinstance(account, UserByName):
-        return {"byName": _filled(name=account.name, input=account.input)}
-    return _filled(byId=account)

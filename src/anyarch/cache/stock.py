@@ -17,15 +17,14 @@ import hashlib
 import json
 import os
 import posixpath
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from anyarch.cache.config import ForeignRecord, chains_of
+from anyarch.llb.gojson import action_json, filled, grant_json, owner_json
 from anyarch.llb.ops import (
     ActionCopy,
-    ActionMkdir,
-    ActionMkfile,
     ActionRm,
     ActionSymlink,
     ExecOp,
@@ -210,15 +209,15 @@ def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str])
         mounts = []  # as early versions had it, and the later ones kept
     document = {
         "Type": "buildkit.exec.v0",
-        "Exec": _object(
-            meta=_object(
+        "Exec": filled(
+            meta=filled(
                 args=list(meta.args),
                 env=list(meta.env),
                 cwd=meta.cwd,
                 user=meta.user,
                 extraHosts=[{"Host": host.host} for host in meta.extra_hosts],
                 hostname=meta.hostname,
-                ulimit=[_object(Name=u.name, Soft=u.soft, Hard=u.hard) for u in meta.ulimits],
+                ulimit=[filled(Name=u.name, Soft=u.soft, Hard=u.hard) for u in meta.ulimits],
                 cgroupParent=meta.cgroup_parent,
                 removeMountStubsRecursive=meta.remove_mount_stubs_recursive,
                 validExitCodes=list(meta.valid_exit_codes),
@@ -227,13 +226,13 @@ def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str])
             network=int(kind.network),
             security=int(kind.security),
             secretenv=[
-                _object(ID=item.id, name=item.name, optional=item.optional) for item in kind.secret_env
+                filled(ID=item.id, name=item.name, optional=item.optional) for item in kind.secret_env
             ],
-            cdiDevices=[_object(name=item.name, optional=item.optional) for item in kind.cdi_devices],
+            cdiDevices=[filled(name=item.name, optional=item.optional) for item in kind.cdi_devices],
         ),
         "OS": platform.os,
         "Arch": platform.architecture,
-        **_object(
+        **filled(
             Variant=platform.variant,
             OSVersion=platform.os_version,
             OSFeatures=list(platform.os_features),
@@ -250,22 +249,16 @@ def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str])
 
 def _mount(mount: Mount) -> dict[str, Any]:
     secret, ssh, cache = mount.secret_opt, mount.ssh_opt, mount.cache_opt
-    return _object(
+    return filled(
         input=mount.input,
         dest=mount.dest,
         output=mount.output,
         readonly=mount.readonly,
         mountType=int(mount.mount_type),
-        TmpfsOpt=None if mount.tmpfs_opt is None else _object(size=mount.tmpfs_opt.size),
+        TmpfsOpt=None if mount.tmpfs_opt is None else filled(size=mount.tmpfs_opt.size),
         cacheOpt=None if cache is None else _cache(mount, cache),
-        secretOpt=None
-        if secret is None
-        else _object(
-            ID=secret.id, uid=secret.uid, gid=secret.gid, mode=secret.mode, optional=secret.optional
-        ),
-        SSHOpt=None
-        if ssh is None
-        else _object(ID=ssh.id, uid=ssh.uid, gid=ssh.gid, mode=ssh.mode, optional=ssh.optional),
+        secretOpt=None if secret is None else grant_json(secret),
+        SSHOpt=None if ssh is None else grant_json(ssh),
         resultID=mount.result_id,
         contentCache=int(mount.content_cache),
         keep=("TmpfsOpt", "cacheOpt", "secretOpt", "SSHOpt"),
@@ -277,7 +270,7 @@ def _cache(mount: Mount, cache: CacheOpt) -> dict[str, Any]:
     is_default = int(cache.sharing) == 0 and mount.dest in (cache.id, cache.id.partition("/")[2])
     if not is_default or mount.mount_type is not MountType.CACHE:
         return {}
-    return _object(ID=cache.id)
+    return filled(ID=cache.id)
 
 
 def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
@@ -288,70 +281,17 @@ def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
         action = item.action
         owner: dict[str, Any] | None = None
         if not isinstance(action, ActionRm) and action.owner is not None:
-            owner = _owner(action.owner)
+            owner = owner_json(action.owner)
             if not isinstance(action, ActionSymlink):
                 for named, path in _accounts(action.owner):
                     selected.setdefault(named, []).append(path)
         bases.add(item.input)
-        match action:
-            case ActionMkdir():
-                made = _object(
-                    path=action.path,
-                    mode=action.mode,
-                    makeParents=action.make_parents,
-                    owner=owner,
-                    timestamp=action.timestamp,
-                    keep=("owner",),
-                )
-            case ActionMkfile():
-                made = _object(
-                    path=action.path,
-                    mode=action.mode,
-                    data=base64.b64encode(action.data).decode(),
-                    owner=owner,
-                    timestamp=action.timestamp,
-                    keep=("owner",),
-                )
-            case ActionRm():
-                made = _object(
-                    path=action.path,
-                    allowNotFound=action.allow_not_found,
-                    allowWildcard=action.allow_wildcard,
-                )
-            case ActionSymlink():
-                made = _object(
-                    oldpath=action.oldpath,
-                    newpath=action.newpath,
-                    owner=owner,
-                    timestamp=action.timestamp,
-                    keep=("owner",),
-                )
-            case ActionCopy():
-                source = action.src
-                if 0 <= item.secondary_input < len(op.inputs):
-                    selected.setdefault(item.secondary_input, []).append(source)
-                    source = posixpath.basename(source.rstrip("/")) or ("/" if source else ".")
-                made = _object(
-                    src=source,
-                    dest=action.dest,
-                    owner=owner,
-                    mode=action.mode,
-                    followSymlink=action.follow_symlink,
-                    dirCopyContents=action.dir_copy_contents,
-                    attemptUnpackDockerCompatibility=action.attempt_unpack_docker_compat,
-                    createDestPath=action.create_dest_path,
-                    allowWildcard=action.allow_wildcard,
-                    allowEmptyWildcard=action.allow_empty_wildcard,
-                    timestamp=action.timestamp,
-                    include_patterns=list(action.include_patterns),
-                    exclude_patterns=list(action.exclude_patterns),
-                    alwaysReplaceExistingDestPaths=action.always_replace_existing_dest_paths,
-                    modeStr=action.mode_str,
-                    required_paths=list(action.required_paths),
-                    keep=("owner",),
-                )
-            case _:
-                assert_never(action)
+        if isinstance(action, ActionCopy) and 0 <= item.secondary_input < len(op.inputs):
+            source = action.src
+            selected.setdefault(item.secondary_input, []).append(source)
+            source = posixpath.basename(source.rstrip("/")) or ("/" if source else ".")
+            action = msgspec.structs.replace(action, src=source)
+        _, made = action_json(action, owner)
         actions.append(base64.b64encode(_json(made)).decode())
         indexes.append([item.input, item.secondary_input, item.output])
     document: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": actions}
@@ -372,7 +312,7 @@ def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
 def _merge(op: Op, kind: MergeOp) -> StockKey:
     document = {
         "Type": "buildkit.merge.v0",
-        "Merge": _object(inputs=[_object(input=number) for number in kind.inputs]),
+        "Merge": filled(inputs=[filled(input=number) for number in kind.inputs]),
     }
     return StockKey(_sha(_json(document)), tuple((item.digest, item.index, "") for item in op.inputs))
 
@@ -380,18 +320,6 @@ def _merge(op: Op, kind: MergeOp) -> StockKey:
 def _paths(paths: Sequence[str]) -> str:
     """The selector of what is used of an input."""
     return _sha(b"\0".join(os.fsencode(path) for path in paths))
-
-
-def _owner(owner: Chown) -> dict[str, Any]:
-    return {
-        name: {
-            "User": {"byName": _object(name=part.name, input=part.input)}
-            if isinstance(part, UserByName)
-            else _object(byId=part)
-        }
-        for name, part in (("user", owner.user), ("group", owner.group))
-        if part is not None
-    }
 
 
 def _accounts(owner: Chown | None) -> list[tuple[int, str]]:
@@ -411,15 +339,6 @@ def _is_usual(indexes: list[list[int]]) -> bool:
         if second not in (1, -1) or output != (0 if number == count - 1 else -1):
             return False
     return count > 0
-
-
-def _object(keep: Sequence[str] = (), **fields: Any) -> dict[str, Any]:
-    """Fields without those that Go's `omitempty` leaves out; those of `keep` go only when they are None."""
-    return {
-        name: value
-        for name, value in fields.items()
-        if (value is not None if name in keep else value not in (0, "", None, [], {}))
-    }
 
 
 _GO_ESCAPES = (

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from anyarch.api.rpc.server import Handler, ServerCall
     from anyarch.daemon.job import Job
     from anyarch.engine.workbench import Workbench
+    from anyarch.frontend.gateway import FileStat
     from anyarch.snapshot.live import LiveFile, LiveTree
 
     T = TypeVar("T")
 
-__all__ = ["MAX_FILE", "container_file_methods", "read_range"]
+__all__ = ["MAX_FILE", "container_file_methods", "read_range", "stat_message"]
 
 MAX_FILE = 14 << 20
 """A file that is read has to fit into a message."""
@@ -63,7 +64,7 @@ def container_file_methods(
             call, request.Ref, request.MountIndex, lambda tree: tree.listdir(request.DirPath)
         )
         pattern = request.IncludePattern
-        entries = [_stat(file, name) for name, file in found if not pattern or match(pattern, name)]
+        entries = [stat_message(file, name) for name, file in found if not pattern or match(pattern, name)]
         return gateway_pb2.ReadDirResponse(entries=entries)
 
     async def stat_file(
@@ -71,7 +72,7 @@ def container_file_methods(
     ) -> gateway_pb2.StatFileResponse:
         file = await looked(call, request.Ref, request.MountIndex, lambda tree: tree.stat(request.Path))
         name = posixpath.basename(request.Path.rstrip("/")) or "/"
-        return gateway_pb2.StatFileResponse(stat=_stat(file, name))
+        return gateway_pb2.StatFileResponse(stat=stat_message(file, name))
 
     return {
         "ReadFileContainer": unary(gateway_pb2.ReadFileRequest, read_file),
@@ -91,7 +92,7 @@ def read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
     return offset, min(length or MAX_FILE + 1, MAX_FILE + 1)
 
 
-def _stat(file: LiveFile, name: str) -> fsutil_pb2.Stat:
+def stat_message(file: LiveFile | FileStat, name: str) -> fsutil_pb2.Stat:
     return fsutil_pb2.Stat(
         path=name,
         mode=go_mode(file.mode),

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from anyarch.api.proto import fsutil_pb2, gateway_pb2, llb_pb2
+from anyarch.api.proto import gateway_pb2, llb_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.attest.request import FrontendRequest
 from anyarch.daemon.caps import frontend_caps, llb_caps
-from anyarch.daemon.containerfiles import MAX_FILE, container_file_methods, read_range
+from anyarch.daemon.containerfiles import MAX_FILE, container_file_methods, read_range, stat_message
 from anyarch.daemon.failure import error_of_status
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import AttestationRef, SolveResult
@@ -24,7 +24,6 @@ from anyarch.errors import AnyarchError, BuildError, error_context
 from anyarch.exporter.attestation import Subject
 from anyarch.llb.definition import Definition
 from anyarch.llb.ops import SourceOp
-from anyarch.session.gomode import go_mode
 from anyarch.solver.events import WarningEvent
 from anyarch.spec.glob import match
 from anyarch.spec.platform import Platform, host_platform
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from anyarch.engine.calls import FrontendCall
     from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import Workbench
-    from anyarch.frontend.gateway import FileStat
     from anyarch.worker.result import Result
 
 __all__ = ["Bridge", "Gateway", "frontend_inputs", "platform_of"]
@@ -335,7 +333,9 @@ class Gateway:
     ) -> gateway_pb2.ReadDirResponse:
         found = await self._of_ref(call, request.Ref, lambda ref: ref.read_dir(request.DirPath))
         pattern = request.IncludePattern
-        entries = [_stat(item.stat, item.name) for item in found if not pattern or match(pattern, item.name)]
+        entries = [
+            stat_message(item.stat, item.name) for item in found if not pattern or match(pattern, item.name)
+        ]
         return gateway_pb2.ReadDirResponse(entries=entries)
 
     async def stat_file(
@@ -343,7 +343,7 @@ class Gateway:
     ) -> gateway_pb2.StatFileResponse:
         found = await self._of_ref(call, request.Ref, lambda ref: ref.stat_file(request.Path))
         name = posixpath.basename(request.Path.rstrip("/")) or "/"
-        return gateway_pb2.StatFileResponse(stat=_stat(found, name))
+        return gateway_pb2.StatFileResponse(stat=stat_message(found, name))
 
     # containers ------------------------------------------------------------------------------------
 
@@ -604,15 +604,3 @@ def platform_of(message: llb_pb2.Platform) -> Platform:
     variant = message.Variant if message.Architecture else host.variant
     made = Platform.make(message.OS or host.os, message.Architecture or host.architecture, variant)
     return msgspec.structs.replace(made, os_version=message.OSVersion, os_features=tuple(message.OSFeatures))
-
-
-def _stat(found: FileStat, name: str) -> fsutil_pb2.Stat:
-    return fsutil_pb2.Stat(
-        path=name,
-        mode=go_mode(found.mode),
-        uid=found.uid,
-        gid=found.gid,
-        size=found.size,
-        modTime=found.mtime_ns,
-        linkname=found.linkname,
-    )

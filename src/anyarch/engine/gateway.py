@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import stat
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from anyarch.archive.entry import Kind
+from anyarch.archive.entry import TYPE_BITS, Kind
 from anyarch.errors import PathNotFound
 from anyarch.frontend.gateway import DirEntry, FileStat, ResolvedImage
 from anyarch.solver.events import VertexEvent
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineGateway", "EngineRef"]
 
-_TYPE_BITS = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.HARDLINK: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR_DEVICE: stat.S_IFCHR,
-    Kind.BLOCK_DEVICE: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 _MAX_FILE = 64 << 20
 
 
@@ -115,7 +105,7 @@ class EngineRef:
 def _stat(entry: Entry) -> FileStat:
     return FileStat(
         entry.path,
-        _TYPE_BITS[entry.kind] | entry.mode,
+        TYPE_BITS[entry.kind] | entry.mode,
         len(entry.linkname.encode("utf-8", "surrogateescape")) if entry.kind is Kind.SYMLINK else entry.size,
         entry.uid,
         entry.gid,

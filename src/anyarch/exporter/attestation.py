@@ -15,7 +15,6 @@ import msgspec
 from anyarch.errors import BuildError
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, PlatformSpec, encode
-from anyarch.spec.purl import image_purl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -129,6 +128,8 @@ def statement(attestation: Attestation, own: Sequence[Subject]) -> bytes:
 
 def image_subjects(names: Sequence[Reference], platform: Platform, digest: str) -> list[Subject]:
     """The image under each of its names (package URLs)."""
+    from anyarch.spec.purl import image_purl  # most images are attested nothing
+
     return [Subject(image_purl("docker", name, platform), (digest,)) for name in names]
 
 

@@ -6,12 +6,12 @@ three fields at most. Modes are Go's (`gomode`).
 
 from __future__ import annotations
 
-from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IMODE
+from stat import S_IFMT, S_IMODE
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.archive.entry import Entry, Kind
+from anyarch.archive.entry import TYPE_BITS, Entry, Kind
 from anyarch.errors import ProtocolError
 from anyarch.session.gomode import go_mode, unix_mode
 
@@ -33,16 +33,7 @@ __all__ = [
 
 STAT, REQ, DATA, FIN, ERR = range(5)
 
-_TYPES = {
-    Kind.FILE: S_IFREG,
-    Kind.HARDLINK: S_IFREG,
-    Kind.DIRECTORY: S_IFDIR,
-    Kind.SYMLINK: S_IFLNK,
-    Kind.FIFO: S_IFIFO,
-    Kind.BLOCK_DEVICE: S_IFBLK,
-    Kind.CHAR_DEVICE: S_IFCHR,
-}
-_KINDS = {mode: kind for kind, mode in _TYPES.items() if kind is not Kind.HARDLINK}
+_KINDS = {mode: kind for kind, mode in TYPE_BITS.items() if kind is not Kind.HARDLINK}
 
 _VARINT_LIMIT = 70
 
@@ -103,7 +94,7 @@ def decode_packet(raw: bytes | memoryview) -> Packet:
 def encode_stat(entry: Entry) -> bytes:
     """The record of an entry. Raises `ProtocolError` for a path that is not UTF-8, which the format cannot
     carry."""
-    mode = go_mode(entry.mode | _TYPES[entry.kind])
+    mode = go_mode(entry.mode | TYPE_BITS[entry.kind])
     out = bytearray()
     _append_bytes(out, b"\x0a", _utf8(entry.path))
     _append_number(out, b"\x10", mode)

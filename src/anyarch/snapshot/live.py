@@ -14,7 +14,7 @@ import stat
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from anyarch.archive.entry import Kind
+from anyarch.archive.entry import TYPE_BITS, Kind
 from anyarch.errors import PathNotFound
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["LiveFile", "LiveTree"]
 
 _MAX_LINKS = 40
-_TYPE_BITS = {
-    Kind.FILE: stat.S_IFREG,
-    Kind.HARDLINK: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.CHAR_DEVICE: stat.S_IFCHR,
-    Kind.BLOCK_DEVICE: stat.S_IFBLK,
-    Kind.FIFO: stat.S_IFIFO,
-}
 
 
 class LiveFile:
@@ -55,7 +46,7 @@ class LiveFile:
     def of_entry(cls, entry: Entry) -> LiveFile:
         size = len(os.fsencode(entry.linkname)) if entry.kind is Kind.SYMLINK else entry.size
         link = entry.linkname if entry.kind is Kind.SYMLINK else ""
-        mode = _TYPE_BITS[entry.kind] | entry.mode
+        mode = TYPE_BITS[entry.kind] | entry.mode
         return cls(mode, entry.uid, entry.gid, size, entry.mtime_ns, link)
 
 
