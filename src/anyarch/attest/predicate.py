@@ -14,6 +14,7 @@ import msgspec
 from anyarch.attest.request import commit_digest, scrub
 from anyarch.attest.steps import Steps
 from anyarch.spec.digest import Digest
+from anyarch.spec.intoto import SLSA_PROVENANCE
 from anyarch.spec.platform import Platform, host_platform
 from anyarch.spec.purl import image_purl
 from anyarch.spec.reference import Reference
@@ -27,7 +28,7 @@ __all__ = ["BUILD_TYPE", "TYPES", "RunFacts", "as_version_02", "for_metadata", "
 
 BUILD_TYPE = "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md"
 _BUILD_TYPE_02 = "https://mobyproject.org/buildkit@v1"
-TYPES = {"v1": "https://slsa.dev/provenance/v1", "v0.2": "https://slsa.dev/provenance/v0.2"}
+TYPES = {"v1": f"{SLSA_PROVENANCE}v1", "v0.2": f"{SLSA_PROVENANCE}v0.2"}
 
 
 class RunFacts(msgspec.Struct, frozen=True):

@@ -21,9 +21,8 @@ from anyarch.spec.platform import Platform
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CORE", "SPDX", "Scanner"]
+__all__ = ["CORE", "Scanner"]
 
-SPDX = "https://spdx.dev/Document"
 CORE = "sbom"
 _SOURCES = "/run/src/"
 _OUT = "/run/out/"

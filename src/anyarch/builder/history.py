@@ -21,6 +21,7 @@ from anyarch.history.filters import for_daemon, matcher
 from anyarch.history.name import build_name
 from anyarch.history.record import Attachment, BuildRecord, RecordError
 from anyarch.solver.events import LogEvent, VertexEvent
+from anyarch.spec.intoto import MANIFEST_KIND, REFERENCE_TYPE, SLSA_PROVENANCE
 from anyarch.spec.timestamp import parse_time
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ async def _reached(client: WireClient, item: Attachment, depth: int) -> list[Att
         raw = await client.read_blob(item.digest)
     except AnyarchError:
         return []  # removed since
-    is_attestation = item.annotations.get("vnd.docker.reference.type") == "attestation-manifest"
+    is_attestation = item.annotations.get(REFERENCE_TYPE) == MANIFEST_KIND
     found = [] if is_attestation else [item]
     if item.media_type not in _INDEXES or not depth:
         return found
@@ -257,7 +258,7 @@ def _manifests(raw: bytes) -> list[Attachment]:
 async def _materials(client: WireClient, attachments: Sequence[Attachment]) -> tuple[dict[str, Any], ...]:
     """What the provenance says that the build was made of."""
     for item in attachments:
-        if item.type.startswith("https://slsa.dev/provenance/"):
+        if item.type.startswith(SLSA_PROVENANCE):
             try:
                 value = json.loads(await client.read_blob(item.digest))
             except ValueError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyarch.api.proto import control_pb2 as control
 from anyarch.errors import BuilderError, NotSupported
+from anyarch.spec.intoto import PAYLOAD_TYPE, PREDICATE_TYPE, SLSA_PROVENANCE
 
 if TYPE_CHECKING:
     from anyarch.builder.remote import RemoteBuilder
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["record_provenance"]
 
 _KEY = "buildx.build.provenance"
-_PAYLOAD = "application/vnd.in-toto+json"
-_SLSA = "https://slsa.dev/provenance/"
 
 
 async def record_provenance(builder: RemoteBuilder, ref: str, *, is_max: bool) -> dict[str, Any]:
@@ -29,8 +28,8 @@ async def record_provenance(builder: RemoteBuilder, ref: str, *, is_max: bool) -
         infos = {f"{_KEY}/{name}": info for name, info in record.Results.items()} or {_KEY: record.Result}
         for key, info in infos.items():
             for item in info.Attestations:
-                kind = item.annotations.get("in-toto.io/predicate-type", "")
-                if item.media_type == _PAYLOAD and kind.startswith(_SLSA):
+                kind = item.annotations.get(PREDICATE_TYPE, "")
+                if item.media_type == PAYLOAD_TYPE and kind.startswith(SLSA_PROVENANCE):
                     wanted.setdefault(key, (item.digest, kind))
     return {
         key: _document(await builder.read_blob(digest), kind, digest, is_max=is_max)

@@ -19,10 +19,11 @@ import msgspec
 from anyarch.archive.entry import Kind
 from anyarch.errors import PathNotFound
 from anyarch.llb.ops import ActionCopy, ActionRm, ActionSymlink, ContentCache, MountType, UserByName
+from anyarch.snapshot.contenthash import counts
 from anyarch.spec.glob import has_wildcards, match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from anyarch.archive.entry import Entry
     from anyarch.llb.ops import Chown, ExecOp, FileOp
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     Patterns = Callable[[tuple[str, ...]], PatternMatcher]
 
-__all__ = ["Selector", "content_digest", "copied", "mounted"]
+__all__ = ["Selector", "accounts", "content_digest", "copied", "mounted"]
 
 _CHUNK = 1 << 20
 _TYPES = {
@@ -81,7 +82,9 @@ def copied(op: FileOp, position: int, inputs: int) -> list[Selector] | None:
                 )
             )
         if not isinstance(action, ActionRm | ActionSymlink):
-            found += [Selector(path, follow=True) for path in _accounts(action.owner, position)]
+            found += [
+                Selector(path, follow=True) for number, path in accounts(action.owner) if number == position
+            ]
     return _reduced(found) if found else None
 
 
@@ -105,11 +108,12 @@ def mounted(op: ExecOp, position: int) -> list[Selector] | None:
     return [Selector()] if "/" in paths else [Selector(path, follow=True) for path in paths]
 
 
-def _accounts(owner: Chown | None, position: int) -> Iterator[str]:
-    if owner is not None:
-        for part, path in ((owner.user, "/etc/passwd"), (owner.group, "/etc/group")):
-            if isinstance(part, UserByName) and part.input == position:
-                yield path
+def accounts(owner: Chown | None) -> list[tuple[int, str]]:
+    """The inputs and files in which names are looked up."""
+    if owner is None:
+        return []
+    files = ((owner.user, "/etc/passwd"), (owner.group, "/etc/group"))
+    return [(part.input, path) for part, path in files if isinstance(part, UserByName)]
 
 
 def _reduced(selectors: Sequence[Selector]) -> list[Selector]:
@@ -298,11 +302,7 @@ def _header(entry: Entry) -> bytes:
         f"namemode{mode}uid{entry.uid}gid{entry.gid}size{size}typeflag{_TYPES[entry.kind]}linkname{link}"
         f"unamegnamedevmajor{major}devminor{minor}"
     )
-    attributes = [
-        _raw(name) + value
-        for name, value in sorted(entry.xattrs)
-        if name == "security.capability" or not name.startswith(("security.", "system."))
-    ]
+    attributes = [_raw(name) + value for name, value in sorted(entry.xattrs) if counts(name)]
     return _raw(head) + b"".join(attributes)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.cache.config import ForeignRecord, chains_of
+from anyarch.cache.contents import accounts
 from anyarch.llb.gojson import action_json, filled, grant_json, owner_json
 from anyarch.llb.ops import (
     ActionCopy,
@@ -32,7 +33,6 @@ from anyarch.llb.ops import (
     MergeOp,
     MountType,
     SourceOp,
-    UserByName,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from anyarch.cache.config import CacheConfig
     from anyarch.llb.definition import Definition
-    from anyarch.llb.ops import CacheOpt, Chown, Mount, Op
+    from anyarch.llb.ops import CacheOpt, Mount, Op
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
 
@@ -283,7 +283,7 @@ def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
         if not isinstance(action, ActionRm) and action.owner is not None:
             owner = owner_json(action.owner)
             if not isinstance(action, ActionSymlink):
-                for named, path in _accounts(action.owner):
+                for named, path in accounts(action.owner):
                     selected.setdefault(named, []).append(path)
         bases.add(item.input)
         if isinstance(action, ActionCopy) and 0 <= item.secondary_input < len(op.inputs):
@@ -320,14 +320,6 @@ def _merge(op: Op, kind: MergeOp) -> StockKey:
 def _paths(paths: Sequence[str]) -> str:
     """The selector of what is used of an input."""
     return _sha(b"\0".join(os.fsencode(path) for path in paths))
-
-
-def _accounts(owner: Chown | None) -> list[tuple[int, str]]:
-    """The inputs and files in which names are looked up."""
-    if owner is None:
-        return []
-    files = ((owner.user, "/etc/passwd"), (owner.group, "/etc/group"))
-    return [(part.input, path) for part, path in files if isinstance(part, UserByName)]
 
 
 def _is_usual(indexes: list[list[int]]) -> bool:

@@ -17,6 +17,7 @@ from anyarch.daemon.events import status_messages, timestamp
 from anyarch.daemon.failure import status_of
 from anyarch.daemon.spans import TRACE_TYPE, trace_of
 from anyarch.solver.events import VertexEvent, WarningEvent
+from anyarch.spec.intoto import PAYLOAD_TYPE, PREDICATE_TYPE, SLSA_PROVENANCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -28,8 +29,7 @@ __all__ = ["History"]
 
 _LOG_TYPE = "application/vnd.buildkit.status.v0"
 _ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # spelled so by BuildKit
-_PAYLOAD_TYPE = "application/vnd.in-toto+json"
-_SLSA = "https://slsa.dev/provenance/v1"
+_SLSA = f"{SLSA_PROVENANCE}v1"
 _MAX_ENTRIES = 50
 _MAX_AGE_S = 48 * 3600.0
 
@@ -101,8 +101,8 @@ class History:
 
         def keep() -> None:
             for name, raw in job.provenance.items():
-                item = self._blob(raw, _PAYLOAD_TYPE)
-                item.annotations["in-toto.io/predicate-type"] = _SLSA
+                item = self._blob(raw, PAYLOAD_TYPE)
+                item.annotations[PREDICATE_TYPE] = _SLSA
                 (record.Results[name] if name else record.Result).Attestations.append(item)
             record.logs.CopyFrom(self._blob(log, _LOG_TYPE))
             record.trace.CopyFrom(self._blob(trace, TRACE_TYPE))

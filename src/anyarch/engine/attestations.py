@@ -10,6 +10,7 @@ import msgspec
 from anyarch.errors import BuildError
 from anyarch.exporter.attestation import MOST_BYTES, Attestation, Subject, unbundled
 from anyarch.llb.definition import Definition
+from anyarch.spec.intoto import SLSA_PROVENANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -75,5 +76,5 @@ def _is_core(path: str, core: str) -> bool:
 
 def _check_predicate(kind: str, what: str) -> None:
     """Who makes a result does not say how it was made. Raises `BuildError`."""
-    if kind.startswith("https://slsa.dev/provenance/"):
+    if kind.startswith(SLSA_PROVENANCE):
         raise BuildError(f"frontend may not {what} provenance attestations")

@@ -11,6 +11,7 @@ from anyarch.errors import BuildError
 from anyarch.registry.platforms import select_manifest
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
+from anyarch.spec.intoto import MANIFEST_KIND, PREDICATE_TYPE, REFERENCE_DIGEST, REFERENCE_TYPE
 from anyarch.spec.oci import Descriptor, Index, Manifest, decode
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AttestationChain", "attestation_chain"]
 
-_TYPE = "vnd.docker.reference.type"
-_SUBJECT = "vnd.docker.reference.digest"
-_PREDICATE = "in-toto.io/predicate-type"
 _SIGNATURES = (
     "application/vnd.dev.sigstore.bundle.v0.3+json",
     "application/vnd.dev.cosign.artifact.sig.v1+json",
@@ -60,8 +58,8 @@ def attestation_chain(
         (
             entry
             for entry in index.manifests
-            if (entry.annotations or {}).get(_TYPE) == "attestation-manifest"
-            and (entry.annotations or {}).get(_SUBJECT) == image.digest
+            if (entry.annotations or {}).get(REFERENCE_TYPE) == MANIFEST_KIND
+            and (entry.annotations or {}).get(REFERENCE_DIGEST) == image.digest
         ),
         None,
     )
@@ -72,7 +70,7 @@ def attestation_chain(
     blobs[attestation.digest] = (attestation, manifest.raw)
     signatures = _signature(worker, reference, Digest.parse(attestation.digest), blobs)
     for layer in decode(Manifest, manifest.raw).layers:
-        if (layer.annotations or {}).get(_PREDICATE) in predicate_types and layer.digest not in blobs:
+        if (layer.annotations or {}).get(PREDICATE_TYPE) in predicate_types and layer.digest not in blobs:
             blobs[layer.digest] = (layer, _read(worker, reference, layer))
     return msgspec.structs.replace(found, attestation=attestation.digest, signatures=signatures)
 

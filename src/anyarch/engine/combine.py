@@ -17,6 +17,7 @@ from anyarch.engine.export import to_file
 from anyarch.errors import BuildError, UsageError
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
+from anyarch.spec.intoto import REFERENCE_DIGEST, REFERENCE_TYPE
 from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, decode, encode
 from anyarch.spec.platform import Platform
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CombinedImage", "combine_files", "combine_layouts", "merged_index"]
 
-_REFERENCE_TYPE = "vnd.docker.reference.type"
-_REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _CREATED = "org.opencontainers.image.created"
 
 
@@ -56,8 +55,8 @@ def merged_index(
         kinds.add(blob.media_type)
         for item in decode(Index, blob.raw).manifests:
             notes = item.annotations or {}
-            if _REFERENCE_TYPE in notes:
-                attestations.setdefault(notes.get(_REFERENCE_DIGEST, ""), []).append(item)
+            if REFERENCE_TYPE in notes:
+                attestations.setdefault(notes.get(REFERENCE_DIGEST, ""), []).append(item)
             elif item.platform is not None:
                 found.setdefault(_key(Platform.of_spec(item.platform)), item)
     manifests = []

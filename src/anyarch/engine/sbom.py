@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyarch.attest.scan import CORE, SPDX, Scanner
+from anyarch.attest.scan import CORE, Scanner
 from anyarch.engine.attestations import AttestationRef
 from anyarch.errors import RegistryError
 from anyarch.llb.state import State
 from anyarch.llb.vertex import output_of
+from anyarch.spec.intoto import SPDX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

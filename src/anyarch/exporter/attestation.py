@@ -14,6 +14,15 @@ import msgspec
 
 from anyarch.errors import BuildError
 from anyarch.spec import media
+from anyarch.spec.intoto import (
+    ARTIFACT_TYPE,
+    MANIFEST_KIND,
+    PAYLOAD_TYPE,
+    PREDICATE_TYPE,
+    REFERENCE_DIGEST,
+    REFERENCE_TYPE,
+    STATEMENT,
+)
 from anyarch.spec.oci import Blob, Descriptor, PlatformSpec, encode
 
 if TYPE_CHECKING:
@@ -34,12 +43,6 @@ __all__ = [
     "unbundled",
 ]
 
-STATEMENT = "https://in-toto.io/Statement/v1"
-_PAYLOAD = "application/vnd.in-toto+json"
-_ARTIFACT = "application/vnd.docker.attestation.manifest.v1+json"
-_TYPE = "vnd.docker.reference.type"
-_DIGEST = "vnd.docker.reference.digest"
-_PREDICATE = "in-toto.io/predicate-type"
 _EMPTY = b"{}"
 MOST_BYTES = 40 << 20
 """Of one attestation."""
@@ -147,14 +150,14 @@ def attach(
     unnamed = [Subject("_", (platform.manifest.digest,))]
     blobs, layers = [], []
     for item in attestations:
-        blob = Blob.of(_PAYLOAD, statement(item, named if item.tells_names else unnamed))
+        blob = Blob.of(PAYLOAD_TYPE, statement(item, named if item.tells_names else unnamed))
         blobs.append(blob)
-        layers.append(blob.descriptor(annotations={_PREDICATE: item.predicate_type}))
+        layers.append(blob.descriptor(annotations={PREDICATE_TYPE: item.predicate_type}))
     manifest_type = media.OCI_MANIFEST if oci_media_types else media.DOCKER_MANIFEST
     document: dict[str, object] = {"schemaVersion": 2, "mediaType": manifest_type}
     if as_artifact:
         config = Blob.of(media.EMPTY_JSON, _EMPTY)
-        document["artifactType"] = _ARTIFACT
+        document["artifactType"] = ARTIFACT_TYPE
         document["config"] = {**_plain(config.descriptor()), "data": "e30="}
     else:
         raw = msgspec.json.encode(
@@ -176,7 +179,7 @@ def attach(
         content.put(blob.raw)
     descriptor = manifest.descriptor(
         platform=PlatformSpec(architecture="unknown", os="unknown"),
-        annotations={_DIGEST: platform.manifest.digest, _TYPE: "attestation-manifest"},
+        annotations={REFERENCE_DIGEST: platform.manifest.digest, REFERENCE_TYPE: MANIFEST_KIND},
     )
     return AssembledAttestations(manifest, (*blobs, config), descriptor)
 

@@ -39,9 +39,12 @@ def with_attestations(
     subjects = []
     for node in tree.walk(""):
         if node.entry.kind in (Kind.FILE, Kind.HARDLINK) and node.entry.path:
-            with tree.open(node) as stream:
-                digest = f"sha256:{_sha256(stream)}"
-            subjects.append(Subject(node.entry.path, (digest,)))
+            target = tree.target(node)
+            digest = target.entry.digest.hex()  # of most files it is known
+            if not digest:
+                with tree.open(target) as stream:
+                    digest = _sha256(stream)
+            subjects.append(Subject(node.entry.path, (f"sha256:{digest}",)))
     files: dict[str, bytes] = {}
     for item in wanted:
         name = prefix + posixpath.basename(item.path)

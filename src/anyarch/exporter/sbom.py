@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.archive.entry import Kind
+from anyarch.spec.intoto import SPDX
 from anyarch.version import __version__
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from anyarch.exporter.attestation import Attestation
     from anyarch.snapshot.layers import LayerStore
 
-__all__ = ["SPDX", "supplemented"]
-
-SPDX = "https://spdx.dev/Document"
+__all__ = ["supplemented"]
 
 
 def supplemented(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from anyarch.spec.intoto import PREDICATE_TYPE
+
 __all__ = ["Attachment", "BuildRecord", "RecordError"]
 
 CANCELLED = 1
@@ -22,7 +24,7 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def type(self) -> str:
         """That of an attestation's predicate, else the media type."""
-        return self.annotations.get("in-toto.io/predicate-type") or self.media_type
+        return self.annotations.get(PREDICATE_TYPE) or self.media_type
 
 
 class RecordError(msgspec.Struct, frozen=True):

@@ -14,9 +14,10 @@ import msgspec
 
 from anyarch.errors import NoMatchingPlatform, UnsupportedMedia, UsageError
 from anyarch.imagetools.origin import Origin
-from anyarch.imagetools.transfer import ATTESTATION, in_parallel
+from anyarch.imagetools.transfer import in_parallel
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
+from anyarch.spec.intoto import ARTIFACT_TYPE, MANIFEST_KIND, REFERENCE_DIGEST, REFERENCE_TYPE
 from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, PlatformSpec, decode, encode
 from anyarch.spec.platform import Platform
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Annotation", "Combined", "Source", "combine", "go_json", "with_platform"]
-
-REFERENCE_TYPE = "vnd.docker.reference.type"
-REFERENCE_DIGEST = "vnd.docker.reference.digest"
-ATTESTATION_TYPE = "attestation-manifest"
 
 
 class Annotation(msgspec.Struct, frozen=True):
@@ -248,12 +245,12 @@ def _is_image(entry: Descriptor) -> bool:
 
 def _attestation(entry: Descriptor, where: dict[str, Origin]) -> Descriptor | None:
     """An attestation that the registry lists as a referrer, as an entry of the index."""
-    found = where[entry.digest].referrers(Digest.parse(entry.digest), (ATTESTATION,))
+    found = where[entry.digest].referrers(Digest.parse(entry.digest), (ARTIFACT_TYPE,))
     if not found:
         return None
     notes = {
         **(found[0].annotations or {}),
-        REFERENCE_TYPE: ATTESTATION_TYPE,
+        REFERENCE_TYPE: MANIFEST_KIND,
         REFERENCE_DIGEST: entry.digest,
     }
     return msgspec.structs.replace(

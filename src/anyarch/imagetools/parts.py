@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import UsageError
-from anyarch.imagetools.combine import REFERENCE_DIGEST, REFERENCE_TYPE
 from anyarch.spec import media
+from anyarch.spec.intoto import REFERENCE_DIGEST, REFERENCE_TYPE
 from anyarch.spec.oci import Blob, Descriptor, Index, encode
 from anyarch.spec.platform import Platform
 

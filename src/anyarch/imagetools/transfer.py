@@ -20,6 +20,7 @@ from anyarch.imagetools.origin import Origin
 from anyarch.solver.events import StatusEvent, VertexEvent
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
+from anyarch.spec.intoto import ARTIFACT_TYPE
 from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, decode
 
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from anyarch.imagetools.target import Target
     from anyarch.solver.events import EventSink
 
-__all__ = ["ATTESTATION", "SIGNATURES", "Meter", "Totals", "copy_all", "in_parallel"]
+__all__ = ["SIGNATURES", "Meter", "Totals", "copy_all", "in_parallel"]
 
-ATTESTATION = "application/vnd.docker.attestation.manifest.v1+json"
+
 SIGNATURES = (
-    ATTESTATION,
+    ARTIFACT_TYPE,
     "application/vnd.dev.cosign.artifact.sig.v1+json",
     "application/vnd.dev.sigstore.bundle.v0.3+json",
 )

@@ -9,6 +9,7 @@ import msgspec
 from anyarch.errors import UnsupportedMedia
 from anyarch.imagetools.transfer import in_parallel
 from anyarch.spec import media
+from anyarch.spec.intoto import PREDICATE_TYPE, REFERENCE_DIGEST, SLSA_PROVENANCE, SPDX
 from anyarch.spec.oci import Descriptor, Index, Manifest, decode
 from anyarch.spec.platform import Platform
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Image", "ImageTree", "load"]
 
-_SUBJECTS = ("com.docker.reference.digest", "vnd.docker.reference.digest")
+_SUBJECTS = ("com.docker.reference.digest", REFERENCE_DIGEST)
 _MAX_DEPTH = 8
 
 
@@ -83,12 +84,12 @@ class ImageTree:
 
     def provenance(self, image: Image) -> Any:
         """The SLSA predicate of an image, None if it has none."""
-        found = self._statements(image, lambda kind: kind.startswith("https://slsa.dev/provenance/"))
+        found = self._statements(image, lambda kind: kind.startswith(SLSA_PROVENANCE))
         return found[0] if found else None
 
     def sboms(self, image: Image) -> list[Any]:
         """The SPDX predicates of an image."""
-        return self._statements(image, lambda kind: kind == "https://spdx.dev/Document")
+        return self._statements(image, lambda kind: kind == SPDX)
 
     def _prefetch(self) -> None:
         """Ask for the documents of an index side by side; the place keeps them."""
@@ -145,7 +146,7 @@ class ImageTree:
         result = []
         for manifest in image.attestations:
             for layer in manifest.layers:
-                kind = (layer.annotations or {}).get("in-toto.io/predicate-type", "")
+                kind = (layer.annotations or {}).get(PREDICATE_TYPE, "")
                 if layer.media_type.startswith("application/vnd.in-toto") and wanted(kind):
                     document = self._json(layer)
                     if layer.media_type.endswith("+dsse"):

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from anyarch.spec import media
+from anyarch.spec.intoto import PREDICATE_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from anyarch.spec.oci import Descriptor, Manifest
 
 __all__ = ["tree_text"]
-
-_PREDICATE = "in-toto.io/predicate-type"
 
 
 def tree_text(tree: ImageTree, size_text: Callable[[int], str]) -> str:
@@ -64,6 +63,6 @@ def _layer(number: int, layer: Descriptor, users: int, size_text: Callable[[int]
 def _attestation(manifest: Manifest, size_text: Callable[[int], str]) -> list[str]:
     lines = []
     for layer in manifest.layers:
-        kind = (layer.annotations or {}).get(_PREDICATE, "")
+        kind = (layer.annotations or {}).get(PREDICATE_TYPE, "")
         lines.append(f"attestation  {layer.digest}  {size_text(layer.size)}  {kind}".rstrip())
     return lines

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.errors import NoMatchingPlatform
 from anyarch.spec import media
+from anyarch.spec.intoto import REFERENCE_TYPE
 from anyarch.spec.platform import Platform, compatible
 
 if TYPE_CHECKING:
@@ -16,12 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["available_platforms", "is_attestation", "select_manifest"]
 
-_REFERENCE_TYPE = "vnd.docker.reference.type"
-
 
 def is_attestation(descriptor: Descriptor) -> bool:
     """Whether an index entry describes another entry instead of being an image."""
-    if descriptor.annotations and _REFERENCE_TYPE in descriptor.annotations:
+    if descriptor.annotations and REFERENCE_TYPE in descriptor.annotations:
         return True
     spec = descriptor.platform
     return spec is not None and spec.os == "unknown" and spec.architecture == "unknown"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anyarch.archive.entry import Entry
     from anyarch.snapshot.view import Node
 
-__all__ = ["digest_nodes"]
+__all__ = ["counts", "digest_nodes"]
 
 _VERSION = b"anyarch content 1\n"
 _DEVICES = frozenset({Kind.CHAR_DEVICE, Kind.BLOCK_DEVICE})
@@ -56,7 +56,7 @@ def _record(name: bytes, entry: Entry, content: bytes) -> bytes:
     if entry.xattrs:
         head += b"".join(
             b" %d:%b=%d:%b" % (len(raw), raw, len(value), value)
-            for raw, value in ((_raw(key), value) for key, value in entry.xattrs if _counts(key))
+            for raw, value in ((_raw(key), value) for key, value in entry.xattrs if counts(key))
         )
     match kind:
         case Kind.FILE:
@@ -75,5 +75,6 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _counts(xattr: str) -> bool:
+def counts(xattr: str) -> bool:
+    """Whether an extended attribute is the file's own."""
     return xattr == "security.capability" or not xattr.startswith(("security.", "system."))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from anyarch.cli.flags import Command, Flag
 from anyarch.cli.history import REF_HELP
 from anyarch.errors import BuilderError, UsageError
+from anyarch.spec.intoto import SLSA_PROVENANCE, SPDX
 
 if TYPE_CHECKING:
     from anyarch.builder.history import Entry
@@ -36,8 +37,8 @@ _TYPES = {
     "index": ("application/vnd.oci.image.index.v1+json",),
     "manifest": ("application/vnd.oci.image.manifest.v1+json",),
     "image": ("application/vnd.oci.image.config.v1+json",),
-    "provenance": ("https://slsa.dev/provenance/v1", "https://slsa.dev/provenance/v0.2"),
-    "sbom": ("https://spdx.dev/Document",),
+    "provenance": (f"{SLSA_PROVENANCE}v1", f"{SLSA_PROVENANCE}v0.2"),
+    "sbom": (SPDX,),
 }
 
 
