@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import tarfile
+from http.server import SimpleHTTPRequestHandler
 from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
@@ -23,7 +24,7 @@ from anyarch.spec.oci import Blob, Descriptor, ImageConfig, Manifest, RootFS, en
 from anyarch.testing.git_server import GitServer, git
 from anyarch.testing.graph import GraphBuilder
 from anyarch.testing.registry import FakeRegistry
-from tests.engine.test_language_sources import serving
+from tests.engine.test_language_sources import answering, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +195,37 @@ def test_file_with_a_checksum_is_not_fetched_while_nothing_needs_it(
         asked = len(files.requests)
         assert solve(copied).executed == []
         assert len(files.requests) == asked
+
+
+def test_file_under_a_new_name_is_asked_for_without_a_condition_and_not_sent_again(
+    solve: GraphBuilder,
+) -> None:
+    told: list[tuple[str, str | None]] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            condition = self.headers.get("If-None-Match")
+            told.append((self.command, condition))
+            self.send_response(304 if condition == '"same"' else 200)
+            self.send_header("ETag", '"same"')
+            if condition is None:
+                self.send_header("Content-Length", "7")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(b"content")
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with answering(Handler) as address:
+        url = f"http://{address}/f"
+        assert solve(http(url)).read("f") == b"content"
+        for _ in range(2):
+            assert solve(http(url, filename="g", mode=0o700)).read("g") == b"content"
+        assert solve(http(url)).read("f") == b"content"
+    assert told == [("GET", None), ("HEAD", None), ("HEAD", '"same"'), ("HEAD", '"same"')]
 
 
 def test_file_with_a_wrong_checksum_is_refused(solve: GraphBuilder, tmp_path: Path) -> None:

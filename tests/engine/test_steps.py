@@ -91,6 +91,19 @@ def test_what_a_step_changed_is_the_layer_and_nothing_else(build: Builder) -> No
     assert image.manifest().layers[-1] == image.manifest().layers[-2]
 
 
+def test_a_time_that_a_step_gives_a_directory_is_kept_whatever_is_mounted_in_it(build: Builder) -> None:
+    image = build(
+        """
+        FROM busybox
+        RUN mkdir /idle /deep
+        RUN --mount=type=tmpfs,target=/var/x --mount=type=tmpfs,target=/deep/y/z \\
+            touch -d @1234567890 /bin /etc /var /deep /var/x && touch /idle/t && rm /idle/t
+        """
+    )
+    layer = {path: member.mtime for path, member in image.members(-1).items()}
+    assert layer == dict.fromkeys(("bin", "deep", "etc", "var"), 1234567890)
+
+
 def test_the_environment_directory_and_user_of_a_step(build: Builder) -> None:
     image = build(
         """

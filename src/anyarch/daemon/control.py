@@ -165,6 +165,7 @@ class Control:
             self._settings,
             self._root,
             in_flight=self._jobs.in_flight,
+            shared_files=self._jobs.shared_files,
             exec_slots=self._jobs.exec_slots,
             networks=self._jobs.networks,
             trace_parent=call.metadata.get("traceparent"),

@@ -24,7 +24,7 @@ from anyarch.llb.definition import Definition
 from anyarch.sandbox.net.networks import StepNetworks
 from anyarch.session.blobs import SessionBlobs, SessionCaches
 from anyarch.session.borrowed import Logins, SessionLent, Uploads
-from anyarch.session.fetch import SessionFiles
+from anyarch.session.fetch import SessionFiles, SharedFiles
 from anyarch.session.identity import base36_id
 from anyarch.session.lender import WireCalls
 from anyarch.session.outputs import SessionOutputs
@@ -72,6 +72,7 @@ class Job:
         root: Path,
         *,
         in_flight: InFlight | None = None,
+        shared_files: SharedFiles | None = None,
         exec_slots: SharedSlots | None = None,
         networks: StepNetworks | None = None,
         trace_parent: str = "",
@@ -82,6 +83,7 @@ class Job:
         self._exec_slots = exec_slots
         self._networks = networks
         self._in_flight = in_flight
+        self._shared_files = shared_files or SharedFiles()
         self.ref = request.Ref
         self.loop = asyncio.get_running_loop()
         self.log = EventLog(self.loop)
@@ -133,7 +135,14 @@ class Job:
             entitlements=list(self.request.Entitlements),
             allowed=self._settings.entitlements,
         )
-        files = SessionFiles(self._sessions, self._calls, names, self._root / "transfers", self.log.add)
+        files = SessionFiles(
+            self._sessions,
+            self._calls,
+            names,
+            self._root / "transfers",
+            self.log.add,
+            shared=self._shared_files,
+        )
         borrowed = Borrowed(
             files=files,
             lent=self._lent,
@@ -278,6 +287,7 @@ class Jobs:
         self.networks = networks or StepNetworks("host", "host")
         self.in_flight = InFlight()
         """What they run: equal steps once."""
+        self.shared_files = SharedFiles()
         self.exec_slots = SharedSlots(exec_limit) if exec_limit is not None else None
         self._running: dict[str, Job] = {}
         self._ended: dict[str, EventLog] = {}

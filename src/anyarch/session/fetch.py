@@ -27,19 +27,57 @@ if TYPE_CHECKING:
     from anyarch.solver.events import EventSink
     from anyarch.source.local import LocalFiles
 
-__all__ = ["SessionFiles"]
+__all__ = ["SessionFiles", "SharedFiles"]
 
 _DIFF_COPY = "/moby.filesync.v1.FileSync/DiffCopy"
 _PROGRESS_STEP_S = 0.1
+_UNGUESSABLE = 20
+"""Characters; the ids that Go's client makes have 25 of 36 kinds."""
+
+
+class SharedFiles:
+    """What the builds that run now have received, for builds whose clients offer no files and whose graph is
+    one of theirs. Whose it is is told by `local.unique` alone: clients make that at random for each graph, so
+    that only who was given the graph can name it; one that can be guessed is not shared. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lent: dict[LocalFiles, tuple[SessionFiles, Transferred, int]] = {}
+
+    def lend(self, owner: SessionFiles, wanted: LocalFiles, transferred: Transferred, lock: int) -> None:
+        """`lock` keeps the directory for whoever has a duplicate of it."""
+        if len(wanted.unique) >= _UNGUESSABLE:
+            with self._lock:
+                self._lent[wanted] = (owner, transferred, lock)
+
+    def take(self, wanted: LocalFiles) -> tuple[Transferred, int] | None:
+        """The directory, and a lock of it that the caller closes."""
+        with self._lock:
+            found = self._lent.get(wanted)
+            return (found[1], os.dup(found[2])) if found is not None else None
+
+    def withdraw(self, owner: SessionFiles) -> None:
+        """Before the owner's locks are closed."""
+        with self._lock:
+            self._lent = {wanted: one for wanted, one in self._lent.items() if one[0] is not owner}
 
 
 class SessionFiles:
     """Implements `source.local.LocalProvider`. The directories it gave stay as they are until `close`."""
 
     def __init__(
-        self, sessions: Sessions, calls: WireCalls, names: Sequence[str], root: Path, emit: EventSink
+        self,
+        sessions: Sessions,
+        calls: WireCalls,
+        names: Sequence[str],
+        root: Path,
+        emit: EventSink,
+        *,
+        shared: SharedFiles,
     ) -> None:
         self._emit = emit
+        self._shared = shared
         self._sessions = sessions
         self._calls = calls
         self._names = list(names)
@@ -50,6 +88,7 @@ class SessionFiles:
         """Called after each transfer with the bytes that came, on a build's thread."""
 
     def close(self) -> None:
+        self._shared.withdraw(self)
         with self._lock:
             held, self._held = self._held, []
         for fd in held:
@@ -65,36 +104,49 @@ class SessionFiles:
             return None
         started = time.time()
 
-        def progress(size: int, is_done: bool) -> None:
+        def progress(size: int, is_done: bool, what: str = "transferring") -> None:
+            # Both are of one kind, that of the only transfers that BuildKit knows: clients that add up how
+            # large a context is find what is sent there each time.
             now = time.time()
             end = now if is_done else None
-            text = f"transferring {wanted.name}:"
+            text = f"{what} {wanted.name}:"
             self._emit(StatusEvent(vertex, text, "transferring", size, 0, now, started, end))
 
         session = self._calls(self._session(names))
+        if session is None:
+            lent = self._shared.take(wanted)
+            if lent is None:
+                raise NoContext("no local sources enabled")
+            transferred, lock = lent
+            with self._lock:
+                self._held.append(lock)
+            return transferred
         key = "\0".join((session.shared_key, wanted.name, wanted.shared_key))
-        directory = self._claim(
+        directory, lock = self._claim(
             hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32],
             f"local source for {wanted.name}",
         )
         receiver = self._calls(self._transfer(session, wanted, directory, progress))
         try:
             self.on_received(receiver.received)
-            return Transferred(directory, receiver.digests())
+            transferred = Transferred(directory, receiver.digests())
+            self._shared.lend(self, wanted, transferred, lock)
+            return transferred
         finally:
             receiver.close()
 
-    async def _session(self, names: Sequence[str]) -> Session:
+    async def _session(self, names: Sequence[str]) -> Session | None:
         """The first that serves files."""
         for name in names:
             session = await self._sessions.get(name)
             if session.serves(_DIFF_COPY):
                 return session
-        raise NoContext("no local sources enabled")
+        return None
 
-    def _claim(self, key: str, description: str) -> str:
+    def _claim(self, key: str, description: str) -> tuple[str, int]:
         """A directory that no other build uses, of any process, preferably one with files of an earlier
-        transfer. Its lock file lies beside it and stays when the directory is collected (`store.usage`)."""
+        transfer; and its lock. The lock's file lies beside it and stays when the directory is collected
+        (`store.usage`)."""
         self._root.mkdir(parents=True, exist_ok=True)
         for number in range(1000):
             directory = self._root / f"{key}-{number}"
@@ -110,11 +162,11 @@ class SessionFiles:
             # What `du` shows, and when it was last used.
             os.ftruncate(lock, 0)
             os.pwrite(lock, description.encode("utf-8", "surrogateescape"), 0)
-            return str(directory)
+            return str(directory), lock
         raise ContextError("too many builds transfer the same directory at once")
 
     async def _transfer(
-        self, session: Session, wanted: LocalFiles, directory: str, progress: Callable[[int, bool], None]
+        self, session: Session, wanted: LocalFiles, directory: str, progress: Callable[..., None]
     ) -> ContextReceiver:
         """The receiver that has finished; it is the caller's to close."""
         metadata = [("dir-name", wanted.name)]
@@ -165,6 +217,8 @@ class SessionFiles:
                 receiver.close()
         if not receiver.is_finished:
             raise ProtocolError("file transfer: the sender ended before it had sent all files")
+        if receiver.unchanged:
+            progress(receiver.unchanged, True, "unchanged")
         progress(receiver.received, True)
         return receiver
 

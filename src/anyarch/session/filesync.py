@@ -41,7 +41,8 @@ _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 class ContextReceiver:
     """Takes the sender's packets by `feed` and answers through `send`. `is_finished` after the sender's FIN:
-    then the call is to be ended. `received` counts the bytes of all packets.
+    then the call is to be ended. `received` counts the bytes of all packets, `unchanged` those of files that
+    lay there as they are listed.
 
     With `contents_of` only the files it says true of are made; the records of all are left in `RECORDS`.
     """
@@ -75,6 +76,7 @@ class ContextReceiver:
         self._times: list[tuple[str, int, int]] = []
         self._digesting = DigestingThread()
         self.received = 0
+        self.unchanged = 0
         self.is_finished = False
 
     def digests(self) -> Mapping[str, bytes]:
@@ -161,6 +163,7 @@ class ContextReceiver:
                 self._times.append((entry.path, entry.mtime_ns, entry.mode))
             case Kind.FILE:
                 if found is not None and self._reuse and _same(found, entry):
+                    self.unchanged += entry.size
                     return
                 if found is not None:
                     os.unlink(name, dir_fd=fd)  # never written in place: a build may still read the old one

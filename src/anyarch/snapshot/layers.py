@@ -146,19 +146,27 @@ class LayerStore:
         return any(not name.startswith(CACHED) for _, name in self.store.records.sources(layer.id))
 
     def adopt_upper(
-        self, upper: Path, *, overlay: Overlay, below: TreeView | None = None, description: str = ""
+        self,
+        upper: Path,
+        *,
+        overlay: Overlay,
+        below: TreeView | None = None,
+        since_ns: int = 0,
+        description: str = "",
     ) -> Layer | None:
         """Make the upper directory of a step a layer, by renaming it into the store (same file system).
 
-        `below` is the tree that the step ran on: what is here as it is there has no entry, and no directory
-        is opaque (`snapshot.upper`). Without it all is kept but the root. `overlay` tells how opaque
-        directories are marked. None when nothing changed: `upper` stays where it is.
+        `below` is the tree that the step ran on, from `since_ns` on: what is here as it is there has no
+        entry, and no directory is opaque (`snapshot.upper`). Without it all is kept but the root. `overlay`
+        tells how opaque directories are marked. None when nothing changed: `upper` stays where it is.
         """
         scanned = self.dirops.scan(str(upper), overlay=overlay)
         if below is None:
             entries = drop_roots(scanned)
         else:
-            entries, amendment = settle(scanned, below, partial(_has_content, upper, below))
+            entries, amendment = settle(
+                scanned, below, partial(_has_content, upper, below), since_ns=since_ns
+            )
             if entries and amendment:
                 self.dirops.amend(str(upper), amendment, overlay=overlay)
         if not entries:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -44,13 +45,15 @@ class Amendment(msgspec.Struct, frozen=True):
 
 
 def settle(
-    entries: Sequence[Entry], below: TreeView, same_content: SameContent
+    entries: Sequence[Entry], below: TreeView, same_content: SameContent, *, since_ns: int = 0
 ) -> tuple[list[Entry], Amendment]:
     """The entries of the layer, sorted, and what to do to the directory that `entries` were scanned from.
 
     `same_content(entry, node)` says whether a file here has the content of that file below; asked only when
-    all else, the time included, is equal.
+    all else, the time included, is equal. With `since_ns`, when the step began, a directory counts as changed
+    too if the step set its time: to one at which the kernel cannot have changed it.
     """
+    now_ns = time.time_ns()
     known = {entry.path: entry for entry in entries}
     opened = {entry.path for entry in entries if entry.opaque}
     hidden = [path for top in sorted(opened) for path in _gone(top, known, below)]
@@ -63,7 +66,10 @@ def settle(
     removed: list[str] = []
     for entry in reversed(settled):
         path = entry.path
-        if _is_dropped(entry, needed, nodes) or path in same:
+        if path in same or (
+            _is_dropped(entry, needed, nodes)
+            and not (since_ns and _has_time_set(entry, nodes, since_ns, now_ns))
+        ):
             if path:
                 removed.append(path)
             continue
@@ -121,8 +127,25 @@ def _is_dropped(entry: Entry, needed: set[str], nodes: dict[str, Node]) -> bool:
         return node is None
     if entry.kind is not Kind.DIRECTORY or node is None or (entry.path and entry.path in needed):
         return False
-    # No time: a directory's changes with what is made in it and taken away again.
+    # No time: a directory's changes with what is made in it and taken away again (but see `_has_time_set`).
     return _attributes(node.entry) == _attributes(entry)
+
+
+def _has_time_set(entry: Entry, nodes: dict[str, Node], since_ns: int, now_ns: int) -> bool:
+    node = nodes.get(entry.path)
+    return (
+        entry.kind is Kind.DIRECTORY
+        and bool(entry.path)
+        and node is not None
+        and not since_ns <= entry.mtime_ns <= now_ns
+        and not _is_same_time(node.entry, entry)
+    )
+
+
+def _is_same_time(below: Entry, here: Entry) -> bool:
+    """An archive has whole seconds, so what was unpacked from one may lack the rest."""
+    parts = {one.mtime_ns % _SECOND for one in (below, here)}
+    return below.mtime_ns // _SECOND == here.mtime_ns // _SECOND and (len(parts) == 1 or 0 in parts)
 
 
 def _same_files(
@@ -161,13 +184,9 @@ def _attributes(entry: Entry) -> tuple[object, ...]:
 
 
 def _is_equal(below: Entry, here: Entry) -> bool:
-    """All but the content. An archive has whole seconds, so what was unpacked from one may lack the rest."""
-    facts = [
-        (*_attributes(one), one.mtime_ns // _SECOND, one.size, one.linkname, one.major, one.minor)
-        for one in (below, here)
-    ]
-    parts = {one.mtime_ns % _SECOND for one in (below, here)}
-    return facts[0] == facts[1] and (len(parts) == 1 or 0 in parts)
+    """All but the content."""
+    facts = [(*_attributes(one), one.size, one.linkname, one.major, one.minor) for one in (below, here)]
+    return facts[0] == facts[1] and _is_same_time(below, here)
 
 
 def amend_directory(directory: str, amendment: Amendment, opaque_attribute: str) -> None:

@@ -34,15 +34,19 @@ __all__ = ["Download", "download", "fetch_file"]
 UPLOAD_HOST = "buildkit-session"
 _HEADERS = ("Accept", "User-Agent")
 _ASKED = ("http.header.accept", "http.header.user-agent", "http.authheadersecret")
+_FORM = ("http.filename", "http.perm", "http.uid", "http.gid")
+_KEPT_FORMS = 16
 
 
 class Download(msgspec.Struct, frozen=True):
-    """What a URL gave: the digest of its content, which is in the store, and what the server said of it."""
+    """What a URL gave: the digest of its content, which is in the store, and what the server said of it.
+    `forms` are the names, modes and owners (as attributes tell them) under which it was asked for."""
 
     digest: str
     etag: str
     last_modified: str
     filename: str
+    forms: tuple[str, ...] = ()
 
 
 def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
@@ -167,23 +171,32 @@ def download(worker: Worker, op: SourceOp, vertex: str) -> Download:
     raw = worker.store.cache.get_value("http", key)
     known = msgpack_decoder(Download).decode(raw) if raw is not None else None
     headers = _headers(worker, op)
+    form = "\0".join(op.attrs.get(name, "") for name in _FORM)
     if known is not None and worker.store.content.has(Digest(known.digest)):
         if known.digest == op.attrs.get("http.checksum", ""):
             return known  # nothing that the server says could change it
-        if _is_unchanged(worker, url, headers, known):
+        if _is_unchanged(worker, url, headers, known, is_new_form=form not in known.forms):
+            if form not in known.forms:
+                known = msgspec.structs.replace(known, forms=(*known.forms, form)[-_KEPT_FORMS:])
+                worker.store.cache.set_value("http", key, msgspec.msgpack.encode(known))
             worker.downloads[key] = known
             return known
-    result = _fetch(worker, url, headers, vertex)
+    result = msgspec.structs.replace(_fetch(worker, url, headers, vertex), forms=(form,))
     worker.store.cache.set_value("http", key, msgspec.msgpack.encode(result))
     worker.downloads[key] = result
     return result
 
 
-def _is_unchanged(worker: Worker, url: str, headers: dict[str, str], known: Download) -> bool:
+def _is_unchanged(
+    worker: Worker, url: str, headers: dict[str, str], known: Download, *, is_new_form: bool
+) -> bool:
     """Whether the server still has what is known. Asked by HEAD, as BuildKit does: some servers tell ETags
-    and yet answer a conditional GET with everything."""
+    and yet answer a conditional GET with everything. Under a new name, mode or owner BuildKit asks without a
+    condition and for all of it; the ETag is enough to know that it need not come again."""
     asked = dict(headers)
-    if known.etag:
+    if known.etag and is_new_form:
+        pass
+    elif known.etag:
         asked["If-None-Match"] = known.etag
     elif known.last_modified:
         asked["If-Modified-Since"] = known.last_modified

@@ -594,10 +594,11 @@ class Worker:
         if self.machine.is_root and (entry.uid or entry.gid):
             os.chown(directory, entry.uid, entry.gid)
 
-    def adopt(self, upper: Path, base: SnapshotResult | None) -> str:
-        """What a step left in `upper` as a layer; the empty layer when it changed nothing."""
+    def adopt(self, upper: Path, base: SnapshotResult | None, *, since_ns: int) -> str:
+        """What a step that began at `since_ns` left in `upper` as a layer; the empty layer when it changed
+        nothing."""
         overlay = self.machine.executor().overlay
-        layer = self.layers.adopt_upper(upper, overlay=overlay, below=self.view(base))
+        layer = self.layers.adopt_upper(upper, overlay=overlay, below=self.view(base), since_ns=since_ns)
         return layer.id if layer is not None else self.empty_layer()
 
     def empty_layer(self) -> str:

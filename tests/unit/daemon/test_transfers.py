@@ -7,13 +7,20 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from anyarch.api.proto import control_pb2, gateway_pb2, llb_pb2
+from anyarch.api.rpc.status import RpcError
+from anyarch.llb import source
+from anyarch.llb.ops import ActionCopy
+from anyarch.llb.state import CopySource, State
 from anyarch.session.offer.files import directory_methods
-from tests.unit.daemon.harness import Client, daemon, run, solve, statuses, tree
+from tests.unit.daemon.harness import BRIDGE, Client, daemon, names_in, run, solve, statuses, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from anyarch.api.proto import control_pb2
+    from anyarch.api.rpc.client import Channel
     from anyarch.api.rpc.server import ServerCall
 
 OPTIONS: dict[str, Any] = {"Frontend": "dockerfile.v0"}
@@ -60,6 +67,9 @@ def test_a_vertex_lasts_as_long_as_its_transfer(tmp_path: Path) -> None:
                 ]
                 done = transfers[-1]
                 assert done.ID == "transferring context:"
+                unchanged = [status for status in transfers if status.ID == "unchanged context:"]
+                assert [status.current for status in unchanged] == ([1] if ref == "cached" else [])
+                assert all(status.name == "transferring" for status in transfers)
                 assert done.current > 0
                 assert not vertex.cached
                 assert seconds(vertex.started) <= seconds(done.started)
@@ -121,3 +131,59 @@ def test_a_client_that_goes_in_the_middle_of_a_transfer_leaves_nothing_open(tmp_
                 await solve(channel, again, "again", **OPTIONS)
 
     run(work())
+
+
+def local(unique: str) -> llb_pb2.Definition:
+    copy = CopySource(source.local("context", unique=unique), ActionCopy("/one", "/copied"))
+    state = State().file(copy)
+    return llb_pb2.Definition.FromString(state.marshal().marshal())
+
+
+def test_a_graph_of_a_build_that_runs_brings_its_files_to_a_client_that_offers_none(tmp_path: Path) -> None:
+    async def work() -> None:
+        owner = Client(context=tree(tmp_path / "c", one="1"))
+        guest = Client()
+        methods = guest.methods()
+        del methods["/moby.filesync.v1.FileSync/DiffCopy"]
+        guest.methods = lambda: methods  # type: ignore[method-assign]
+        output = [control_pb2.Exporter(Type="tar")]
+        unique = "k" * 25
+        async with daemon(tmp_path) as channel, guest.serving(channel):
+            async with owner.serving(channel):
+                leading = asyncio.ensure_future(solve(channel, owner, "leads"))
+                for name in (unique, "guessed"):
+                    await channel.unary(
+                        BRIDGE + "Solve",
+                        gateway_pb2.SolveRequest(
+                            Definition=local(name), allowResultReturn=True, Evaluate=True
+                        ),
+                        gateway_pb2.SolveResponse,
+                        metadata=[("buildkit-controlapi-buildid", "leads")],
+                    )
+                await solve(channel, guest, "has it", Definition=local(unique), Exporters=output)
+                assert names_in(guest.archives["0"]) == ["copied"]
+                for ref, other in (("has not", "x" * 25), ("guesses", "guessed")):
+                    with pytest.raises(RpcError, match="no local sources enabled"):
+                        await solve(channel, guest, ref, Definition=local(other), Exporters=output)
+                leading.cancel()
+                await asyncio.wait([leading])
+            await until_ended(channel, "leads")
+            with pytest.raises(RpcError, match="no local sources enabled"):
+                await solve(channel, guest, "too late", Definition=local(unique), Exporters=output)
+
+    run(work())
+
+
+async def until_ended(channel: Channel, ref: str) -> None:
+    """Until the daemon knows no build of that name that runs."""
+    while True:
+        try:
+            await channel.unary(
+                BRIDGE + "Ping",
+                gateway_pb2.PingRequest(),
+                gateway_pb2.PongResponse,
+                metadata=[("buildkit-controlapi-buildid", ref)],
+            )
+        except RpcError:
+            return
+        await asyncio.sleep(0.02)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,7 @@ def _step(layers: LayerStore, base: Layer, script: str, work: Path) -> Layer | N
     for name in ("upper", "work", "root"):
         (work / name).mkdir(parents=True)
     upper.chmod(0o755)
+    since = time.time_ns() - 20_000_000
     options = f"lowerdir={layers.directory(base)},upperdir={upper},workdir={work}/work"
     subprocess.run(
         [
@@ -74,7 +76,7 @@ def _step(layers: LayerStore, base: Layer, script: str, work: Path) -> Layer | N
         check=True,
         capture_output=True,
     )
-    return layers.adopt_upper(upper, overlay="trusted", below=View(layers, [base]))
+    return layers.adopt_upper(upper, overlay="trusted", below=View(layers, [base]), since_ns=since)
 
 
 def _paths(layers: LayerStore, layer: Layer | None) -> dict[str, Kind]:
@@ -108,6 +110,10 @@ D, F, H, W = Kind.DIRECTORY, Kind.FILE, Kind.HARDLINK, Kind.WHITEOUT
         ("chmod 600 h1 && chmod 644 h1", {}),
         ("mkdir -p a/b", {"a": D, "a/b": D}),
         ("ln f f2", {"f": F, "f2": H}),
+        ("touch -d @5 d/e", {"d": D, "d/e": D}),
+        ("touch -d @4000000000 d", {"d": D}),
+        ("touch -d @5 d && touch d", {}),
+        ("touch d/new && rm d/new && touch -d @0.000000007 d", {}),
     ],
 )
 def test_a_layer_holds_what_the_step_changed(

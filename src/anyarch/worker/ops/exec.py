@@ -503,7 +503,7 @@ class ExecOperation:
             if upper is None or mount.readonly:
                 outputs[mount.output] = base
                 continue
-            layer = self._worker.adopt(upper, base)
+            layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
             outputs[mount.output] = (base or SnapshotResult()).on(layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
 
@@ -518,7 +518,7 @@ class ExecOperation:
                 given.append(base)
                 upper = mounts.upper(ROOT if mount.dest == "/" else number)
                 if upper is not None and not mount.readonly and os.path.isdir(upper):
-                    layer = self._worker.adopt(upper, base)
+                    layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
                     self._worker.failed_layers.append(layer)
                     base = (base or SnapshotResult()).on(layer)
                 left.append(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ROOT", "MountPlan"]
 
+_TICK_NS = 20_000_000  # the clock of file systems is this much behind at the most
+
 ROOT = -1
 """Where the root's upper directory is kept among those of the mounts, by position."""
 
@@ -27,6 +30,8 @@ class MountPlan:
     def __init__(self, worker: Worker, stack: ExitStack) -> None:
         self._worker = worker
         self.stack = stack
+        self.since_ns = time.time_ns() - _TICK_NS
+        """Whatever the step changes has a later time, unless it sets another."""
         self.directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
         self._caches: dict[tuple[CacheOpt, str], str] = {}
