@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import struct
 import time
 import tracemalloc
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.api.http2.errors import ENHANCE_YOUR_CALM
+from anyarch.api.http2.patience import MAX_PENDING
 from anyarch.api.http2.stream import MAX_HELD
 from anyarch.api.rpc import socket as rpc_socket
 from anyarch.api.rpc.server import unary
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from anyarch.api.rpc.server import ServerCall
 
-DATA, HEADERS, RST_STREAM, WINDOW_UPDATE = 0, 1, 3, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE = 0, 1, 3, 4, 8
+WINDOW_OF = struct.Struct(">HI")
 
 
 class Watched:
@@ -83,6 +86,56 @@ def test_streams_that_we_are_made_to_reset_in_haste_end_the_connection() -> None
         if raw.end.lost_code is not None:
             break
     assert raw.end.lost_code == ENHANCE_YOUR_CALM
+
+
+def test_windows_that_change_without_end_end_the_connection() -> None:
+    """Each change is one of all streams: a few bytes that cost us a thousand times as much."""
+    raw = Raw()
+    for number in range(1, 2001, 2):
+        raw.frame(HEADERS, 4, number, BLOCK)
+    there_and_back = WINDOW_OF.pack(4, 0) + WINDOW_OF.pack(4, 70_000)
+    raw.frame(SETTINGS, 0, 0, there_and_back * 80_000)  # the last one counts, at the cost of one
+    assert raw.end.lost_code is None
+    assert {stream.send_window for stream in raw.end.connection.streams.values()} == {70_000}
+    for size in range(1, 10_000):
+        raw.frame(SETTINGS, 0, 0, WINDOW_OF.pack(4, size))
+        if raw.end.lost_code is not None:
+            break
+    assert raw.end.lost_code == ENHANCE_YOUR_CALM
+    assert size < 2000
+
+
+def test_answers_that_nobody_reads_are_kept_up_to_a_limit() -> None:
+    raw = Raw()
+    raw.frame(SETTINGS, 0, 0, WINDOW_OF.pack(4, 0))
+    answer = b"x" * (16 << 20)
+    for number in range(1, 2001, 2):
+        raw.frame(HEADERS, 4, number, BLOCK)
+        stream = raw.end.sinks[-1].stream
+        assert stream is not None
+        stream.send(answer)
+        if raw.end.lost_code is not None:
+            break
+    assert raw.end.lost_code == ENHANCE_YOUR_CALM
+    assert len(raw.end.sinks) == MAX_PENDING // len(answer) + 1
+    assert all(sink.reset is not None for sink in raw.end.sinks)
+
+
+def test_answers_that_were_given_up_or_sent_no_longer_count() -> None:
+    raw = Raw()
+    raw.end.write = lambda data: None  # type: ignore[method-assign]
+    answer = b"x" * (16 << 20)
+    for number in range(1, 81, 2):
+        raw.frame(HEADERS, 4, number, BLOCK)
+        stream = raw.end.sinks[-1].stream
+        assert stream is not None
+        stream.send(answer)
+        if number % 4 == 1:
+            raw.frame(RST_STREAM, 0, number, b"\0\0\0\x08")
+        else:
+            for target in (0, number):
+                raw.frame(WINDOW_UPDATE, 0, target, len(answer).to_bytes(4, "big"))
+    assert raw.end.lost_code is None
 
 
 def test_a_frame_that_comes_byte_by_byte_is_put_together_once() -> None:

@@ -7,8 +7,9 @@ raises for what a peer does: a peer that breaks the protocol gets GOAWAY, all st
 
 Memory is bounded: a stream that is not read holds at most its window (4 MiB), a connection 64 MiB, and as
 much again of header lists and of parts of messages; what is waiting to be sent is bounded by the senders, who
-look at `Stream.pending`. A peer that resets what it opens or makes us reset it, or sends frames that have to
-be answered and does not read the answers, is disconnected.
+look at `Stream.pending`. A peer that resets what it opens or makes us reset it, asks for more and more on
+streams that it does not read, changes their windows without end, or sends frames that have to be answered and
+does not read the answers, is disconnected.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from anyarch.api.http2.errors import (
     ProtocolError,
 )
 from anyarch.api.http2.header import MAX_BLOCK, BlockDecoder, encode_headers
+from anyarch.api.http2.patience import Patience
 from anyarch.api.http2.stream import MAX_HELD, Stream
 
 if TYPE_CHECKING:
@@ -58,8 +60,6 @@ FRAME_SIZE = 1 << 20
 MAX_WINDOW = (1 << 31) - 1
 _FLUSH = 1 << 16
 _TURN = 1 << 18
-_MAX_UNREAD_CONTROL = 10_000
-_MAX_RESETS = 2000
 _SETTING = struct.Struct(">HI")
 _U32 = struct.Struct(">I")
 
@@ -99,8 +99,7 @@ class Connection:
         self._last_peer_id = 0
         self._block: tuple[int, bool, bytearray] | None = None
         self._ready: dict[Stream, None] = {}
-        self._control = 0
-        self._resets = 0
+        self._patience = Patience()
         self._unused = 0
         self._received_limit = CONNECTION_WINDOW
         self.held = 0
@@ -239,7 +238,7 @@ class Connection:
             case 2:
                 if len(body) != 5 or not number:
                     raise ProtocolError(FRAME_SIZE_ERROR, "malformed PRIORITY")
-                self._answerable()
+                self._patience.answerable()
             case 3:
                 self._on_reset(number, body)
             case 4:
@@ -250,7 +249,7 @@ class Connection:
                 if len(body) != 8 or number:
                     raise ProtocolError(FRAME_SIZE_ERROR, "malformed PING")
                 if not flags & ACK:
-                    self._answerable()
+                    self._patience.answerable()
                     self._frame(PING, ACK, 0, body)
             case 7:
                 if len(body) < 8 or number:
@@ -263,13 +262,7 @@ class Connection:
                     raise ProtocolError(PROTOCOL_ERROR, "CONTINUATION of nothing")
                 self._extend(body, flags)
             case _:
-                self._answerable()
-
-    def _answerable(self) -> None:
-        """Count a frame that is answered or means nothing; without end they are an attack."""
-        self._control += 1
-        if self._control > _MAX_UNREAD_CONTROL:
-            raise ProtocolError(ENHANCE_YOUR_CALM, "too many control frames")
+                self._patience.answerable()
 
     def _on_data(self, flags: int, number: int, body: bytes) -> None:
         size = len(body)
@@ -288,7 +281,7 @@ class Connection:
             # Of a stream that we have reset: its bytes still count for the connection.
             self._account(size)
             self._consumed(size)
-            self._answerable()
+            self._patience.answerable()
             return
         self._data(stream, body, size, flags)
 
@@ -300,11 +293,10 @@ class Connection:
         if size != len(body):
             stream.consumed(size - len(body))
         if body:
-            if self._control:
-                self._control -= 1
+            self._patience.useful()
             stream.sink.on_data(body)
         elif not flags & END_STREAM:
-            self._answerable()
+            self._patience.answerable()
         if flags & END_STREAM:
             self._remote_end(stream)
 
@@ -336,7 +328,7 @@ class Connection:
             raise ProtocolError(ENHANCE_YOUR_CALM, "the header block is too large")
         if not flags & END_HEADERS:
             if not part:
-                self._answerable()
+                self._patience.answerable()
             return
         self._block = None
         headers, size = self._decoder.decode(bytes(block))
@@ -356,7 +348,7 @@ class Connection:
                 self._frame(RST_STREAM, 0, number, _U32.pack(REFUSED_STREAM))
                 return
             if len(self.streams) >= self._max_streams or self.held + size > MAX_HELD:
-                self._abused()
+                self._patience.given_up()
                 self._frame(RST_STREAM, 0, number, _U32.pack(REFUSED_STREAM))
                 return
             stream = Stream(self, number, self.peer_window)
@@ -386,17 +378,11 @@ class Connection:
         if stream is None:
             if not number or (self._is_peers(number) and number > self._last_peer_id):
                 raise ProtocolError(PROTOCOL_ERROR, "RST_STREAM on an idle stream")
-            self._answerable()
+            self._patience.answerable()
             return
         if not self._client:
-            self._abused()
+            self._patience.given_up()
         self._drop(stream, _U32.unpack(body)[0])
-
-    def _abused(self) -> None:
-        """Count streams that the peer gave up, less those that came to an end (rapid reset)."""
-        self._resets += 1
-        if self._resets > _MAX_RESETS:
-            raise ProtocolError(ENHANCE_YOUR_CALM, "too many streams were reset")
 
     def _on_settings(self, flags: int, number: int, body: bytes) -> None:
         if number or len(body) % 6 or (flags & ACK and body):
@@ -404,24 +390,31 @@ class Connection:
         if flags & ACK:
             return
         self._settled = True
-        self._answerable()
+        self._patience.answerable()
+        window = self.peer_window
         for key, value in _SETTING.iter_unpack(body):
             if key == INITIAL_WINDOW:
                 if value > MAX_WINDOW:
                     raise ProtocolError(FLOW_CONTROL_ERROR, "the initial window is too large")
-                change, self.peer_window = value - self.peer_window, value
-                for stream in self.streams.values():
-                    stream.send_window += change
-                    if stream.pending and stream.send_window > 0:
-                        self._ready[stream] = None
+                window = value
             elif key == MAX_FRAME:
                 if not 16384 <= value < 1 << 24:
                     raise ProtocolError(PROTOCOL_ERROR, "the largest frame is out of range")
                 self.peer_frame = min(value, FRAME_SIZE)
             elif key == MAX_CONCURRENT:
                 self.peer_max_streams = value
+        if window != self.peer_window:
+            self._resize(window)
         self._frame(SETTINGS, ACK, 0, b"")
         self._pump()
+
+    def _resize(self, window: int) -> None:
+        change, self.peer_window = window - self.peer_window, window
+        self._patience.resized(len(self.streams))
+        for stream in self.streams.values():
+            stream.send_window += change
+            if stream.pending and stream.send_window > 0:
+                self._ready[stream] = None
 
     def _on_goaway(self, last: int, code: int) -> None:
         self.going_away = True
@@ -440,19 +433,19 @@ class Connection:
         else:
             stream = self.streams.get(number)
             if stream is None:
-                self._answerable()
+                self._patience.answerable()
                 return
             if not more or stream.send_window + more > MAX_WINDOW:
                 # The peer makes us give its stream up: the same to us as if it did.
                 self._frame(RST_STREAM, 0, number, _U32.pack(FLOW_CONTROL_ERROR if more else PROTOCOL_ERROR))
                 if not self._client:
-                    self._abused()
+                    self._patience.given_up()
                 self._drop(stream, CANCEL)
                 return
             stream.send_window += more
             if stream.pending:
                 self._ready[stream] = None
-        self._answerable() if not self._ready else self._pump()
+        self._patience.answerable() if not self._ready else self._pump()
 
     def _is_peers(self, number: int) -> bool:
         return bool(number & 1) != self._client
@@ -487,6 +480,12 @@ class Connection:
         self._ready[stream] = None
         if not self.paused:
             self._pump()
+
+    def waits(self, size: int) -> bool:
+        """Count `size` bytes more (or fewer) that wait to be sent; whether the connection goes on."""
+        if not self._patience.waits(size):
+            self.close(ENHANCE_YOUR_CALM, "too much was asked for and not read")
+        return not self.closed
 
     def pause(self) -> None:
         """The transport is full: keep data back. Control frames still go out."""
@@ -541,8 +540,7 @@ class Connection:
 
     def _finish(self, stream: Stream) -> None:
         if stream.remote_closed and stream.local_closed:
-            if self._resets:
-                self._resets -= 1
+            self._patience.finished()
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
@@ -587,7 +585,7 @@ class Connection:
             self._out.clear()
             self._out_size = 0
             if not self.paused:
-                self._control = 0
+                self._patience.answers_left()
             self._owner.write(data)
 
     def internal_error(self, message: str) -> None:

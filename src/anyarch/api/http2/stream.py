@@ -111,7 +111,8 @@ class Stream:
             return
         self._queue.append(data)
         self.pending += size
-        connection.ready(self)
+        if connection.waits(size):
+            connection.ready(self)
 
     def end(self, trailers: bytes = b"") -> None:
         """Nothing more comes from us: with a header block, or by an empty frame. After what is pending."""
@@ -141,6 +142,7 @@ class Stream:
         """Forget what waits to be sent; what was not read no longer counts."""
         self.consumed(self.unread)
         self._queue.clear()
+        self._connection.waits(-self.pending)
         self.pending = 0
         self._queued_end = None
 
@@ -182,6 +184,7 @@ class Stream:
             self.send_window -= size
             connection.send_window -= size
             self.pending -= size
+            connection.waits(-size)
             connection.send_data(self, data, end=False)
         if queue:
             return True
