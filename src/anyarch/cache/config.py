@@ -23,6 +23,7 @@ import msgspec
 
 from anyarch.spec.number import natural
 from anyarch.spec.oci import Descriptor, decode
+from anyarch.spec.snapshot import Snapshot, renamed
 from anyarch.spec.timestamp import format_time
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "annotated",
     "chains_of",
     "decode_config",
+    "described",
     "descriptors_of",
     "encode_records",
     "parse",
@@ -126,13 +128,14 @@ class CacheConfig(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class KeyedResult(msgspec.Struct, frozen=True):
     """What is to be written of one vertex: its canonical key (hex), the keys that lead to it, the canonical
-    keys of its inputs, and the chain of blobs of each output (None where there is none to be written).
+    keys of its inputs, and the chain of blobs of each output (None where there is none to be written; "" is
+    a layer without entries, where those have no blob).
     `created_at` in seconds since the epoch, 0 leaves it out; `vertex` is the digest of the vertex."""
 
     canonical: str
     keys: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
-    outputs: tuple[tuple[str, ...] | None, ...] = ()
+    outputs: tuple[Snapshot | None, ...] = ()
     created_at: float = 0.0
     vertex: str = ""
 
@@ -143,7 +146,7 @@ class ForeignRecord(msgspec.Struct, frozen=True):
 
     digest: str
     inputs: tuple[tuple[str, int], ...] = ()
-    chain: tuple[str, ...] | None = None
+    chain: Snapshot | None = None
     created_at: float = 0.0
 
 
@@ -170,11 +173,9 @@ def write(
     known = {item.canonical: item for item in sorted(results, key=lambda item: item.canonical)}
     layers = _Layers(present or ())
     positions: dict[str, int] = {}
-    groups: list[tuple[str, list[tuple[CacheInput, ...]], tuple[str, ...] | None, float]] = []
+    groups: list[tuple[str, list[tuple[CacheInput, ...]], Snapshot | None, float]] = []
 
-    def add(
-        digest: str, inputs: list[tuple[CacheInput, ...]], chain: tuple[str, ...] | None, at: float
-    ) -> int:
+    def add(digest: str, inputs: list[tuple[CacheInput, ...]], chain: Snapshot | None, at: float) -> int:
         positions[digest] = len(groups)
         groups.append((digest, inputs, chain, at))
         return positions[digest]
@@ -197,22 +198,23 @@ def write(
         above: list[tuple[CacheInput, ...]] = [
             (CacheInput(selector, first + link),) for selector, link in record.inputs
         ]
-        whole = record.chain if record.chain is not None and "" not in record.chain else None
-        groups.append((record.digest, above, whole, record.created_at))
+        chain = record.chain
+        is_whole = chain is not None and layers.blobs(chain).depth == chain.depth
+        groups.append((record.digest, above, chain if is_whole else None, record.created_at))
     records = []
     for digest, inputs, chain, created_at in groups:
         result: tuple[CacheResult, ...] = ()
         chained: tuple[ChainedResult, ...] = ()
-        if chain:
-            blobs = chain if present is None else tuple(filter(None, chain))
+        if chain is not None and chain.depth:
+            blobs = layers.blobs(chain)
             at = format_time(created_at) if created_at else ""
             top = layers.top(blobs, grow=present is None)
             if top >= 0:
                 result = (CacheResult(top, at),)
-                if "" in chain:
-                    inputs = [*inputs, (CacheInput(_LAYERS + _positions(chain), anchor),)]
-            elif blobs == chain and (first := _place(present or (), blobs)) >= 0:
-                chained = (ChainedResult(tuple(range(first, first + len(blobs))), at),)
+                if blobs.depth != chain.depth:
+                    inputs = [*inputs, (CacheInput(_LAYERS + _positions(chain.layers), anchor),)]
+            elif blobs.depth == chain.depth and (first := layers.place(blobs)) >= 0:
+                chained = (ChainedResult(tuple(range(first, first + blobs.depth)), at),)
         records.append(CacheRecord(layers=result, chains=chained, digest=digest, inputs=tuple(inputs)))
     return CacheConfig(tuple(layers.made) if present is None else (), tuple(records))
 
@@ -222,27 +224,47 @@ class _Layers:
 
     def __init__(self, present: Sequence[str]) -> None:
         self.made: list[CacheLayer] = []
-        self._tops: dict[tuple[str, ...], int] = {(): -1}
-        self.top(tuple(present), grow=True)
+        self._above: dict[tuple[int, str], int] = {}  # by the position of the layer below, and the blob
+        self._tops: dict[Snapshot, int] = {Snapshot(): -1}
+        self._blobs: dict[Snapshot, Snapshot] = {}
+        self._present = present
+        self._ends: dict[str, list[int]] = {}
+        below = -1
+        for end, blob in enumerate(present, 1):
+            self._ends.setdefault(blob, []).append(end)
+            below = self._add(below, blob)
 
-    def top(self, chain: tuple[str, ...], *, grow: bool) -> int:
+    def blobs(self, chain: Snapshot) -> Snapshot:
+        """`chain` but for the layers that have no blob."""
+        return renamed(chain, lambda blob: blob or None, self._blobs)
+
+    def top(self, chain: Snapshot, *, grow: bool) -> int:
         """The position of the uppermost layer of `chain`; -1 for none, and without `grow` for a new chain."""
-        length = len(chain)
-        while chain[:length] not in self._tops:
-            length -= 1
-        below = self._tops[chain[:length]]
-        if length < len(chain) and not grow:
-            return -1
-        for end in range(length, len(chain)):
-            self.made.append(CacheLayer(chain[end], below))
-            below = self._tops[chain[: end + 1]] = len(self.made) - 1
-        return below
+        new = []
+        at = chain
+        while at not in self._tops and at.below is not None:
+            new.append(at)
+            at = at.below
+        position = self._tops[at]
+        for at in reversed(new):
+            if position >= 0 or at.depth == 1:
+                known = self._above.get((position, at.top), -1)
+                position = self._add(position, at.top) if known < 0 and grow else known
+            self._tops[at] = position
+        return position
 
+    def _add(self, below: int, blob: str) -> int:
+        self.made.append(CacheLayer(blob, below))
+        position = self._above[below, blob] = len(self.made) - 1
+        return position
 
-def _place(present: Sequence[str], part: tuple[str, ...]) -> int:
-    """Where `part`, which does not begin `present`, is in it; -1 for nowhere."""
-    places = range(1, len(present) - len(part) + 1)
-    return next((at for at in places if tuple(present[at : at + len(part)]) == part), -1)
+    def place(self, part: Snapshot) -> int:
+        """Where `part`, which does not begin the layers that are there, is among them; -1 for nowhere."""
+        for end in self._ends.get(part.top, ()):
+            begin = end - part.depth
+            if begin > 0 and tuple(self._present[begin:end]) == part.layers:
+                return begin
+        return -1
 
 
 def _positions(chain: Sequence[str]) -> str:
@@ -262,25 +284,28 @@ def encode_records(config: CacheConfig) -> bytes:
 
 class Found(msgspec.Struct):
     """What a cache knows. `links` leads from keys to canonical keys, `results` from those to a chain of blobs
-    (with their diff IDs) for each output, None where nothing is known of it; a blob None is a layer without
-    entries. `documents` are what it was read from, for whoever looks for other keys in them."""
+    for each output, None where nothing is known of it; a blob "" is a layer without entries. `blobs` has the
+    descriptors of all, with their diff IDs. `documents` are what it was read from, for whoever looks for
+    other keys in them."""
 
-    links: dict[str, str]
-    results: dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]]
+    links: dict[str, str] = {}
+    results: dict[str, tuple[Snapshot | None, ...]] = {}
+    blobs: dict[str, Descriptor] = {}
     documents: list[tuple[CacheConfig, dict[str, Descriptor]]] = []
 
     def add(self, other: Found) -> None:
         self.links.update(other.links)
         self.results.update(other.results)
+        self.blobs = {**other.blobs, **self.blobs}
         self.documents.extend(other.documents)
 
 
 def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
     """Read a document; `blobs` are those of its manifest. What is not of our form, or whose blobs are not
     there, is passed over."""
-    found = Found({}, {}, [(config, blobs)])
-    outputs: dict[str, dict[int, tuple[Descriptor | None, ...]]] = {}
-    chain_of = chains_of(config, blobs)
+    found = Found(blobs=described(config, blobs), documents=[(config, blobs)])
+    outputs: dict[str, dict[int, Snapshot]] = {}
+    chain_of = chains_of(config, found.blobs)
     for record in config.records:
         hexdigits = record.digest.partition(":")[2]
         chain = chain_of(record)
@@ -312,13 +337,13 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
 
 
 def chains_of(
-    config: CacheConfig, blobs: dict[str, Descriptor]
-) -> Callable[[CacheRecord], tuple[Descriptor | None, ...] | None]:
-    """A function that gives the first result of a record whose blobs are all there."""
-    descriptors = [_descriptor(layer, blobs) for layer in config.layers]
-    known: dict[int, tuple[Descriptor, ...] | None] = {-1: ()}
+    config: CacheConfig, blobs: Mapping[str, Descriptor]
+) -> Callable[[CacheRecord], Snapshot | None]:
+    """A function that gives the first result of a record whose blobs are all among `blobs` (`described`).
+    Chains share what they lie on."""
+    known: dict[int, Snapshot | None] = {-1: Snapshot()}
 
-    def up_to(position: int) -> tuple[Descriptor, ...] | None:
+    def up_to(position: int) -> Snapshot | None:
         """The chain whose uppermost layer that is; what was asked for before is the begin of others."""
         new: list[int] = []
         while position not in known:
@@ -328,46 +353,36 @@ def chains_of(
             position = config.layers[position].parent
         chain = known[position]
         for at in reversed(new):
-            descriptor = descriptors[at]
-            chain = (*chain, descriptor) if chain is not None and descriptor is not None else None
-            known[at] = chain
+            blob = config.layers[at].blob
+            chain = known[at] = chain.on(blob) if chain is not None and blob in blobs else None
         return chain
 
-    def chain_of(record: CacheRecord) -> tuple[Descriptor | None, ...] | None:
+    def chain_of(record: CacheRecord) -> Snapshot | None:
         for result in record.layers:
             chain = up_to(result.layer)
-            if chain:
+            if chain is not None and chain.depth:
                 return _with_empty(record, chain)
         for chained in record.chains:
-            chain = _pick(descriptors, chained.layers)
-            if chain:
-                return chain
+            positions = chained.layers
+            if positions and all(0 <= position < len(config.layers) for position in positions):
+                names = [config.layers[position].blob for position in positions]
+                if all(name in blobs for name in names):
+                    return Snapshot(names)
         return None
 
     return chain_of
 
 
-def _with_empty(record: CacheRecord, chain: tuple[Descriptor, ...]) -> tuple[Descriptor | None, ...] | None:
+def _with_empty(record: CacheRecord, chain: Snapshot) -> Snapshot | None:
     for group in record.inputs:
         for item in group:
             if item.selector.startswith(_LAYERS):
                 texts = item.selector.removeprefix(_LAYERS).split(",")
-                if [t for t in texts if t != "-"] != [str(n) for n in range(len(chain))]:
+                if [t for t in texts if t != "-"] != [str(n) for n in range(chain.depth)]:
                     return None
-                return tuple(None if text == "-" else chain[int(text)] for text in texts)
+                names = iter(chain.layers)
+                return Snapshot("" if text == "-" else next(names) for text in texts)
     return chain
-
-
-def _pick(
-    descriptors: Sequence[Descriptor | None], positions: Iterable[int]
-) -> tuple[Descriptor, ...] | None:
-    chain = []
-    for position in positions:
-        descriptor = descriptors[position] if 0 <= position < len(descriptors) else None
-        if descriptor is None:
-            return None
-        chain.append(descriptor)
-    return tuple(chain)
 
 
 def annotated(config: CacheConfig, blobs: Mapping[str, Descriptor]) -> CacheConfig:
@@ -403,15 +418,20 @@ def descriptors_of(config: CacheConfig) -> dict[str, Descriptor]:
     return found
 
 
-def _descriptor(layer: CacheLayer, blobs: dict[str, Descriptor]) -> Descriptor | None:
-    """The blob of a layer, with its diff ID as annotation; None when either is not known."""
-    descriptor = blobs.get(layer.blob)
-    if descriptor is None:
-        return None
-    notes = dict(descriptor.annotations or {})
-    if layer.annotations is not None and layer.annotations.diff_id:
-        notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
-    return msgspec.structs.replace(descriptor, annotations=notes) if UNCOMPRESSED in notes else None
+def described(config: CacheConfig, blobs: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
+    """The blobs of a document's layers that are among `blobs` and whose diff ID is known, which they have as
+    annotation."""
+    found = {}
+    for layer in config.layers:
+        descriptor = blobs.get(layer.blob)
+        if descriptor is None or layer.blob in found:
+            continue
+        notes = dict(descriptor.annotations or {})
+        if layer.annotations is not None and layer.annotations.diff_id:
+            notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
+        if UNCOMPRESSED in notes:
+            found[layer.blob] = msgspec.structs.replace(descriptor, annotations=notes)
+    return found
 
 
 def decode_config(raw: bytes) -> CacheConfig:

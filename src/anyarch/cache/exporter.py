@@ -24,6 +24,7 @@ from anyarch.errors import CacheError
 from anyarch.snapshot.forms import UNCOMPRESSED as BLOB_DIFF_ID
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, encode
+from anyarch.spec.snapshot import renamed
 from anyarch.spec.timestamp import format_time
 from anyarch.worker.result import SnapshotResult
 
@@ -74,31 +75,19 @@ def keyed(
     """What is to be written of `solved`. `chains` are those of the build's results; `digest_of` gives the
     blob of a layer."""
     kept = _Kept(chains, is_max=is_max)
-    known: dict[SnapshotResult, tuple[str, ...]] = {SnapshotResult(): ()}
-
-    def blobs_of(chain: SnapshotResult) -> tuple[str, ...]:
-        # Of a long chain the longest part that is known already is taken over: linear in the steps.
-        new = []
-        at = chain
-        while at not in known:
-            assert at.below is not None
-            new.append(at)
-            at = at.below
-        blobs = known[at]
-        for at in reversed(new):
-            blobs = known[at] = (*blobs, digest_of(at.top))
-        return blobs
-
+    blobs: dict[SnapshotResult, SnapshotResult] = {}
     results = []
     for item in solved:
-        outputs: list[tuple[str, ...] | None] = []
+        outputs: list[SnapshotResult | None] = []
         last = ""
         if not item.is_source:
             for output in item.outputs or ():
-                is_kept = isinstance(output, SnapshotResult) and output in kept
-                outputs.append(blobs_of(output) if is_kept else None)
-                last = last or (output.top if is_kept else "")
-        if not any(outputs):
+                if not isinstance(output, SnapshotResult) or output not in kept:
+                    outputs.append(None)
+                    continue
+                outputs.append(renamed(output, digest_of, blobs))
+                last = last or output.top
+        if not any(output is not None and output.depth for output in outputs):
             outputs = []
         results.append(
             KeyedResult(
@@ -130,26 +119,30 @@ class _Kept:
 
     def __init__(self, chains: Sequence[Sequence[str]], *, is_max: bool) -> None:
         self._is_max = is_max
-        self._begins: set[SnapshotResult] = set()
-        self._places: dict[str, list[tuple[tuple[str, ...], int]]] = {}
-        for chain in () if is_max else dict.fromkeys(map(tuple, chains)):
-            at = SnapshotResult(chain)
-            while at.below is not None:
-                self._begins.add(at)
-                at = at.below
+        self._places: dict[str, set[tuple[int, int]]] = {}
+        for number, chain in enumerate(() if is_max else dict.fromkeys(map(tuple, chains))):
             for end, layer in enumerate(chain, 1):
-                self._places.setdefault(layer, []).append((chain, end))
+                self._places.setdefault(layer, set()).add((number, end))
+        self._ends: dict[SnapshotResult, set[tuple[int, int]]] = {}
 
     def __contains__(self, chain: SnapshotResult) -> bool:
-        if not chain.depth:
-            return False
-        return self._is_max or chain in self._begins or self._is_part(chain)
+        return chain.depth > 0 and (self._is_max or bool(self._ends_of(chain)))
 
-    def _is_part(self, chain: SnapshotResult) -> bool:
-        return any(
-            end >= chain.depth and whole[end - chain.depth : end] == chain.layers
-            for whole, end in self._places.get(chain.top, ())
-        )
+    def _ends_of(self, chain: SnapshotResult) -> set[tuple[int, int]]:
+        """Where in the results a part that is `chain` ends: next to where that ends on which it lies."""
+        new = []
+        at: SnapshotResult = chain
+        while at not in self._ends and at.below is not None:
+            new.append(at)
+            at = at.below
+        for at in reversed(new):
+            assert at.below is not None
+            ends = self._places.get(at.top, set())
+            if at.depth > 1:
+                below = self._ends[at.below]
+                ends = {(number, end) for number, end in ends if (number, end - 1) in below}
+            self._ends[at] = ends
+        return self._ends.get(chain, set())
 
     def layers(self, solved: Iterable[Solved]) -> list[str]:
         """All layers of what `solved` has to be written, each once."""

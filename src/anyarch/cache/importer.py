@@ -30,6 +30,7 @@ from anyarch.spec import media
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import ImageConfig, Index, Manifest, decode
+from anyarch.spec.snapshot import renamed
 from anyarch.spec.timestamp import parse_time
 from anyarch.worker.worker import EMPTY_LAYER
 
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
     from anyarch.http.cancel import Cancel
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
+    from anyarch.spec.snapshot import Snapshot
     from anyarch.worker.worker import Worker
-
-Chains = tuple["tuple[Descriptor | None, ...] | None", ...]
-"""Blobs of each output of a result."""
 
 __all__ = [
     "ImportedCache",
@@ -65,61 +64,61 @@ class ImportedCache:
         self._found = found
         self._fetch_from = fetch_from
         self._layers: dict[str, str] = {}
+        self._chains: dict[Snapshot, Snapshot] = {}  # of blobs and of layers
+        self._not_ours: set[Snapshot] = set()  # chains of other tools, whose base layers are marked
 
     def __len__(self) -> int:
         return len(self._found.results)
 
-    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, Chains]:
-        """The results that the cache has under BuildKit's keys, by vertex."""
+    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, tuple[Snapshot | None, ...]]:
+        """The results (chains of blobs) that the cache has under BuildKit's keys, by vertex."""
         from anyarch.cache.stock import match
 
-        found: dict[str, Chains] = {}
+        found: dict[str, tuple[Snapshot | None, ...]] = {}
         for config, blobs in self._found.documents:
             for vertex, chains in match(keys, config, blobs).items():
                 found.setdefault(vertex, chains)
         return found
 
-    def add(self, key: str, chains: Chains, bases: Container[str]) -> None:
+    def add(self, key: str, chains: tuple[Snapshot | None, ...], bases: Container[str]) -> None:
         """Know a result under one of our keys too. `bases` are the diff IDs of layers of base images: other
         tools do not tell which of a chain are these, and no step of the build made them."""
-
-        def marked(descriptor: Descriptor | None) -> Descriptor | None:
-            notes = (descriptor.annotations if descriptor is not None else None) or {}
-            if descriptor is None or notes.get(UNCOMPRESSED) not in bases:
-                return descriptor
-            return msgspec.structs.replace(descriptor, annotations={**notes, BASE: "true"})
-
-        own = tuple(
-            tuple(marked(descriptor) for descriptor in chain) if chain is not None else None
-            for chain in chains
-        )
-        self._found.results.setdefault(key, own)
+        if self._found.results.setdefault(key, chains) is not chains:
+            return
+        blobs = self._found.blobs
+        for chain in chains:
+            at = chain
+            while at is not None and at.below is not None and at not in self._not_ours:
+                self._not_ours.add(at)
+                notes = blobs[at.top].annotations or {} if at.top else {}
+                if notes.get(UNCOMPRESSED) in bases:
+                    blobs[at.top] = msgspec.structs.replace(
+                        blobs[at.top], annotations={**notes, BASE: "true"}
+                    )
+                at = at.below
 
     def canonical(self, key: str) -> str | None:
         """The canonical key that `key` leads to."""
         return self._found.links.get(key)
 
-    def load(self, canonical: str) -> list[tuple[str, ...] | None] | None:
+    def load(self, canonical: str) -> list[Snapshot | None] | None:
         """The chains of layers (ids) of a result, made known to the store; their bytes stay elsewhere. None
         for an output that the cache does not have."""
         outputs = self._found.results.get(canonical)
         if outputs is None:
             return None
-        return [
-            tuple(self._layer(descriptor) for descriptor in chain) if chain is not None else None
-            for chain in outputs
-        ]
+        return [renamed(chain, self._layer, self._chains) if chain is not None else None for chain in outputs]
 
-    def _layer(self, descriptor: Descriptor | None) -> str:
-        digest = descriptor.digest if descriptor is not None else ""
-        layer = self._layers.get(digest)
+    def _layer(self, blob: str) -> str:
+        layer = self._layers.get(blob)
         if layer is None:
-            layer = self._layers[digest] = self._new_layer(descriptor)
+            layer = self._layers[blob] = self._new_layer(blob)
         return layer
 
-    def _new_layer(self, descriptor: Descriptor | None) -> str:
-        if descriptor is None:
+    def _new_layer(self, blob: str) -> str:
+        if not blob:
             return self._worker.empty_layer()
+        descriptor = self._found.blobs[blob]
         notes = descriptor.annotations or {}
         created_at = parse_time(notes.get(CREATED_AT, ""))
         if notes[UNCOMPRESSED] == EMPTY_LAYER:
@@ -221,7 +220,7 @@ def read_found(raw: bytes, media_type: str, read: Callable[[Descriptor], bytes])
     config, blobs = _parts_of(raw, media_type)
     if config is not None:
         return parse(decode_config(read(config)), {item.digest: item for item in blobs})
-    found = Found({}, {})
+    found = Found()
     for image in _images(raw, media_type, read):
         inline = _inline(image, read)
         if inline is not None:

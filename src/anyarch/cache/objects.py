@@ -78,7 +78,7 @@ def read_objects(worker: Worker, objects: Objects) -> ImportedCache:
     """The cache of a place; an empty one where nothing is yet, as in BuildKit."""
     from anyarch.cache.config import Found, parse
 
-    found = Found({}, {})
+    found = Found()
     for raw in objects.indexes():
         document = _decode(raw)
         found.add(parse(document.config, document.blobs))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from anyarch.cache.config import ForeignRecord, chains_of
+from anyarch.cache.config import ForeignRecord, chains_of, described
 from anyarch.cache.contents import accounts
 from anyarch.llb.gojson import action_json, filled, grant_json, owner_json
 from anyarch.llb.ops import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from anyarch.llb.ops import CacheOpt, Mount, Op
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
+    from anyarch.spec.snapshot import Snapshot
 
 __all__ = ["CONTENT", "StockKey", "chain_id", "foreign_records", "match", "stock_keys"]
 
@@ -102,17 +103,24 @@ def stock_keys(
 
 
 def match(
-    keys: Mapping[str, StockKey], config: CacheConfig, blobs: dict[str, Descriptor]
-) -> dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]]:
+    keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str, Descriptor]
+) -> dict[str, tuple[Snapshot | None, ...]]:
     """The results (a chain of blobs for each output, None for one it does not have) that a document has for
     `keys`, by vertex. A record is that of a vertex only when its links lead to records of the vertex's
     inputs."""
-    by_digest: dict[str, list[int]] = {}
+    # By digest and a record that the first input links to: a thousand equal steps on one another have one
+    # digest.
+    by_digest: dict[tuple[str, int], list[int]] = {}
     for number, record in enumerate(config.records):
-        by_digest.setdefault(record.digest, []).append(number)
-    chain_of = chains_of(config, blobs)
+        for link in {item.link for item in record.inputs[0]} if record.inputs else (-1,):
+            by_digest.setdefault((record.digest, link), []).append(number)
+    chain_of = chains_of(config, described(config, blobs))
     records: dict[tuple[str, int], set[int]] = {}
-    found: dict[str, tuple[tuple[Descriptor | None, ...] | None, ...]] = {}
+    found: dict[str, tuple[Snapshot | None, ...]] = {}
+
+    def candidates(digest: str, key: StockKey) -> Iterable[int]:
+        below = records.get(key.inputs[0][:2], ()) if key.inputs else (-1,)
+        return {number for link in below for number in by_digest.get((digest, link), ())}
 
     def fits(number: int, key: StockKey) -> bool:
         groups = config.records[number].inputs
@@ -131,13 +139,13 @@ def match(
             used.setdefault(at, set()).add(output)
     for vertex, key in keys.items():
         wanted = used.get(vertex, set()) | {0}
-        outputs: dict[int, tuple[Descriptor | None, ...]] = {}
+        outputs: dict[int, Snapshot] = {}
         for output in wanted:
-            numbers = {number for number in by_digest.get(key.record(output), ()) if fits(number, key)}
+            numbers = {number for number in candidates(key.record(output), key) if fits(number, key)}
             records[vertex, output] = numbers
             if key.inputs:
                 chains = [chain_of(config.records[number]) for number in sorted(numbers)]
-                chain = next((chain for chain in chains if chain), None)
+                chain = next((chain for chain in chains if chain is not None), None)
                 if chain is not None:
                     outputs[output] = chain
         if outputs:
@@ -147,7 +155,7 @@ def match(
 
 def foreign_records(
     keys: Mapping[str, StockKey],
-    outputs: Mapping[str, Sequence[tuple[str, ...] | None]],
+    outputs: Mapping[str, Sequence[Snapshot | None]],
     created_at: Callable[[str], float],
 ) -> list[ForeignRecord]:
     """What is to be written under `keys`: `outputs` gives the chains of blobs of a vertex, None where there

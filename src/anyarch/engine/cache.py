@@ -58,10 +58,10 @@ class StoredCache:
         for cache in self.imported:
             chains = cache.load(canonical)
             if chains is not None:
-                whole = [SnapshotResult(chain) for chain in chains if chain is not None]
+                whole = [chain for chain in chains if chain is not None]
                 if cache.is_lasting and len(whole) == len(chains):
                     self._records.save(canonical, whole, description="from a build cache")
-                return [SnapshotResult(chain) if chain is not None else MISSING for chain in chains]
+                return [chain if chain is not None else MISSING for chain in chains]
         return None
 
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:

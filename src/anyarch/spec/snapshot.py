@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "renamed"]
 
 
 class Snapshot:
@@ -71,6 +71,23 @@ class Snapshot:
 
     def __repr__(self) -> str:
         return f"Snapshot({self.layers!r})"
+
+
+def renamed(
+    chain: Snapshot, name_of: Callable[[str], str | None], known: dict[Snapshot, Snapshot]
+) -> Snapshot:
+    """`chain` with other names for its layers; one without a name (None) is left out. `known` has what was
+    renamed before, and is added to: of chains that lie on one another each costs what is new of it."""
+    new = []
+    at = chain
+    while at.below is not None and at not in known:
+        new.append(at)
+        at = at.below
+    made = known.get(at, _EMPTY)
+    for at in reversed(new):
+        name = name_of(at.top)
+        made = known[at] = made if name is None else made.on(name)
+    return made
 
 
 _EMPTY = Snapshot()

@@ -61,6 +61,7 @@ class CacheRecords:
         self._used_results: set[tuple[str, int]] = set()
         self._used_values: set[tuple[str, str]] = set()
         self._ids: dict[Snapshot, int] = {}
+        self._known: dict[int, Snapshot] = {}  # one object for each: equal ones are compared layer by layer
         self._whole: dict[int, Snapshot] = {}  # their layers are held
 
     def canonical(self, key: str) -> str | None:
@@ -121,8 +122,11 @@ class CacheRecords:
             return None
         snapshot = below or Snapshot()
         for number, layer in reversed(found):
-            snapshot = self._whole[number] = snapshot.on(layer)
-            self._ids[snapshot] = number
+            known = self._known.get(number)  # numbers are given once
+            if known is None:
+                known = self._known[number] = snapshot.on(layer)
+                self._ids[known] = number
+            snapshot = self._whole[number] = known
         return snapshot
 
     def forget_chains(self) -> None:
@@ -157,7 +161,10 @@ class CacheRecords:
             database.execute("DELETE FROM cache_results WHERE canonical = ?", (canonical,))
             database.executemany("INSERT INTO cache_results VALUES (?, ?, ?, ?, ?, ?)", rows)
             database.execute("INSERT OR REPLACE INTO cache_keys VALUES (?, ?)", (canonical, canonical))
-        self._ids.update(ids)  # not before they are committed: a number that was rolled back is given again
+        # Not before they are committed: a number that was rolled back is given again.
+        self._ids.update(ids)
+        for one, chain in ids.items():
+            self._known.setdefault(chain, one)
 
     def _chain_of(self, database: sqlite3.Connection, snapshot: Snapshot, ids: dict[Snapshot, int]) -> int:
         """The id of a chain, which is written as far as it is new; 0 is the empty one. Goes into `ids`."""

@@ -23,6 +23,7 @@ from anyarch.cache.config import (
 )
 from anyarch.cache.merge import MAX_AGE_S, MOST, OVERLAP_S, Document, living, merge
 from anyarch.spec.oci import Descriptor
+from anyarch.spec.snapshot import Snapshot
 
 NOW = 1_700_000_000.0
 KEYS = [f"{number:064x}" for number in range(12)]
@@ -55,7 +56,7 @@ def builds(draw: st.DrawFn) -> list[KeyedResult]:
             continue
         inputs = tuple(draw(st.lists(st.sampled_from(KEYS[:number]), max_size=2))) if number else ()
         rng = random.Random(number)
-        chain = tuple(rng.choice(BLOBS) for _ in range(1 + number % 3))
+        chain = Snapshot(rng.choice(BLOBS) for _ in range(1 + number % 3))
         outputs = tuple(chain for _ in range(1 + number % 2))
         aliases = (f"{number + 500:064x}",) if draw(st.booleans()) else ()
         results.append(KeyedResult(key, (key, *aliases), inputs, outputs))
@@ -89,9 +90,9 @@ def test_merging_again_adds_nothing_and_the_order_does_not_matter(written: list[
 
 
 def test_what_two_builds_share_is_there_once() -> None:
-    base = KeyedResult(KEYS[0], (KEYS[0],), (), ((BLOBS[0],),))
-    one = document([base, KeyedResult(KEYS[1], (), (KEYS[0],), ((BLOBS[0], BLOBS[1]),))], "1")
-    two = document([base, KeyedResult(KEYS[2], (), (KEYS[0],), ((BLOBS[0], BLOBS[2]),))], "2")
+    base = KeyedResult(KEYS[0], (KEYS[0],), (), (Snapshot((BLOBS[0],)),))
+    one = document([base, KeyedResult(KEYS[1], (), (KEYS[0],), (Snapshot((BLOBS[0], BLOBS[1])),))], "1")
+    two = document([base, KeyedResult(KEYS[2], (), (KEYS[0],), (Snapshot((BLOBS[0], BLOBS[2])),))], "2")
     merged = merge([one, two], NOW)
     assert len(merged.config.records) == 3
     assert len(merged.config.layers) == 3
@@ -110,8 +111,10 @@ def test_parts_die_of_age_and_of_a_later_build_of_their_kind() -> None:
 
 
 def test_the_records_of_a_dead_part_go_and_shared_ones_stay() -> None:
-    base = KeyedResult(KEYS[0], (), (), ((BLOBS[0],),))
-    old = document([base, KeyedResult(KEYS[1], (), (KEYS[0],), ((BLOBS[1],),))], "1", at=NOW - 2 * OVERLAP_S)
+    base = KeyedResult(KEYS[0], (), (), (Snapshot((BLOBS[0],)),))
+    old = document(
+        [base, KeyedResult(KEYS[1], (), (KEYS[0],), (Snapshot((BLOBS[1],)),))], "1", at=NOW - 2 * OVERLAP_S
+    )
     both = merge([old, document([base], "2", at=NOW - 2 * OVERLAP_S)], NOW)
     assert len(both.config.records) == 2
     later = merge([both, document([base], "3")], NOW)
