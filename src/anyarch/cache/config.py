@@ -141,11 +141,12 @@ class KeyedResult(msgspec.Struct, frozen=True):
 
 
 class ForeignRecord(msgspec.Struct, frozen=True):
-    """A record with a key that is not ours. `inputs` are (selector, position among the foreign records), one
-    an input; `chain` the blobs of the result, None where there is none to be written."""
+    """A record with a key that is not ours. `inputs` are, for each input, what it is known by: (selector,
+    position among the foreign records); `chain` the blobs of the result, None where there is none to be
+    written."""
 
     digest: str
-    inputs: tuple[tuple[str, int], ...] = ()
+    inputs: tuple[tuple[tuple[str, int], ...], ...] = ()
     chain: Snapshot | None = None
     created_at: float = 0.0
 
@@ -196,7 +197,7 @@ def write(
     first = len(groups)
     for record in foreign:
         above: list[tuple[CacheInput, ...]] = [
-            (CacheInput(selector, first + link),) for selector, link in record.inputs
+            tuple(CacheInput(selector, first + link) for selector, link in links) for links in record.inputs
         ]
         chain = record.chain
         is_whole = chain is not None and layers.blobs(chain).depth == chain.depth

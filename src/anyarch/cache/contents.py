@@ -10,8 +10,12 @@ Every file is read for that: the hash of its content alone, which the store has,
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import posixpath
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,14 +31,19 @@ if TYPE_CHECKING:
 
     from anyarch.archive.entry import Entry
     from anyarch.llb.ops import Chown, ExecOp, FileOp
+    from anyarch.snapshot.hosttree import HostTree
     from anyarch.snapshot.view import Node, TreeView
     from anyarch.spec.pattern import MatchState, PatternMatcher
 
     Patterns = Callable[[tuple[str, ...]], PatternMatcher]
 
-__all__ = ["Selector", "accounts", "content_digest", "copied", "mounted"]
+__all__ = ["Attributes", "Selector", "accounts", "attributes_of", "content_digest", "copied", "mounted"]
+
+Attributes = Mapping[str, tuple[tuple[str, bytes], ...]]
+"""Extended attributes of files, by path; only of files that have some."""
 
 _CHUNK = 1 << 20
+_APPLE = "com.apple."
 _TYPES = {
     Kind.FILE: "0",
     Kind.SYMLINK: "2",
@@ -44,7 +53,7 @@ _TYPES = {
     Kind.FIFO: "6",
 }
 _ROOT_HEADER = f"sha256:{hashlib.sha256().hexdigest()}"
-"""Nobody sends the root of a directory, so its metadata does not count."""
+"""Nobody sends the root of a client's directory, so its metadata does not count."""
 
 
 class Selector(msgspec.Struct, frozen=True):
@@ -136,9 +145,39 @@ def _outermost(paths: Sequence[str]) -> list[str]:
     )
 
 
-def content_digest(tree: TreeView, selectors: Iterable[Selector], patterns: Patterns) -> str:
-    """The hash of what `selectors` name in `tree`. Raises `PathNotFound` and what reading raises."""
-    contents = _Contents(tree, patterns)
+def attributes_of(tree: HostTree) -> Attributes:
+    """The extended attributes of a directory's files that count, as BuildKit's client would send them. What
+    cannot be read is passed over, as it does."""
+    found: dict[str, tuple[tuple[str, bytes], ...]] = {}
+    top = os.fsencode(tree.root)
+    for node in tree.walk(""):
+        path = node.entry.path
+        place = b"%b/%b" % (top, _raw(path))
+        try:
+            names = os.listxattr(place, follow_symlinks=False)
+        except OSError as error:
+            if error.errno == errno.ENOTSUP:
+                return {}  # the file system knows none
+            continue
+        pairs = []
+        for name in names:
+            if counts(name) and not name.startswith(_APPLE):
+                with suppress(OSError):
+                    pairs.append((_in_utf8(name), os.getxattr(place, name, follow_symlinks=False)))
+        if path and pairs:
+            found[path] = tuple(sorted(pairs))
+    return found
+
+
+def content_digest(
+    tree: TreeView,
+    selectors: Iterable[Selector],
+    patterns: Patterns,
+    attributes: Attributes | None = None,
+) -> str:
+    """The hash of what `selectors` name in `tree`. `attributes` are given of a client's directory, whose
+    entries have none of their own. Raises `PathNotFound` and what reading raises."""
+    contents = _Contents(tree, patterns, attributes)
     return _sha(b"\0".join(contents.digest(one).encode() for one in selectors))
 
 
@@ -157,9 +196,10 @@ class _Included:
 
 
 class _Contents:
-    def __init__(self, tree: TreeView, patterns: Patterns) -> None:
+    def __init__(self, tree: TreeView, patterns: Patterns, attributes: Attributes | None) -> None:
         self._tree = tree
         self._patterns = patterns
+        self._attributes = attributes
         self._known: dict[str, str] = {}  # by real path; of directories their whole content
 
     def digest(self, selector: Selector) -> str:
@@ -213,11 +253,12 @@ class _Contents:
         """The hash of a file, or of the header of a directory."""
         target = self._tree.target(node)
         entry = target.entry
-        if not entry.path:
+        if not entry.path and self._attributes is not None:
             return _ROOT_HEADER
         if entry.kind is not Kind.DIRECTORY and node.entry.path in self._known:
             return self._known[node.entry.path]
-        hashed = hashlib.sha256(_header(entry))
+        own = entry.xattrs if self._attributes is None else self._attributes.get(entry.path, ())
+        hashed = hashlib.sha256(_header(entry, own))
         if entry.kind is Kind.FILE and entry.size:
             with self._tree.open(target) as stream:
                 while data := stream.read(_CHUNK):
@@ -291,7 +332,7 @@ def _before_wildcards(path: str) -> str:
     return "/".join(names[: next(n for n, name in enumerate(names) if has_wildcards(name))])
 
 
-def _header(entry: Entry) -> bytes:
+def _header(entry: Entry, xattrs: Iterable[tuple[str, bytes]]) -> bytes:
     """The fields of a tar header that count."""
     mode = entry.mode & 0o7777
     size = entry.size if entry.kind is Kind.FILE else 0
@@ -302,7 +343,7 @@ def _header(entry: Entry) -> bytes:
         f"namemode{mode}uid{entry.uid}gid{entry.gid}size{size}typeflag{_TYPES[entry.kind]}linkname{link}"
         f"unamegnamedevmajor{major}devminor{minor}"
     )
-    attributes = [_raw(name) + value for name, value in sorted(entry.xattrs) if counts(name)]
+    attributes = [_raw(name) + value for name, value in sorted(xattrs) if counts(name)]
     return _raw(head) + b"".join(attributes)
 
 
@@ -313,6 +354,11 @@ def _base(path: str) -> str:
 
 def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
+
+
+def _in_utf8(name: str) -> str:
+    """Entries speak UTF-8 whatever the locale."""
+    return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _sha(data: bytes) -> str:

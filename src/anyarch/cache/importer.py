@@ -37,7 +37,7 @@ from anyarch.worker.worker import EMPTY_LAYER
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterator, Mapping
 
-    from anyarch.cache.stock import StockKey
+    from anyarch.cache.stock import Matched, StockKey
     from anyarch.http.cancel import Cancel
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.reference import Reference
@@ -70,14 +70,18 @@ class ImportedCache:
     def __len__(self) -> int:
         return len(self._found.results)
 
-    def adopt(self, keys: Mapping[str, StockKey]) -> dict[str, tuple[Snapshot | None, ...]]:
-        """The results (chains of blobs) that the cache has under BuildKit's keys, by vertex."""
-        from anyarch.cache.stock import match
+    def adopt(self, keys: Mapping[str, StockKey]) -> Matched:
+        """What the cache has under BuildKit's keys."""
+        from anyarch.cache.stock import Matched, match
 
-        found: dict[str, tuple[Snapshot | None, ...]] = {}
+        found = Matched({}, {})
         for config, blobs in self._found.documents:
-            for vertex, chains in match(keys, config, blobs).items():
-                found.setdefault(vertex, chains)
+            one = match(keys, config, blobs)
+            for vertex, chains in one.results.items():
+                found.results.setdefault(vertex, chains)
+            for vertex, contents in one.contents.items():
+                for position, records in contents.items():
+                    found.contents.setdefault(vertex, {}).setdefault(position, []).extend(records)
         return found
 
     def add(self, key: str, chains: tuple[Snapshot | None, ...], bases: Container[str]) -> None:

@@ -3,18 +3,18 @@
 A record of BuildKit has the digest of `KEY@OUTPUT`, where KEY is the SHA-256 of a JSON document of the
 operation (Go's encoding, fields in Go's order) or, for an image, of `buildkit.source.v0:` and the chain ID of
 its layers. It links to the records of the inputs. That was read from its sources and compared with what its
-daemon of August 2026 writes (`tests/unit/cache/test_stock.py` has values).
+daemon of August 2026 writes (`tests/engine/test_cache_stock.py` has values).
 
-Covered are images, RUN, file operations and merges whose inputs are covered. What is copied or mounted from a
-stage has, besides the key of its content, one of the stage and the paths. What comes from a build context has
-the key of its content alone: it is covered where that is given (`cache.contents`).
+Covered are images, git and HTTP sources, RUN, file operations and merges whose inputs are covered. An input
+may be known in several ways, of which each will do: what is copied or mounted is known by what it was made of
+and the paths, and by its content where that is given (`cache.contents`); what comes from a build context by
+its content alone.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import posixpath
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ import msgspec
 
 from anyarch.cache.config import ForeignRecord, chains_of, described
 from anyarch.cache.contents import accounts
-from anyarch.llb.gojson import action_json, filled, grant_json, owner_json
+from anyarch.llb.gojson import action_json, encode, filled, grant_json, owner_json
 from anyarch.llb.ops import (
     ActionCopy,
     ActionRm,
@@ -34,6 +34,7 @@ from anyarch.llb.ops import (
     MountType,
     SourceOp,
 )
+from anyarch.spec.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -43,47 +44,61 @@ if TYPE_CHECKING:
     from anyarch.llb.ops import CacheOpt, Mount, Op
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
-    from anyarch.spec.snapshot import Snapshot
 
-__all__ = ["CONTENT", "StockKey", "chain_id", "foreign_records", "match", "stock_keys"]
+__all__ = [
+    "CONTENT",
+    "Matched",
+    "StockKey",
+    "content_record",
+    "foreign_records",
+    "match",
+    "stock_keys",
+]
 
 _TREES = (MountType.BIND, MountType.CACHE)
 
 
 CONTENT = "content:"
-"""Begins what stands for a vertex where a record is that of a content."""
+"""Begins what stands for a vertex where a record is that of a content: the digest of the record follows."""
+
+Link = tuple[str, int, str]
+"""A vertex (or content), its output, a selector."""
 
 
 class StockKey(msgspec.Struct, frozen=True):
-    """The record of one vertex: `digest` with `@OUTPUT` hashed for each output, `inputs` are (vertex,
-    output, selector), in the order of the operation's inputs."""
+    """The record of one vertex: `digest` with `@OUTPUT` hashed for each output. `inputs` are, in the order of
+    the operation's inputs, the links by which each is known. A source may be known by `others` too."""
 
     digest: str
-    inputs: tuple[tuple[str, int, str], ...] = ()
+    inputs: tuple[tuple[Link, ...], ...] = ()
+    others: tuple[str, ...] = ()
 
     def record(self, output: int = 0) -> str:
         """The digest that a record for an output has."""
-        return f"sha256:{hashlib.sha256(f'{self.digest}@{output}'.encode()).hexdigest()}"
+        return _record(self.digest, output)
+
+    def records(self, output: int = 0) -> list[str]:
+        return [_record(digest, output) for digest in (self.digest, *self.others)]
 
 
-def chain_id(diff_ids: Sequence[str]) -> str:
-    """The digest that stands for a stack of layers (OCI image-spec config.md, "Layer ChainID")."""
-    chain = diff_ids[0]
-    for diff_id in diff_ids[1:]:
-        chain = f"sha256:{hashlib.sha256(f'{chain} {diff_id}'.encode()).hexdigest()}"
-    return chain
+def _record(digest: str, output: int) -> str:
+    return f"sha256:{hashlib.sha256(f'{digest}@{output}'.encode()).hexdigest()}"
+
+
+def content_record(digest: str) -> str:
+    """The digest of the record of a content, whose own digest is given (`cache.contents`)."""
+    return _record(digest, -1)
 
 
 def stock_keys(
     definitions: Iterable[Definition],
-    layers_of: Callable[[str], Sequence[str] | None],
+    sources: Mapping[str, Sequence[str]],
     platform: Platform,
-    contents: Mapping[str, Mapping[int, str]] | None = None,
+    contents: Mapping[str, Mapping[int, Sequence[str]]] | None = None,
 ) -> dict[str, StockKey]:
-    """The keys of all vertices that have one, in topological order. `layers_of` gives the diff IDs of an
-    image source (by the vertex's digest), None when it is not known; `platform` is the machine's; `contents`
-    has for file operations and steps the digests of what they use of inputs (by position) that have no key
-    themselves (`cache.contents`).
+    """The keys of all vertices that have one, in topological order. `sources` has what BuildKit calls the
+    source of a vertex; `platform` is the machine's; `contents` has for file operations and steps, by
+    position, the digests of records of what they use of an input (`content_record`).
     """
     found: dict[str, StockKey] = {}
     contents = contents or {}
@@ -91,23 +106,33 @@ def stock_keys(
         for digest, op in definition.decoded.items():
             if digest in found:
                 continue
-            key = _key(op, digest, layers_of, platform, contents.get(digest, {}))
+            own = contents.get(digest, {})
+            key = _key(op, sources.get(digest, ()), platform)
             if key is None:
                 continue
-            for vertex, _, _ in key.inputs:
-                if vertex.startswith(CONTENT):
-                    found.setdefault(vertex, StockKey(vertex.removeprefix(CONTENT)))
-            if all(vertex in found for vertex, _, _ in key.inputs):
-                found[digest] = key
+            groups = []
+            for number, (vertex, output, selector) in enumerate(link for (link,) in key.inputs):
+                group = [(vertex, output, selector)] if vertex in found else []
+                for record in own.get(number, ()):
+                    found.setdefault(f"{CONTENT}{record}", StockKey(record))
+                    group.append((f"{CONTENT}{record}", -1, ""))
+                groups.append(tuple(group))
+            if all(groups):
+                found[digest] = msgspec.structs.replace(key, inputs=tuple(groups))
     return found
 
 
-def match(
-    keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str, Descriptor]
-) -> dict[str, tuple[Snapshot | None, ...]]:
-    """The results (a chain of blobs for each output, None for one it does not have) that a document has for
-    `keys`, by vertex. A record is that of a vertex only when its links lead to records of the vertex's
-    inputs."""
+class Matched(msgspec.Struct, frozen=True):
+    """What a document has for keys: by vertex the results (a chain of blobs for each output, None for one it
+    does not have), and by vertex and input the records of contents that it knows the input by too."""
+
+    results: dict[str, tuple[Snapshot | None, ...]]
+    contents: dict[str, dict[int, list[str]]]
+
+
+def match(keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str, Descriptor]) -> Matched:
+    """What a document has for `keys`. A record is that of a vertex only when its links lead to records of
+    the vertex's inputs."""
     # By digest and a record that the first input links to: a thousand equal steps on one another have one
     # digest.
     by_digest: dict[tuple[str, int], list[int]] = {}
@@ -116,11 +141,14 @@ def match(
             by_digest.setdefault((record.digest, link), []).append(number)
     chain_of = chains_of(config, described(config, blobs))
     records: dict[tuple[str, int], set[int]] = {}
-    found: dict[str, tuple[Snapshot | None, ...]] = {}
+    found = Matched({}, {})
 
-    def candidates(digest: str, key: StockKey) -> Iterable[int]:
-        below = records.get(key.inputs[0][:2], ()) if key.inputs else (-1,)
-        return {number for link in below for number in by_digest.get((digest, link), ())}
+    def below(links: Sequence[Link]) -> set[int]:
+        return {number for vertex, output, _ in links for number in records.get((vertex, output), ())}
+
+    def candidates(digest: str, key: StockKey) -> set[int]:
+        links = below(key.inputs[0]) if key.inputs else {-1}
+        return {number for link in links for number in by_digest.get((digest, link), ())}
 
     def fits(number: int, key: StockKey) -> bool:
         groups = config.records[number].inputs
@@ -128,28 +156,52 @@ def match(
             return not groups
         return len(groups) >= len(key.inputs) and all(
             any(
-                item.selector == selector and item.link in records.get((vertex, output), ()) for item in group
+                item.selector == selector and item.link in records.get((vertex, output), ())
+                for item in group
+                for vertex, output, selector in links
             )
-            for group, (vertex, output, selector) in zip(groups, key.inputs, strict=False)
+            for group, links in zip(groups, key.inputs, strict=False)
         )
+
+    def learn(vertex: str, key: StockKey, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            for position, links in enumerate(key.inputs):
+                known = below(links)
+                for item in config.records[number].inputs[position]:
+                    if item.selector or not 0 <= item.link < len(config.records) or item.link in known:
+                        continue
+                    root = config.records[item.link]
+                    if not root.inputs and links[0][2]:
+                        found.contents.setdefault(vertex, {}).setdefault(position, []).append(root.digest)
 
     used: dict[str, set[int]] = {}
     for key in keys.values():
-        for at, output, _ in key.inputs:
-            used.setdefault(at, set()).add(output)
+        for links in key.inputs:
+            for at, output, _ in links:
+                used.setdefault(at, set()).add(output)
+    roots = {record.digest: number for number, record in enumerate(config.records) if not record.inputs}
     for vertex, key in keys.items():
+        if vertex.startswith(CONTENT):
+            records[vertex, -1] = {roots[key.digest]} if key.digest in roots else set()
+            continue
         wanted = used.get(vertex, set()) | {0}
         outputs: dict[int, Snapshot] = {}
         for output in wanted:
-            numbers = {number for number in candidates(key.record(output), key) if fits(number, key)}
+            numbers = {
+                number
+                for digest in key.records(output)
+                for number in candidates(digest, key)
+                if fits(number, key)
+            }
             records[vertex, output] = numbers
+            learn(vertex, key, numbers)
             if key.inputs:
                 chains = [chain_of(config.records[number]) for number in sorted(numbers)]
                 chain = next((chain for chain in chains if chain is not None), None)
                 if chain is not None:
                     outputs[output] = chain
         if outputs:
-            found[vertex] = tuple(outputs.get(number) for number in range(max(outputs) + 1))
+            found.results[vertex] = tuple(outputs.get(number) for number in range(max(outputs) + 1))
     return found
 
 
@@ -160,47 +212,51 @@ def foreign_records(
 ) -> list[ForeignRecord]:
     """What is to be written under `keys`: `outputs` gives the chains of blobs of a vertex, None where there
     is none, `created_at` the time of its result."""
-    positions: dict[tuple[str, int], int] = {}
+    positions: dict[tuple[str, int], list[int]] = {}
     made: list[ForeignRecord] = []
     for vertex, key in keys.items():
         if vertex.startswith(CONTENT):
-            positions[vertex, -1] = len(made)
-            made.append(ForeignRecord(key.record(-1), (), None, 0.0))
+            positions[vertex, -1] = [len(made)]
+            made.append(ForeignRecord(key.digest))
             continue
         chains = outputs.get(vertex)
-        if chains is None or any((at, output) not in positions for at, output, _ in key.inputs):
+        if chains is None:
             continue
-        links = tuple((selector, positions[at, output]) for at, output, selector in key.inputs)
+        links = tuple(
+            tuple(
+                (selector, position)
+                for at, output, selector in group
+                for position in positions.get((at, output), ())
+            )
+            for group in key.inputs
+        )
+        if not all(links):
+            continue
         for number, chain in enumerate(chains):
-            positions[vertex, number] = len(made)
             kept = chain if key.inputs else None  # a base image is never a result
-            made.append(ForeignRecord(key.record(number), links, kept, created_at(vertex) if kept else 0.0))
+            born = created_at(vertex) if kept is not None else 0.0
+            for digest in key.records(number):
+                positions.setdefault((vertex, number), []).append(len(made))
+                made.append(ForeignRecord(digest, links, kept, born))
     return made
 
 
-def _key(
-    op: Op,
-    digest: str,
-    layers_of: Callable[[str], Sequence[str] | None],
-    platform: Platform,
-    contents: Mapping[int, str],
-) -> StockKey | None:
+def _key(op: Op, sources: Sequence[str], platform: Platform) -> StockKey | None:
+    """The key of an operation, each input known by what it was made of."""
     match op.kind:
-        case SourceOp(identifier=identifier) if identifier.startswith("docker-image://"):
-            layers = layers_of(digest)
-            if not layers:
-                return None
-            return StockKey(_sha(f"buildkit.source.v0:{chain_id(layers)}".encode()))
+        case SourceOp():
+            digests = [_sha(f"buildkit.source.v0:{name}".encode()) for name in sources]
+            return StockKey(digests[0], others=tuple(digests[1:])) if digests else None
         case ExecOp():
-            return _exec(op, op.kind, op.platform or platform, contents)
+            return _exec(op, op.kind, op.platform or platform)
         case FileOp():
-            return _file(op, op.kind, contents)
+            return _file(op, op.kind)
         case MergeOp():
             return _merge(op, op.kind)
     return None
 
 
-def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str]) -> StockKey | None:
+def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
     roots = [mount for mount in kind.mounts if mount.dest == "/"]
     if len(roots) != 1 or roots[0].selector not in ("", "/"):
         return None
@@ -247,12 +303,9 @@ def _exec(op: Op, kind: ExecOp, platform: Platform, contents: Mapping[int, str])
         ),
     }
     inputs = tuple(
-        (f"{CONTENT}{contents[number]}", -1, "")
-        if number in contents
-        else (item.digest, item.index, _paths(selectors[number]))
-        for number, item in enumerate(op.inputs)
+        ((item.digest, item.index, _paths(selectors[number])),) for number, item in enumerate(op.inputs)
     )
-    return StockKey(_sha(_json(document)), inputs)
+    return StockKey(_sha(encode(document)), inputs)
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -281,7 +334,7 @@ def _cache(mount: Mount, cache: CacheOpt) -> dict[str, Any]:
     return filled(ID=cache.id)
 
 
-def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
+def _file(op: Op, kind: FileOp) -> StockKey | None:
     actions, indexes = [], []
     bases: set[int] = set()
     selected: dict[int, list[str]] = {}
@@ -300,21 +353,19 @@ def _file(op: Op, kind: FileOp, contents: Mapping[int, str]) -> StockKey | None:
             source = posixpath.basename(source.rstrip("/")) or ("/" if source else ".")
             action = msgspec.structs.replace(action, src=source)
         _, made = action_json(action, owner)
-        actions.append(base64.b64encode(_json(made)).decode())
+        actions.append(base64.b64encode(encode(made)).decode())
         indexes.append([item.input, item.secondary_input, item.output])
     document: dict[str, Any] = {"Type": "buildkit.file.v0", "Actions": actions}
     if not _is_usual(indexes):
         document["indexes"] = indexes
-    inputs: list[tuple[str, int, str]] = []
+    inputs: list[tuple[Link, ...]] = []
     for number, edge in enumerate(op.inputs):
         if number in bases or number not in selected:
-            inputs.append((edge.digest, edge.index, ""))
-        elif number in contents:
-            inputs.append((f"{CONTENT}{contents[number]}", -1, ""))
+            inputs.append(((edge.digest, edge.index, ""),))
         else:
             paths = sorted(selected[number], key=os.fsencode, reverse=True)  # as its first versions had them
-            inputs.append((edge.digest, edge.index, _paths(paths)))
-    return StockKey(_sha(_json(document)), tuple(inputs))
+            inputs.append(((edge.digest, edge.index, _paths(paths)),))
+    return StockKey(_sha(encode(document)), tuple(inputs))
 
 
 def _merge(op: Op, kind: MergeOp) -> StockKey:
@@ -322,7 +373,7 @@ def _merge(op: Op, kind: MergeOp) -> StockKey:
         "Type": "buildkit.merge.v0",
         "Merge": filled(inputs=[filled(input=number) for number in kind.inputs]),
     }
-    return StockKey(_sha(_json(document)), tuple((item.digest, item.index, "") for item in op.inputs))
+    return StockKey(_sha(encode(document)), tuple(((item.digest, item.index, ""),) for item in op.inputs))
 
 
 def _paths(paths: Sequence[str]) -> str:
@@ -339,23 +390,6 @@ def _is_usual(indexes: list[list[int]]) -> bool:
         if second not in (1, -1) or output != (0 if number == count - 1 else -1):
             return False
     return count > 0
-
-
-_GO_ESCAPES = (
-    ("&", "\\u0026"),
-    ("<", "\\u003c"),
-    (">", "\\u003e"),
-    ("\u2028", "\\u2028"),
-    ("\u2029", "\\u2029"),
-)
-
-
-def _json(document: Any) -> bytes:
-    """As Go's encoding/json writes it."""
-    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    for plain, escaped in _GO_ESCAPES:
-        text = text.replace(plain, escaped)
-    return text.encode("utf-8", "replace")
 
 
 def _sha(data: bytes) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,16 +17,15 @@ from anyarch.solver.work import Work
 from anyarch.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.cache.client import ClientCaches
     from anyarch.cache.exporter import CacheOptions
     from anyarch.cache.importer import ImportedCache
     from anyarch.cache.objects import Objects
-    from anyarch.cache.stock import StockKey
     from anyarch.engine.request import BuildRequest, CacheOption
+    from anyarch.engine.stock import StockKeys
     from anyarch.exporter.assemble import InlineCache
-    from anyarch.llb.definition import Definition
     from anyarch.solver.solver import Solver
     from anyarch.worker.worker import Worker
 
@@ -208,97 +206,10 @@ def _place(option: CacheOption, name: str) -> str:
     return option.attrs[name]
 
 
-async def stock_keys_of(
-    solver: Solver, worker: Worker, definitions: Sequence[Definition]
-) -> dict[str, StockKey]:
-    """BuildKit's keys of the vertices that have one."""
-    from anyarch.cache.stock import stock_keys
-
-    layers: dict[str, Sequence[str]] = {}
-    for vertex in solver.vertices:
-        ask = getattr(vertex.operation, "diff_ids", None)
-        if ask is not None:
-            with suppress(AnyarchError):  # what cannot be had is told when it is solved
-                layers[vertex.digest] = await ask()
-    contents = await _contents_of(solver, worker, definitions)
-    return await asyncio.to_thread(stock_keys, definitions, layers.get, worker.platform, contents)
-
-
-async def _contents_of(
-    solver: Solver, worker: Worker, definitions: Sequence[Definition]
-) -> dict[str, dict[int, str]]:
-    """BuildKit's hashes of what vertices use of local directories, by vertex and number of the input. They
-    are kept with the directory's own digest, so that unchanged files are read for it once."""
-    from anyarch.cache.contents import content_digest, copied, mounted
-    from anyarch.llb.ops import ExecOp, FileOp
-
-    found: dict[str, dict[int, str]] = {}
-    memo = worker.store.cache
-    for definition in definitions:
-        for digest, op in definition.decoded.items():
-            if digest in found:
-                continue
-            for number, item in enumerate(op.inputs):
-                if not isinstance(op.kind, FileOp | ExecOp) or not _is_local(solver, item.digest):
-                    continue
-                if isinstance(op.kind, FileOp):
-                    selectors = copied(op.kind, number, len(op.inputs))
-                else:
-                    selectors = mounted(op.kind, number)
-                if selectors is None:
-                    continue
-                with suppress(AnyarchError):  # what is not there is told when it is solved
-                    (result,) = await solver.vertex(item.digest).operation.run(())
-                    name = repr((_CONTENTS, result.digest, selectors))
-                    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-                    known = memo.get_value("stock-content", key)
-                    if known is None:
-                        known = (
-                            await asyncio.to_thread(content_digest, result.tree, selectors, worker.patterns)
-                        ).encode()
-                        memo.set_value("stock-content", key, known)
-                    found.setdefault(digest, {})[number] = known.decode()
-    return found
-
-
-_CONTENTS = 1  # changes when the hashes are made in another way
-
-
-def _is_local(solver: Solver, digest: str) -> bool:
-    """Whether a vertex is a local directory."""
-    return digest in solver and getattr(solver.vertex(digest).operation, "is_local", False) is True
-
-
-async def adopt_stock(caches: Sequence[ImportedCache], solver: Solver, stock: Mapping[str, StockKey]) -> None:
-    """Know what the caches have under BuildKit's keys under ours too. Inputs come first, and what has a key
-    by the content of a stage counts only when it was found: so no key has to run anything to be known."""
-    if not caches:
-        return
-    found = [(cache, await asyncio.to_thread(cache.adopt, stock)) for cache in caches]
-    bases: set[str] = set()
-    for vertex in solver.vertices:
-        ask = getattr(vertex.operation, "diff_ids", None)
-        if ask is not None and vertex.digest in stock:
-            bases.update(await ask())
-    vertices = {vertex.digest: vertex for vertex in solver.vertices}
-    idle = {digest for digest in vertices if _is_local(solver, digest)}  # what runs nothing to have a key
-    for digest in stock:
-        one = vertices.get(digest)
-        if one is None or one.ignore_cache or not all(edge.vertex in idle for edge in one.inputs):
-            continue
-        having = [(cache, chains[digest]) for cache, chains in found if digest in chains]
-        cache_map = await one.operation.cache_map()
-        contents = [edge for edge, ask in zip(one.inputs, cache_map.content, strict=False) if ask is not None]
-        if having or all(_is_local(solver, edge.vertex) for edge in contents):
-            idle.add(digest)
-        for cache, outputs in having:
-            cache.add(await solver.definition_key(digest), outputs, bases)
-
-
 # writing ------------------------------------------------------------------------------------------
 
 
-def inline_cache(request: BuildRequest, solver: Solver, stock: Mapping[str, StockKey]) -> InlineCache | None:
+def inline_cache(request: BuildRequest, solver: Solver, stock: StockKeys) -> InlineCache | None:
     """What `--cache-to type=inline` adds to an image's config, None without it."""
     if not any(option.type == "inline" for option in request.cache_to):
         return None
@@ -309,7 +220,7 @@ def inline_cache(request: BuildRequest, solver: Solver, stock: Mapping[str, Stoc
         of_layer = dict(zip(layers, digests, strict=True))
         results = keyed(solver.solved(), [layers], of_layer.__getitem__, is_max=False)
         present = [digest for digest in digests if digest]
-        config = write(results, present=present, foreign=foreign(results, stock))
+        config = write(results, present=present, foreign=foreign(results, stock.keys))
         return b'"%b":"%b"' % (INLINE_KEY.encode(), base64.b64encode(encode_records(config)))
 
     return member
@@ -321,7 +232,7 @@ async def export_caches(
     solver: Solver,
     chains: Sequence[Sequence[str]],
     warn: Callable[[WarningEvent], None],
-    stock: Mapping[str, StockKey],
+    stock: StockKeys,
     client: ClientCaches | None = None,
 ) -> dict[str, object]:
     """Write what `--cache-to` names; answers metadata about it. A failure is one of the build, unless the
@@ -373,12 +284,12 @@ async def _write(
     on_step: Callable[[str], None],
     *,
     slot: str,
-    stock: Mapping[str, StockKey],
+    stock: StockKeys,
     client: ClientCaches | None,
 ) -> object:
     from anyarch.cache.exporter import gather
 
-    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot, stock=stock)
+    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot, stock=stock.keys)
     on_step("preparing build cache for export")
     if cache is None:
         on_step("skipping cache export for empty result")

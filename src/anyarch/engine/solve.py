@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from anyarch.attest.options import Attests
-    from anyarch.cache.stock import StockKey
     from anyarch.engine.calls import FrontendCall
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken
+    from anyarch.engine.stock import StockKeys
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
     from anyarch.solver.events import Event, EventSink
@@ -123,7 +123,7 @@ class Prepared:
         """What is to be attested of the result, where anything is."""
         self.call: FrontendCall | None = None
         """Where is noted what provenance tells."""
-        self.stock: dict[str, StockKey] = {}
+        self.stock: StockKeys | None = None
         """BuildKit's keys of vertices, where build caches are read or written."""
         self.store = store
         self.cache = cache
@@ -246,11 +246,12 @@ async def _build(
         check = TruthCheck(worker, solver, mode=request.arch_check, allow=request.arch_check_allow)
         edges = _load(request, build)
         if request.cache_from or request.cache_to:
-            from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
+            from anyarch.engine.stock import StockKeys
 
             graphs = [graph for graph in build.frontend.refs.values() if graph is not None]
-            build.stock = await stock_keys_of(solver, worker, graphs)
-            await adopt_stock(build.cache.imported, solver, build.stock)
+            build.stock = StockKeys(solver, worker, graphs)
+            await build.stock.find()
+            await build.stock.adopt(build.cache.imported)
         results = await _solve(build, edges)
         if request.tests:
             results = await _test(request, build, edges, results, emit)
@@ -267,9 +268,10 @@ async def _build(
 
             results, provenance = await attested(request, build, results)
         exporter = Exporter(request, store, worker, emit, epoch=build_epoch(build.frontend))
-        if request.cache_to:
+        if build.stock is not None and request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
 
+            await build.stock.complete()
             exporter.inline = inline_cache(request, solver, build.stock)
         outcome = await exporter.export(
             results, multi_platform=build.frontend.multi_platform, warnings=build.gateway.warnings
@@ -278,7 +280,7 @@ async def _build(
         if provenance is not None and request.metadata_provenance:
             told = provenance.for_metadata(is_max=request.metadata_provenance == "max")
             outcome = msgspec.structs.replace(outcome, metadata={**outcome.metadata, **told})
-        if request.cache_to:
+        if build.stock is not None and request.cache_to:
             from anyarch.engine.remote_cache import export_caches
 
             chains = [result.layers for result in results]
@@ -479,6 +481,8 @@ async def _keep_caches(request: BuildRequest, build: Prepared, results: list[Pla
     need not make it again. A cache that cannot be written is a warning then."""
     from anyarch.engine.remote_cache import export_caches
 
+    assert build.stock is not None
+    await build.stock.complete()
     chains = [result.layers for result in results]
     options = tuple(
         msgspec.structs.replace(option, attrs={**option.attrs, "ignore-error": "true"})

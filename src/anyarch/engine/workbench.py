@@ -51,12 +51,12 @@ if TYPE_CHECKING:
 
     from anyarch.attest.options import Attests, ProvenanceOptions
     from anyarch.cache.client import ClientCaches
-    from anyarch.cache.stock import StockKey
     from anyarch.engine.calls import Producers
     from anyarch.engine.export import Receiver
     from anyarch.engine.provenance import Provenance, Run
     from anyarch.engine.request import BuildResult, CacheOption, Output
     from anyarch.engine.sourcepolicy import SourcePolicy
+    from anyarch.engine.stock import StockKeys
     from anyarch.llb.definition import Definition
     from anyarch.registry.credentials import CredentialSource
     from anyarch.registry.hosts import Hosts
@@ -254,7 +254,7 @@ class Workbench:
             platforms=tuple(sorted(result.refs or ())),
         )
         with os_errors():
-            stock = await self._stock_keys(result) if cache_to or self._cache.imported else {}
+            stock = await self._stock_keys(result) if cache_to or self._cache.imported else None
             named = named_graphs(result, is_exported=bool(outputs))
             if platforms is not None and is_image(result):
                 self._verify_platforms(platforms, [platform for _, platform, _ in named], result)
@@ -281,16 +281,17 @@ class Workbench:
                 receiver=self._borrowed.receiver,
                 metadata=result.metadata,
             )
-            if cache_to:
+            if stock is not None and cache_to:
                 from anyarch.engine.remote_cache import inline_cache
 
+                await stock.complete()
                 exporter.inline = inline_cache(request, self.solver, stock)
             outcome = await exporter.export(
                 results, multi_platform=result.refs is not None, warnings=self.warnings
             )
             # Several outputs answer by the same keys, of which the last stays.
             outcome = msgspec.structs.replace(outcome, image_names=tuple(exporter.names))
-            if cache_to:
+            if stock is not None and cache_to:
                 from anyarch.engine.remote_cache import export_caches
 
                 chains = [item.layers for item in results]
@@ -308,15 +309,16 @@ class Workbench:
             on_digests({number: msgspec.to_builtins(item) for number, item in exporter.digests.items()})
         return outcome
 
-    async def _stock_keys(self, result: SolveResult) -> dict[str, StockKey]:
+    async def _stock_keys(self, result: SolveResult) -> StockKeys:
         """BuildKit's keys of the vertices; what imported caches have under them is known from now on."""
-        from anyarch.engine.remote_cache import adopt_stock, stock_keys_of
+        from anyarch.engine.stock import StockKeys
 
         graphs = [graph for _, _, graph in named_graphs(result, is_exported=False) if graph is not None]
         for graph in graphs:
             load(self.solver, self.worker, graph)
-        stock = await stock_keys_of(self.solver, self.worker, graphs)
-        await adopt_stock(self._cache.imported, self.solver, stock)
+        stock = StockKeys(self.solver, self.worker, graphs)
+        await stock.find()
+        await stock.adopt(self._cache.imported)
         return stock
 
     async def _scanned(

@@ -6,6 +6,8 @@ Cache keys of stock BuildKit are digests of such JSON, and provenance shows it.
 
 from __future__ import annotations
 
+import json
+import re
 from base64 import b64encode
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -23,7 +25,24 @@ if TYPE_CHECKING:
 
     from anyarch.llb.ops import Chown, SecretOpt, SSHOpt
 
-__all__ = ["action_json", "filled", "grant_json", "owner_json"]
+__all__ = ["action_json", "encode", "filled", "grant_json", "owner_json"]
+
+_ESCAPES = (
+    ("&", "\\u0026"),
+    ("<", "\\u003c"),
+    (">", "\\u003e"),
+    ("\u2028", "\\u2028"),
+    ("\u2029", "\\u2029"),
+)
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+
+
+def encode(document: Any) -> bytes:
+    """As Go's encoding/json writes it, bytes that are no UTF-8 included."""
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+    for plain, escaped in _ESCAPES:
+        text = text.replace(plain, escaped)
+    return _NO_TEXT.sub(r"\\ufffd", text).encode()
 
 
 def filled(keep: Sequence[str] = (), **fields: Any) -> dict[str, Any]:

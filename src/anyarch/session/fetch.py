@@ -129,7 +129,7 @@ class SessionFiles:
         receiver = self._calls(self._transfer(session, wanted, directory, progress))
         try:
             self.on_received(receiver.received)
-            transferred = Transferred(directory, receiver.digests())
+            transferred = Transferred(directory, receiver.digests(), receiver.attributes)
             self._shared.lend(self, wanted, transferred, lock)
             return transferred
         finally:

@@ -42,7 +42,7 @@ _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 class ContextReceiver:
     """Takes the sender's packets by `feed` and answers through `send`. `is_finished` after the sender's FIN:
     then the call is to be ended. `received` counts the bytes of all packets, `unchanged` those of files that
-    lay there as they are listed.
+    lay there as they are listed; `attributes` has the extended attributes that were listed, by path.
 
     With `contents_of` only the files it says true of are made; the records of all are left in `RECORDS`.
     """
@@ -75,6 +75,7 @@ class ContextReceiver:
         ]
         self._times: list[tuple[str, int, int]] = []
         self._digesting = DigestingThread()
+        self.attributes: dict[str, tuple[tuple[str, bytes], ...]] = {}
         self.received = 0
         self.unchanged = 0
         self.is_finished = False
@@ -124,6 +125,8 @@ class ContextReceiver:
         self._checker.check(entry)
         if self._contents_of is not None and not self._is_kept(entry, raw, self._contents_of):
             return
+        if entry.xattrs:
+            self.attributes[entry.path] = entry.xattrs
         if entry.kind in _TYPES:  # devices are of no use in a context
             self._make(number, entry)
 

@@ -199,6 +199,10 @@ class Solver:
             "definition", cache_map.definition or cache_map.digest, await self._input_keys(vertex)
         )
 
+    def is_saved(self, key: str) -> bool:
+        """Whether results are kept that `key` leads to."""
+        return self._cache.has(self._cache.canonical(key) or key)
+
     def solved(self) -> list[Solved]:
         """All vertices whose key is known by now, in the order they were added."""
         from anyarch.solver.solved import Solved

@@ -94,10 +94,12 @@ def _texts(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
 
 class Transferred(msgspec.Struct, frozen=True):
     """A directory that came from a client. It is the build's own: nobody changes it until the build ends.
-    `digests` (sha256, by path) are of files of which the transfer has found them out."""
+    `digests` (sha256, by path) are of files of which the transfer has found them out; `attributes` the
+    extended attributes of those files that have some at the client."""
 
     path: str
     digests: Mapping[str, bytes]
+    attributes: Mapping[str, tuple[tuple[str, bytes], ...]] = {}
 
 
 class LocalProvider(Protocol):

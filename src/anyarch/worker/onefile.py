@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anyarch.spec.digest import Digest
     from anyarch.worker.worker import Worker
 
-__all__ = ["OneFile", "safe_name"]
+__all__ = ["OneFile", "number", "safe_name"]
 
 
 class OneFile(msgspec.Struct, frozen=True):
@@ -31,9 +31,9 @@ class OneFile(msgspec.Struct, frozen=True):
         Raises `BuildError`."""
         return cls(
             safe_name(attrs.get("http.filename", "") or default),
-            (_number(attrs, "http.perm") or 0o600) & 0o7777,
-            _number(attrs, "http.uid"),
-            _number(attrs, "http.gid"),
+            (number(attrs, "http.perm") or 0o600) & 0o7777,
+            number(attrs, "http.uid"),
+            number(attrs, "http.gid"),
         )
 
     @property
@@ -69,7 +69,7 @@ def safe_name(text: str) -> str:
     return name
 
 
-def _number(attrs: Mapping[str, str], name: str) -> int:
+def number(attrs: Mapping[str, str], name: str) -> int:
     """As Go reads numbers: 0644 and 0o644 are octal, 0x1a4 hexadecimal."""
     text = attrs.get(name, "")
     if not text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,10 +20,12 @@ __all__ = ["LocalResult", "Result", "SnapshotResult", "view_of"]
 
 class LocalResult(msgspec.Struct, frozen=True):
     """A filtered directory of the client, scanned but not copied; `digest` covers all that the filter let
-    through."""
+    through. `attributes` are the extended attributes that a client has told of its files, by path; None for a
+    directory of this machine, which can be asked."""
 
     tree: HostTree
     digest: str
+    attributes: Mapping[str, tuple[tuple[str, bytes], ...]] | None = None
 
 
 Result = SnapshotResult | LocalResult | None

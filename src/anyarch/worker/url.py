@@ -17,11 +17,12 @@ import msgspec
 from anyarch.errors import BuildError, DigestMismatch, NetworkError, SignatureInvalid
 from anyarch.solver.events import StatusEvent
 from anyarch.source.giturl import redacted
+from anyarch.source.stockname import http_name
 from anyarch.spec.codec import msgpack_decoder
 from anyarch.spec.digest import Digest
 from anyarch.spec.number import natural
 from anyarch.version import __version__
-from anyarch.worker.onefile import OneFile
+from anyarch.worker.onefile import OneFile, number, safe_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from anyarch.llb.ops import SourceOp
     from anyarch.worker.worker import Worker
 
-__all__ = ["Download", "download", "fetch_file"]
+__all__ = ["Download", "download", "fetch_file", "static_key", "stock_name"]
 
 UPLOAD_HOST = "buildkit-session"
 _HEADERS = ("Accept", "User-Agent")
@@ -49,8 +50,8 @@ class Download(msgspec.Struct, frozen=True):
     forms: tuple[str, ...] = ()
 
 
-def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
-    """The id of a layer that holds the file.
+def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> tuple[str, Download]:
+    """The id of a layer that holds the file, and what is known of it.
 
     Attributes: `http.filename`, `http.perm`, `http.uid`, `http.gid`, `http.checksum`,
     `http.authheadersecret`, `http.header.accept`, `http.header.user-agent`, `http.sig.pubkey` and
@@ -83,7 +84,7 @@ def fetch_file(worker: Worker, op: SourceOp, vertex: str) -> str:
     digest = Digest.parse(known.digest)
     _check_signature(worker, op, digest)
     file = OneFile.of(op.attrs, default=known.filename)
-    return file.layer(worker, digest, mtime_ns=mtime_ns, description=url)
+    return file.layer(worker, digest, mtime_ns=mtime_ns, description=url), known
 
 
 def static_key(op: SourceOp) -> str | None:
@@ -93,6 +94,22 @@ def static_key(op: SourceOp) -> str | None:
         return None
     file = OneFile.of(op.attrs, default=posixpath.basename(unquote(urlsplit(op.identifier).path)))
     return f"http/2\0{Digest.parse(checksum)}\0{file.key}"
+
+
+def stock_name(op: SourceOp, known: Download | None) -> str:
+    """What BuildKit's cache keys call the file; without a checksum `known` has to tell."""
+    checksum = op.attrs.get("http.checksum", "")
+    default = posixpath.basename(unquote(urlsplit(op.identifier).path))
+    if not checksum and known is not None:
+        default = known.filename
+    return http_name(
+        op.attrs,
+        name=safe_name(op.attrs.get("http.filename", "") or default),
+        owner=(number(op.attrs, "http.uid"), number(op.attrs, "http.gid")),
+        perm=number(op.attrs, "http.perm"),
+        digest=checksum or (known.digest if known is not None else ""),
+        last_modified="" if checksum or known is None else known.last_modified,
+    )
 
 
 def _digest_as(worker: Worker, wanted: Digest, digest: str) -> str:

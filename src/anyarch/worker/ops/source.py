@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from anyarch.llb.ops import SourceOp
+    from anyarch.snapshot.hosttree import HostTree
     from anyarch.solver.vertex import Operation
     from anyarch.source.git import Resolved
     from anyarch.source.image import Image, ImageResolver
     from anyarch.spec.oci import Descriptor
     from anyarch.spec.platform import Platform
     from anyarch.worker.result import Result
+    from anyarch.worker.url import Download
     from anyarch.worker.worker import Worker
 
 __all__ = ["check_mode", "check_record_type", "make_source"]
@@ -141,6 +143,13 @@ class ImageSource:
         """What the layers of the image are, lowest first."""
         return (await self.find()).diff_ids[: self._limit]
 
+    async def stock_names(self) -> Sequence[str]:
+        """What BuildKit's cache keys call this source."""
+        from anyarch.source.stockname import image_names
+
+        image = await self.find()
+        return image_names(str(image.digest), self._platform, self._limit, image.diff_ids[: self._limit])
+
     async def cache_map(self) -> CacheMap:
         """By the layers' content: images of equal layers lead to equal keys, whatever they are called."""
         image = await self.find()
@@ -195,25 +204,27 @@ class _LocalSource:
     async def _find(self) -> LocalResult:
         wanted = self._wanted
         directory = self._worker.locals.get(wanted.name)
-        digests = None
+        digests = attributes = None
         if directory is None and self._worker.files is not None:
             transferred = await self._worker.files.directory(wanted, self._vertex)
             # What the client filtered need not be filtered again.
             self._wanted = LocalFiles(name=wanted.name)
             if transferred is not None:
                 directory, digests = transferred.path, transferred.digests
+                attributes = transferred.attributes
         elif directory is not None and wanted.metadata_only:
             raise NotSupported(
                 f"local.metadatatransfer of {wanted.name!r}: this directory is read in place, not transferred"
             )
         if directory is None:
             raise ContextError(f"no local directory {wanted.name!r} was offered to this build")
-        return await asyncio.to_thread(self._read, directory, digests)
+        tree = await asyncio.to_thread(self._read, directory, digests)
+        return LocalResult(tree, await asyncio.to_thread(tree.content_digest, ""), attributes)
 
-    def _read(self, directory: str, digests: Mapping[str, bytes] | None) -> LocalResult:
+    def _read(self, directory: str, digests: Mapping[str, bytes] | None) -> HostTree:
         from anyarch.source.local import scan
 
-        tree = scan(
+        return scan(
             directory,
             store=self._worker.store,
             patterns=self._worker.patterns,
@@ -222,7 +233,6 @@ class _LocalSource:
             follow=self._wanted.follow,
             digests=digests,
         )
-        return LocalResult(tree, tree.content_digest(""))
 
     async def cache_map(self) -> CacheMap:
         result = await self._scan()
@@ -274,6 +284,11 @@ class _GitSource:
         )
         return [SnapshotResult((layer,))]
 
+    async def stock_names(self) -> Sequence[str]:
+        from anyarch.source.stockname import git_name
+
+        return [git_name(self._source, await self._resolve())]
+
 
 class _HttpSource:
     """A URL, or an archive that the client uploads (`http://buildkit-session/ID`): one file."""
@@ -282,7 +297,7 @@ class _HttpSource:
         self._worker = worker
         self._op = op
         self._vertex = digest
-        self._layer: str | None = None
+        self._layer: tuple[str, Download] | None = None
 
     @property
     def works_for_key(self) -> bool:
@@ -290,7 +305,7 @@ class _HttpSource:
 
         return static_key(self._op) is None
 
-    async def _fetch(self) -> str:
+    async def _fetch(self) -> tuple[str, Download]:
         if self._layer is None:
             from anyarch.worker.url import fetch_file
 
@@ -307,9 +322,16 @@ class _HttpSource:
 
         key = static_key(self._op)
         if key is None:
-            key = f"http/1\0{await self._fetch()}"
+            key = f"http/1\0{(await self._fetch())[0]}"
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
         return CacheMap(digest, is_source=True)
 
     async def run(self, inputs: Sequence[Result]) -> Sequence[Result]:
-        return [SnapshotResult((await self._fetch(),))]
+        layer, _ = await self._fetch()
+        return [SnapshotResult((layer,))]
+
+    async def stock_names(self) -> Sequence[str]:
+        from anyarch.worker.url import static_key, stock_name
+
+        known = None if static_key(self._op) is not None else (await self._fetch())[1]
+        return [stock_name(self._op, known)]
