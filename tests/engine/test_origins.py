@@ -15,8 +15,9 @@ from anyarch.registry.credentials import Credential
 from anyarch.spec.digest import Digest
 from anyarch.spec.oci import Blob, Manifest, decode, encode
 from anyarch.store.collect import collect
+from anyarch.store.formats import record_known_origins
 from anyarch.store.metadata import Metadata
-from anyarch.store.origins import Origins, record_known_origins
+from anyarch.store.origins import Origins
 from anyarch.store.policy import Policy
 from anyarch.store.store import Store
 from anyarch.testing.graph import GraphBuilder

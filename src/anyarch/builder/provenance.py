@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from anyarch.api.proto import control_pb2 as control
 from anyarch.errors import BuilderError, NotSupported
 from anyarch.spec.intoto import PAYLOAD_TYPE, PREDICATE_TYPE, SLSA_PROVENANCE
-
-if TYPE_CHECKING:
-    from anyarch.builder.remote import RemoteBuilder
 
 __all__ = ["record_provenance"]
 
 _KEY = "buildx.build.provenance"
 
 
-async def record_provenance(builder: RemoteBuilder, ref: str, *, is_max: bool) -> dict[str, Any]:
+class Records(Protocol):
+    """The records of a node."""
+
+    async def history(self, request: control.BuildHistoryRequest) -> tuple[list[Any], str]: ...
+
+    async def read_blob(self, digest: str) -> bytes: ...
+
+
+async def record_provenance(node: Records, ref: str, *, is_max: bool) -> dict[str, Any]:
     """By the keys of the metadata file; nothing where a daemon keeps no records. Raises `AnyarchError`."""
     try:
-        events, _ = await builder.history(control.BuildHistoryRequest(Ref=ref, EarlyExit=True))
+        events, _ = await node.history(control.BuildHistoryRequest(Ref=ref, EarlyExit=True))
     except NotSupported:
         return {}
     wanted: dict[str, tuple[str, str]] = {}
@@ -32,7 +37,7 @@ async def record_provenance(builder: RemoteBuilder, ref: str, *, is_max: bool) -
                 if item.media_type == PAYLOAD_TYPE and kind.startswith(SLSA_PROVENANCE):
                     wanted.setdefault(key, (item.digest, kind))
     return {
-        key: _document(await builder.read_blob(digest), kind, digest, is_max=is_max)
+        key: _document(await node.read_blob(digest), kind, digest, is_max=is_max)
         for key, (digest, kind) in sorted(wanted.items())
     }
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anyarch.archive.entry import Entry
     from anyarch.llb.ops import Chown, ExecOp, FileOp
     from anyarch.snapshot.hosttree import HostTree
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.spec.pattern import MatchState, PatternMatcher
 
     Patterns = Callable[[tuple[str, ...]], PatternMatcher]

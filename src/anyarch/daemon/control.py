@@ -21,6 +21,7 @@ from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
 from anyarch.daemon.outputs import checked_outputs, compatibility_of, compatible_outputs, outputs_of
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
+from anyarch.daemon.results import known_refs
 from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
@@ -227,7 +228,7 @@ class Control:
                     raise RpcError(
                         Code.INVALID_ARGUMENT, "cannot solve with Definition and Frontend specified"
                     )
-                result = await self.gateway.frontend(
+                result = await self.gateway.frontends.solve(
                     job, request.Frontend, dict(request.FrontendAttrs), request.FrontendInputs, job.call
                 )
             else:
@@ -240,7 +241,7 @@ class Control:
         ask_client = None
         if request.EnableSessionExporter:
             ask_client = SessionExporter(self._sessions, request.Session)
-            refs = await self.gateway.known_refs(job, result)
+            refs = await known_refs(job, result)
             found, configs = checked_outputs(await ask_client.find(result.metadata, refs))
             outputs += found
             result = msgspec.structs.replace(result, metadata={**result.metadata, **configs})

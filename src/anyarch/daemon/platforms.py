@@ -1,4 +1,4 @@
-"""The platforms whose steps this daemon can run, the native one first."""
+"""Platforms: those whose steps this daemon can run, the native one first, and what a message names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from anyarch.spec.platform import host_platform, parse_list
+import msgspec
+
+from anyarch.spec.platform import Platform, host_platform, parse_list
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anyarch.spec.platform import Platform
+    from anyarch.api.proto import llb_pb2
 
-__all__ = ["Platforms"]
+__all__ = ["Platforms", "platform_of"]
 
 _MAX_AGE_S = 20.0
 
@@ -37,6 +39,14 @@ class Platforms:
                 self._found = list(dict.fromkeys([host_platform(), *self._found, *_find()]))
                 self._time = time.monotonic()
             return self._found
+
+
+def platform_of(message: llb_pb2.Platform) -> Platform:
+    """What is not said is this machine's."""
+    host = host_platform()
+    variant = message.Variant if message.Architecture else host.variant
+    made = Platform.make(message.OS or host.os, message.Architecture or host.architecture, variant)
+    return msgspec.structs.replace(made, os_version=message.OSVersion, os_features=tuple(message.OSFeatures))
 
 
 def _find() -> list[Platform]:

@@ -3,21 +3,22 @@ can be made of what it stood on and what it left."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import errdefs_pb2, rpcstatus_pb2, wellknown_pb2
 from anyarch.api.rpc.status import RpcError
 from anyarch.daemon.failure import status_of, translate
+from anyarch.errors import AnyarchError
 from anyarch.spec.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from anyarch.daemon.job import Job
-    from anyarch.errors import AnyarchError
     from anyarch.llb.definition import Definition
 
-__all__ = ["solve_failure"]
+__all__ = ["solve_failure", "told_in_full"]
 
 _TYPE = "github.com/moby/buildkit/errdefs.Solve+json"
 _MAX_OP = 256 << 10
@@ -45,6 +46,15 @@ def solve_failure(job: Job, error: AnyarchError, definitions: Iterable[Definitio
     status.CopyFrom(status_of(failure))
     status.details.insert(0, wellknown_pb2.Any(type_url=_TYPE, value=_json(solve)))
     return RpcError(failure.code, failure.message, details=status.SerializeToString())
+
+
+@contextmanager
+def told_in_full(job: Job, definitions: Iterable[Definition | None]) -> Iterator[None]:
+    """Steps of `definitions` that fail are told with what is left of them."""
+    try:
+        yield
+    except AnyarchError as error:
+        raise solve_failure(job, error, definitions) from error
 
 
 def _json(message: errdefs_pb2.Solve) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyarch.api.proto import gateway_pb2, wellknown_pb2
-from anyarch.daemon.gateway import platform_of
+from anyarch.daemon.platforms import platform_of
 from anyarch.errors import BuildError
 
 if TYPE_CHECKING:

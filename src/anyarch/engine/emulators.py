@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anyarch.emulation.emulator import Emulator
     from anyarch.emulation.register import Change
     from anyarch.emulation.survey import Status
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.spec.platform import Platform
 
 __all__ = [

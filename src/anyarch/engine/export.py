@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anyarch.engine.request import Annotation, BuildRequest
     from anyarch.exporter.assemble import AssembledImage, InlineCache, PlatformResult
     from anyarch.exporter.files import PlatformTree
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.solver.events import EventSink
     from anyarch.spec.oci import Descriptor
     from anyarch.store.content import ContentStore

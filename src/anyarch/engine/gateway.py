@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anyarch.engine.sourcepolicy import SourcePolicy
     from anyarch.frontend.gateway import BuildOpts
     from anyarch.llb.definition import Definition
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.solver.events import WarningEvent
     from anyarch.solver.solver import Solver
     from anyarch.solver.vertex import Edge

@@ -13,7 +13,7 @@ from anyarch.worker.graph import load
 
 if TYPE_CHECKING:
     from anyarch.llb.definition import Definition
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.solver.solver import Solver
     from anyarch.worker.worker import Worker
 

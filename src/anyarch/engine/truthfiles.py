@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.exporter.assemble import PlatformResult
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.worker.worker import Worker
 
 __all__ = ["ImageFiles", "binaries_of", "inspect_image"]

@@ -11,7 +11,7 @@ import msgspec
 
 from anyarch.archive.entry import Entry, Kind
 from anyarch.errors import OutputError
-from anyarch.snapshot.view import TreeView
+from anyarch.snapshot.tree import TreeView
 from anyarch.spec.platform import Platform
 from anyarch.store.whole_file import output_error
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from anyarch.snapshot.view import Node
+    from anyarch.snapshot.tree import Node
 
 __all__ = ["PlatformTree", "files_of", "write_directory", "write_tar"]
 

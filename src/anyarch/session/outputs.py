@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anyarch.archive.entry import Entry
     from anyarch.exporter.assemble import AssembledImage
     from anyarch.session.lender import Sessions, WireCalls
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.store.content import ContentStore
 
 __all__ = ["SessionOutputs"]

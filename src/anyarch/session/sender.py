@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anyarch.archive.entry import Entry
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
 
 __all__ = ["PacketStream", "send_tree"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from anyarch.archive.entry import Entry
-    from anyarch.snapshot.view import Node
+    from anyarch.snapshot.tree import Node
 
 __all__ = ["counts", "digest_nodes"]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import NoReturn
 
-    from anyarch.snapshot.view import Keep, Node
+    from anyarch.snapshot.tree import Keep, Node
     from anyarch.store.store import Store
 
 __all__ = ["HostFile", "HostTree"]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.dirops import DirOps, Overlay
     from anyarch.snapshot.index import LayerIndex
     from anyarch.snapshot.tarlayer import TarLayer
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
     from anyarch.spec.oci import Descriptor
     from anyarch.store.store import Store
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.archive.entry import Entry
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["LiveFile", "LiveTree"]
 

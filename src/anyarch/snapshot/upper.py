@@ -22,7 +22,7 @@ from anyarch.snapshot.index import sort_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
 
     SameContent = Callable[[Entry, Node], bool]
 

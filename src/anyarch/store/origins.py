@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterable
 
     from anyarch.store.metadata import Metadata
 
-__all__ = ["Origins", "record_known_origins"]
+__all__ = ["Origins"]
 
 _SELECTED = "(SELECT value FROM json_each(?))"
 
@@ -52,19 +51,3 @@ class Origins:
                     "INSERT OR IGNORE INTO origins VALUES (?, ?, ?)",
                     [(digest, repository, now) for digest in new],
                 )
-
-
-def record_known_origins(database: sqlite3.Connection) -> None:
-    """Part of the change of format: what older releases kept of where layers come from. A layer's source
-    there is the manifest that lists it: `repository[:tag]@digest`."""
-    found: set[tuple[str, str, float]] = set()
-    for digest, reference, seen_at in database.execute(
-        "SELECT digest, reference, seen_at FROM layer_sources"
-    ):
-        name, separator, manifest = reference.partition("@")
-        if not separator or name.startswith(("cache:", "layout:", "blobs:")):
-            continue  # the word of a build cache, or no registry
-        path, slash, last = name.rpartition("/")
-        repository = f"{path}{slash}{last.partition(':')[0]}"
-        found |= {(digest, repository, seen_at), (manifest, repository, seen_at)}
-    database.executemany("INSERT OR IGNORE INTO origins VALUES (?, ?, ?)", sorted(found))

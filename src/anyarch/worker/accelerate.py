@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anyarch.emulation.accelerate.dispatcher import Twin
     from anyarch.emulation.accelerate.packages import Packages
     from anyarch.llb.ops import Op
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.spec.platform import Platform
     from anyarch.worker.accelerated_step import StepReport
     from anyarch.worker.worker import Worker

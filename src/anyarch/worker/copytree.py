@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from anyarch.llb.ops import ActionCopy
-    from anyarch.snapshot.view import Keep, Node, TreeView
+    from anyarch.snapshot.tree import Keep, Node, TreeView
     from anyarch.spec.pattern import PatternMatcher
     from anyarch.worker.draft import Content, Draft
 

@@ -25,7 +25,7 @@ from anyarch.errors import BuildError, PathNotFound
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["Content", "Draft", "LayerSink", "fact_of", "join", "parent_of"]
 

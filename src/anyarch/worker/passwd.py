@@ -12,7 +12,7 @@ from anyarch.errors import BuildError
 from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["Identity", "UserDatabase"]
 

@@ -13,7 +13,7 @@ from anyarch.spec.snapshot import Snapshot as SnapshotResult
 
 if TYPE_CHECKING:
     from anyarch.snapshot.layers import LayerStore
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["LocalResult", "Result", "SnapshotResult", "view_of"]
 

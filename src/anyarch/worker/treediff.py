@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anyarch.snapshot.layers import LayerStore
-    from anyarch.snapshot.view import Node, TreeView
+    from anyarch.snapshot.tree import Node, TreeView
 
 __all__ = ["diff_layer"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from anyarch.archive.entry import Entry
     from anyarch.llb.ops import ActionCopy
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.worker.copytree import Owner
     from anyarch.worker.draft import Draft
 

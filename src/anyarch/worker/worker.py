@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from anyarch.sandbox.net.networks import StepNetworks
     from anyarch.sandbox.plan import CancelToken, Registration
     from anyarch.snapshot.layers import Layer, LayerStore
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.solver.events import EventSink
     from anyarch.source.git import GitRepositories
     from anyarch.source.layout import LayoutBlobs

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anyarch.archive.entry import Entry
-    from anyarch.snapshot.view import Keep
+    from anyarch.snapshot.tree import Keep
 
 
 @pytest.fixture

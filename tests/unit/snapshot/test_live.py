@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from anyarch.snapshot.layers import LayerStore
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 OPAQUE = "user.overlay.opaque"
 NOTHING = View(cast("LayerStore", None), [])

@@ -14,8 +14,9 @@ import pytest
 from anyarch.errors import NoSpace, StoreError
 from anyarch.spec.snapshot import Snapshot
 from anyarch.store.cache import CacheRecords
+from anyarch.store.formats import MIGRATIONS
 from anyarch.store.layers import LayerRecords
-from anyarch.store.metadata import _MIGRATIONS, SCHEMA_VERSION, Metadata
+from anyarch.store.metadata import SCHEMA_VERSION, Metadata
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +91,10 @@ meta.close()
     meta.close()
 
 
+def test_the_version_is_that_of_the_last_change_of_format() -> None:
+    assert len(MIGRATIONS) == SCHEMA_VERSION
+
+
 def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "anyarch.db")
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
@@ -101,7 +106,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path) -> None:
 
 def test_results_of_an_older_schema_are_kept(tmp_path: Path) -> None:
     database = sqlite3.connect(tmp_path / "anyarch.db")
-    for statement in (*_MIGRATIONS[0], *_MIGRATIONS[1]):
+    for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):
         assert isinstance(statement, str)
         database.execute(statement)
     database.execute("PRAGMA user_version=2")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from anyarch.emulation.accelerate.deb import KeptFile
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["Archive", "PrivateApt", "Release", "Repository", "archive_of", "fetch_equal", "release_of"]
 

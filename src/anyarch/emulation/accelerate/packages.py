@@ -17,7 +17,7 @@ from anyarch.errors import PathNotFound
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
 
 __all__ = ["Checksum", "Package", "Packages", "is_same_source"]
 

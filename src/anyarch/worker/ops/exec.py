@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anyarch.sandbox.net.pool import Lease
     from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources
     from anyarch.sandbox.plan import Mount as SandboxMount
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.solver.vertex import ContentKey
     from anyarch.spec.platform import Platform
     from anyarch.worker.accelerated_step import Step

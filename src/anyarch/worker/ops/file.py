@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         FileAction,
         FileOp,
     )
-    from anyarch.snapshot.view import TreeView
+    from anyarch.snapshot.tree import TreeView
     from anyarch.solver.vertex import ContentKey
     from anyarch.worker.copytree import Owner
     from anyarch.worker.result import Result

@@ -11,7 +11,6 @@ from anyarch.api.rpc.pipe import pipe_link
 from anyarch.api.rpc.server import Server
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.failure import translate
-from anyarch.daemon.gateway import Bridge
 from anyarch.engine.container import Container, bind
 from anyarch.frontend.gateway import check_caps
 from anyarch.llb.ops import Meta, NetMode
@@ -22,8 +21,7 @@ from anyarch.spec.oci import ImageConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from anyarch.api.proto import llb_pb2
-    from anyarch.daemon.gateway import Gateway
+    from anyarch.api.rpc.server import Handler
     from anyarch.daemon.job import Job
     from anyarch.engine.calls import FrontendCall
     from anyarch.engine.workbench import SolveResult, Workbench
@@ -37,19 +35,18 @@ _GRACE_S = 5.0
 
 async def run_image(
     job: Job,
-    gateway: Gateway,
+    methods: Mapping[str, Handler],
+    returned: asyncio.Future[SolveResult],
     attrs: dict[str, str],
-    inputs: Mapping[str, llb_pb2.Definition],
+    workers: str,
     call: FrontendCall,
 ) -> SolveResult:
-    """Run the frontend of the image that `source` names; `call` gets what it looks into. Raises `RpcError`,
-    and what pulling it raises."""
+    """Run the frontend of the image that `source` names: it asks by `methods`, which put into `returned` what
+    it returns, and is told of `workers`; `call` gets what it looks into. Raises `RpcError`, and what pulling
+    it raises."""
     source = attrs.get("source", "")
     if not source:
         raise RpcError(Code.INVALID_ARGUMENT, "no source specified for gateway")
-    returned: asyncio.Future[SolveResult] = asyncio.get_running_loop().create_future()
-    methods = gateway.bound(Bridge(job, returned, inputs, call)).methods()
-    workers = await gateway.worker_json()
     to_container, from_us = os.pipe()
     to_us, from_container = os.pipe()
     try:

@@ -1,5 +1,5 @@
-"""Files of a client's containers (`LLBBridge.ReadFileContainer` and its like): of each mount, as its
-processes see them now."""
+"""Files that a client's frontend looks at: of results (`LLBBridge.ReadFile` and its like), and of its
+containers (`ReadFileContainer` …), of each mount as its processes see them now."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from anyarch.api.proto import fsutil_pb2, gateway_pb2
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.solveerror import told_in_full
+from anyarch.llb.definition import Definition
 from anyarch.session.gomode import go_mode
 from anyarch.spec.glob import match
 
@@ -19,22 +21,73 @@ if TYPE_CHECKING:
 
     from anyarch.api.rpc.server import Handler, ServerCall
     from anyarch.daemon.job import Job
+    from anyarch.engine.gateway import EngineRef
     from anyarch.engine.workbench import Workbench
     from anyarch.frontend.gateway import FileStat
     from anyarch.snapshot.live import LiveFile, LiveTree
 
     T = TypeVar("T")
 
-__all__ = ["MAX_FILE", "container_file_methods", "read_range", "stat_message"]
+__all__ = ["container_file_methods", "ref_file_methods"]
 
-MAX_FILE = 14 << 20
+_MAX_FILE = 14 << 20
 """A file that is read has to fit into a message."""
+
+
+def ref_file_methods(job_of: Callable[[ServerCall], Coroutine[Any, Any, Job]]) -> dict[str, Handler]:
+    """Of results. `job_of` tells which build a call is about."""
+
+    async def looked(
+        call: ServerCall, identity: str, work: Callable[[EngineRef], Coroutine[Any, Any, T]]
+    ) -> T:
+        job = await job_of(call)
+        known = job.known(identity)
+
+        async def on_bench(bench: Workbench) -> T:
+            return await work(known.ref if known.ref is not None else bench.load(Definition()))
+
+        with told_in_full(job, [known.definition]):
+            return await job.run(on_bench)
+
+    async def read_file(
+        request: gateway_pb2.ReadFileRequest, call: ServerCall
+    ) -> gateway_pb2.ReadFileResponse:
+        offset, length = _read_range(request)
+
+        async def read(ref: EngineRef) -> bytes:
+            return await ref.read_file(request.FilePath, offset=offset, length=length)
+
+        data = await looked(call, request.Ref, read)
+        if len(data) > _MAX_FILE:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
+        return gateway_pb2.ReadFileResponse(Data=data)
+
+    async def read_dir(request: gateway_pb2.ReadDirRequest, call: ServerCall) -> gateway_pb2.ReadDirResponse:
+        found = await looked(call, request.Ref, lambda ref: ref.read_dir(request.DirPath))
+        pattern = request.IncludePattern
+        entries = [
+            _stat_message(item.stat, item.name) for item in found if not pattern or match(pattern, item.name)
+        ]
+        return gateway_pb2.ReadDirResponse(entries=entries)
+
+    async def stat_file(
+        request: gateway_pb2.StatFileRequest, call: ServerCall
+    ) -> gateway_pb2.StatFileResponse:
+        found = await looked(call, request.Ref, lambda ref: ref.stat_file(request.Path))
+        name = posixpath.basename(request.Path.rstrip("/")) or "/"
+        return gateway_pb2.StatFileResponse(stat=_stat_message(found, name))
+
+    return {
+        "ReadFile": unary(gateway_pb2.ReadFileRequest, read_file),
+        "ReadDir": unary(gateway_pb2.ReadDirRequest, read_dir),
+        "StatFile": unary(gateway_pb2.StatFileRequest, stat_file),
+    }
 
 
 def container_file_methods(
     job_of: Callable[[ServerCall], Coroutine[Any, Any, Job]],
 ) -> dict[str, Handler]:
-    """`job_of` tells which build a call is about."""
+    """Of containers. `job_of` tells which build a call is about."""
 
     async def looked(call: ServerCall, name: str, position: int, look: Callable[[LiveTree], T]) -> T:
         job = await job_of(call)
@@ -51,11 +104,11 @@ def container_file_methods(
     async def read_file(
         request: gateway_pb2.ReadFileRequest, call: ServerCall
     ) -> gateway_pb2.ReadFileResponse:
-        offset, length = read_range(request)
+        offset, length = _read_range(request)
         data = await looked(
             call, request.Ref, request.MountIndex, lambda tree: tree.read(request.FilePath, offset, length)
         )
-        if len(data) > MAX_FILE:
+        if len(data) > _MAX_FILE:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
         return gateway_pb2.ReadFileResponse(Data=data)
 
@@ -64,7 +117,7 @@ def container_file_methods(
             call, request.Ref, request.MountIndex, lambda tree: tree.listdir(request.DirPath)
         )
         pattern = request.IncludePattern
-        entries = [stat_message(file, name) for name, file in found if not pattern or match(pattern, name)]
+        entries = [_stat_message(file, name) for name, file in found if not pattern or match(pattern, name)]
         return gateway_pb2.ReadDirResponse(entries=entries)
 
     async def stat_file(
@@ -72,7 +125,7 @@ def container_file_methods(
     ) -> gateway_pb2.StatFileResponse:
         file = await looked(call, request.Ref, request.MountIndex, lambda tree: tree.stat(request.Path))
         name = posixpath.basename(request.Path.rstrip("/")) or "/"
-        return gateway_pb2.StatFileResponse(stat=stat_message(file, name))
+        return gateway_pb2.StatFileResponse(stat=_stat_message(file, name))
 
     return {
         "ReadFileContainer": unary(gateway_pb2.ReadFileRequest, read_file),
@@ -81,7 +134,7 @@ def container_file_methods(
     }
 
 
-def read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
+def _read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
     """Offset and length that are asked for; one byte more than fits where that is the rest. Raises
     `RpcError`."""
     offset, length = 0, 0
@@ -89,10 +142,10 @@ def read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
         offset, length = request.Range.Offset, request.Range.Length
     if offset < 0 or length < 0:
         raise RpcError(Code.INVALID_ARGUMENT, "invalid range")
-    return offset, min(length or MAX_FILE + 1, MAX_FILE + 1)
+    return offset, min(length or _MAX_FILE + 1, _MAX_FILE + 1)
 
 
-def stat_message(file: LiveFile | FileStat, name: str) -> fsutil_pb2.Stat:
+def _stat_message(file: LiveFile | FileStat, name: str) -> fsutil_pb2.Stat:
     return fsutil_pb2.Stat(
         path=name,
         mode=go_mode(file.mode),
