@@ -21,6 +21,7 @@ from anyarch.daemon.gateway import Gateway
 from anyarch.daemon.job import Job
 from anyarch.daemon.outputs import checked_outputs, compatibility_of, compatible_outputs, outputs_of
 from anyarch.daemon.records import device_messages, gc_policies, version_message, worker_record
+from anyarch.daemon.requestlimits import check_filters, check_solve
 from anyarch.daemon.results import known_refs
 from anyarch.daemon.sessionexporter import SessionExporter
 from anyarch.daemon.storage import disk_usage, prune_store
@@ -113,11 +114,13 @@ class Control:
     async def disk_usage(
         self, request: control_pb2.DiskUsageRequest, call: ServerCall
     ) -> control_pb2.DiskUsageResponse:
+        check_filters(request.filter)
         records = await asyncio.to_thread(disk_usage, self._root, request)
         return control_pb2.DiskUsageResponse(record=records)
 
     async def prune(self, call: ServerCall) -> None:
         request = await call.request(control_pb2.PruneRequest)
+        check_filters(request.filter)
         loop = asyncio.get_running_loop()
 
         def removed(record: control_pb2.UsageRecord) -> None:
@@ -129,6 +132,7 @@ class Control:
 
     async def listen_build_history(self, call: ServerCall) -> None:
         request = await call.request(control_pb2.BuildHistoryRequest)
+        check_filters(request.Filter)
         call.send_headers([now_header()])
         async with aclosing(self._history.listen(request)) as events:
             async for event in events:
@@ -159,6 +163,7 @@ class Control:
     async def solve(self, request: control_pb2.SolveRequest, call: ServerCall) -> control_pb2.SolveResponse:
         if not request.Ref:
             raise RpcError(Code.INVALID_ARGUMENT, "the build has no ref")
+        check_solve(request)
         _use_built_in(request)
         job = Job(
             request,

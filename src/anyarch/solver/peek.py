@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyarch.solver.solver import derived_key, edge_key
+from anyarch.solver.solver import derived_key, edge_key, output_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +93,7 @@ class Peek:
             if vertex.inputs or not self._may_run(vertex):
                 return None
             outputs = self._outputs[edge.vertex] = await vertex.operation.run(())
-        return (outputs[edge.index],)
+        return (output_of(outputs, edge),)
 
     def _load(self, vertex: Vertex, canonical: str) -> bool:
         outputs = self._cache.load(canonical)

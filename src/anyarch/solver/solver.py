@@ -177,7 +177,7 @@ class Solver:
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # seen, even where another one was raised first
-        return [outputs[edge.index] for outputs, edge in zip(done, edges, strict=True)]
+        return [output_of(outputs, edge) for outputs, edge in zip(done, edges, strict=True)]
 
     def _want(self, state: _State, index: int) -> None:
         """Have this output in the result, although an earlier caller could do without it."""
@@ -294,7 +294,7 @@ class Solver:
             outputs = await future
             try:
                 with error_context(vertex=vertex.digest, source=vertex.source, platform=vertex.platform):
-                    return "content:" + await content(outputs[edge.index])
+                    return "content:" + await content(output_of(outputs, edge))
             except Exception as error:
                 if isinstance(error, PathNotFound):
                     error.of_key = True
@@ -538,6 +538,15 @@ def _is_pending(future: asyncio.Future[Any] | None) -> bool:
 
 def _has_value(future: asyncio.Future[Any]) -> bool:
     return future.done() and not future.cancelled() and future.exception() is None
+
+
+def output_of(outputs: Sequence[Result], edge: Edge) -> Result:
+    """Raises `BuildError` where the vertex has no such output."""
+    if not 0 <= edge.index < len(outputs):
+        raise BuildError(
+            f"invalid build graph: output {edge.index} of {edge.vertex} is asked for; it has {len(outputs)}"
+        )
+    return outputs[edge.index]
 
 
 def edge_key(canonical: str, index: int) -> str:

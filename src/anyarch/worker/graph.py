@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["load"]
 
 _NO_METADATA = OpMetadata()
+_LONG_NAME = 8192
 
 
 def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
@@ -82,6 +83,10 @@ def load(solver: Solver, worker: Worker, definition: Definition) -> Edge | None:
         last = unmarshal_op(definition.ops[-1])
     if len(last.inputs) != 1:
         raise BuildError("invalid build graph: its last operation has to have one input")
+    if last.inputs[0].digest not in solver:
+        raise BuildError(
+            f"invalid build graph: its result is {last.inputs[0].digest}, which it does not hold"
+        )
     return Edge(last.inputs[0].digest, last.inputs[0].index)
 
 
@@ -131,7 +136,13 @@ def _operation(solver: Solver, worker: Worker, op: Op, digest: str, metadata: Op
 
 
 def default_name(op: Op, names: Sequence[str]) -> str:
-    """How a vertex without a name of its own is shown; `names` are those of its inputs."""
+    """How a vertex without a name of its own is shown; `names` are those of its inputs. Names of names of
+    names would double with each operation."""
+    name = _full_name(op, names)
+    return name if len(name) <= _LONG_NAME else name[:_LONG_NAME] + "…"
+
+
+def _full_name(op: Op, names: Sequence[str]) -> str:
     from anyarch.llb.ops import ActionCopy, ActionMkdir, ActionMkfile, ActionRm
 
     match op.kind:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import socket
 import struct
 import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from anyarch.api.http2.errors import ENHANCE_YOUR_CALM
+from anyarch.api.http2.connection import PREFACE
+from anyarch.api.http2.errors import COMPRESSION_ERROR, ENHANCE_YOUR_CALM
+from anyarch.api.http2.header import encode_headers
 from anyarch.api.http2.patience import MAX_PENDING
 from anyarch.api.http2.stream import MAX_HELD
+from anyarch.api.proto.control_pb2 import SolveRequest
 from anyarch.api.rpc import socket as rpc_socket
+from anyarch.api.rpc.fieldcount import has_more_fields
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.socket import connect_unix
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.api.rpc.turns import Turns
 
 from .test_http2 import BLOCK, End, Raw
 from .test_rpc import Bytes, double, run, serving
@@ -27,8 +35,16 @@ if TYPE_CHECKING:
 
     from anyarch.api.rpc.server import ServerCall
 
-DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE = 0, 1, 3, 4, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 8, 9
 WINDOW_OF = struct.Struct(">HI")
+
+
+def frame(kind: int, flags: int, number: int, body: bytes) -> bytes:
+    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + number.to_bytes(4, "big") + body
+
+
+async def solved(request: SolveRequest, call: ServerCall) -> Bytes:
+    return Bytes(data=b"%d" % len(request.Ref))
 
 
 class Watched:
@@ -229,6 +245,109 @@ def test_who_never_begins_is_disconnected(tmp_path: Path, monkeypatch: pytest.Mo
             answer = await patient.unary("/t.T/Double", Bytes(data=b"a"), Bytes)
             assert answer.data == b"aa"
             patient.close()
+
+    run(work())
+
+
+def test_who_never_reads_does_not_keep_a_connection_that_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_socket, "LINGER_S", 0.2)
+
+    async def work() -> None:
+        async with serving(tmp_path, {"/t.T/Double": unary(Bytes, double)}) as address:
+            loop = asyncio.get_running_loop()
+            with socket.socket(socket.AF_UNIX) as peer:
+                peer.setblocking(False)
+                await loop.sock_connect(peer, address)
+                await loop.sock_sendall(peer, PREFACE + frame(SETTINGS, 0, 0, b""))
+                ping = frame(PING, 0, 0, b"x" * 8)
+                with pytest.raises((BrokenPipeError, ConnectionResetError)):
+                    async with asyncio.timeout(60):
+                        while True:
+                            await loop.sock_sendall(peer, ping * 10_000)
+
+    run(work())
+
+
+def test_updates_of_the_table_of_headers_are_few() -> None:
+    raw = Raw()
+    raw.frame(HEADERS, 4, 1, b"\x3f\xe1\x1f\x20" + BLOCK)
+    assert raw.end.lost_code is None
+    raw.frame(HEADERS, 4, 3, b"\x20\x3f\xe1\x1f" * 5 + BLOCK)
+    assert raw.end.lost_code == COMPRESSION_ERROR
+
+
+def test_blocks_in_tiny_parts_end_the_connection() -> None:
+    raw = Raw()
+    raw.frame(HEADERS, 0, 1, BLOCK)
+    raw.end.connection.feed(frame(CONTINUATION, 0, 1, b"\0") * 20_000)
+    assert raw.end.lost_code == ENHANCE_YOUR_CALM
+
+
+def test_messages_of_many_parts_are_refused_before_they_are_parsed(tmp_path: Path) -> None:
+    """Parsed, each of these takes a hundred times its two bytes."""
+
+    async def work() -> None:
+        async with serving(tmp_path, {"/t.T/Solve": unary(SolveRequest, solved)}) as address:
+            channel = await connect_unix(address)
+            many = b"\x6a\x00" * 2_000_001  # exporters, empty
+            # in the graph, whose size is this varint, steps of no bytes
+            inside = b"\x12\x82\x92\xf4\x01" + b"\x0a\x00" * 2_000_001
+            for raw in (many, inside):
+                call = channel.start("/t.T/Solve")
+                await call.send(raw)
+                call.end()
+                with pytest.raises(RpcError, match="has more than 2000000 fields"):
+                    await call.recv()
+            large = SolveRequest(Ref="r" * (3 << 20))
+            assert await channel.unary("/t.T/Solve", large, Bytes) == Bytes(data=b"3145728")
+            channel.close()
+
+    run(work())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60))
+def test_counting_fields_never_raises(raw: bytes) -> None:
+    assert not has_more_fields(raw, SolveRequest.DESCRIPTOR, len(raw) + 1)
+
+
+def test_a_client_that_does_not_read_has_a_few_of_its_large_answers_made(tmp_path: Path) -> None:
+    async def work() -> None:
+        made = 0
+
+        async def large(request: Bytes, call: ServerCall) -> Bytes:
+            nonlocal made
+            made += 1
+            return Bytes(data=b"x" * (15 << 20))
+
+        large_block = encode_headers(
+            [
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", "/t.T/Large"),
+                ("content-type", "application/grpc"),
+            ]
+        )
+        async with serving(tmp_path, {"/t.T/Large": Turns(3).few(unary(Bytes, large))}) as address:
+            other = await connect_unix(address)
+            _reader, writer = await asyncio.open_unix_connection(address)
+            writer.write(PREFACE + frame(SETTINGS, 0, 0, WINDOW_OF.pack(4, 0)))
+            for number in range(1, 81, 2):
+                writer.write(frame(HEADERS, 4, number, large_block) + frame(DATA, 1, number, b"\0\0\0\0\0"))
+            for count in (3, 5):
+                while made < count:  # noqa: ASYNC110 (the handler runs when it may)
+                    await asyncio.sleep(0.01)
+                for _ in range(2):
+                    assert len((await other.unary("/t.T/Large", Bytes(), Bytes)).data) == 15 << 20
+                assert made == count + 2
+                made -= 2
+                # Two are given up, so two more begin.
+                for number in (2 * count - 5, 2 * count - 3):
+                    writer.write(frame(RST_STREAM, 0, number, b"\0\0\0\x08"))
+            writer.close()
+            other.close()
 
     run(work())
 

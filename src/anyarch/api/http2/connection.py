@@ -58,6 +58,7 @@ CONNECTION_WINDOW = 64 << 20
 FRAME_SIZE = 1 << 20
 """The largest frame that we take; grpc-go sends 16 KiB whatever we say, Go's HTTP/2 server follows it."""
 MAX_WINDOW = (1 << 31) - 1
+_SMALL_PART = 1 << 10  # of a header block: who continues one fills its frames
 _FLUSH = 1 << 16
 _TURN = 1 << 18
 _SETTING = struct.Struct(">HI")
@@ -327,7 +328,7 @@ class Connection:
         if len(block) > MAX_BLOCK:
             raise ProtocolError(ENHANCE_YOUR_CALM, "the header block is too large")
         if not flags & END_HEADERS:
-            if not part:
+            if len(part) < _SMALL_PART:
                 self._patience.answerable()
             return
         self._block = None

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from anyarch.api.http2.stream import HIGH_WATER
+from anyarch.api.rpc.fieldcount import has_more_fields
 from anyarch.api.rpc.status import Code, RpcError
 
 if TYPE_CHECKING:
@@ -24,10 +25,15 @@ __all__ = ["MAX_MESSAGE", "Message", "MessageStream"]
 
 MAX_MESSAGE = 16 << 20
 """BuildKit's limit on its control connection, in both directions."""
+MAX_FIELDS = 2_000_000
+"""In one message with all that are inside it. A graph of 40,000 steps has as many."""
+_COUNTED = 1 << 20  # bytes; what is smaller cannot have enough of them to matter
 
 
 class Message(Protocol):
     """A protobuf message, as far as calls know it."""
+
+    DESCRIPTOR: Any
 
     def SerializeToString(self) -> bytes: ...
 
@@ -262,8 +268,11 @@ class MessageStream:
 
 
 def parse(kind: type[M], raw: bytes) -> M:
-    """Raises `RpcError` for bytes that are no such message."""
+    """Raises `RpcError` for bytes that are no such message, and for one of too many parts."""
     from google.protobuf.message import DecodeError
+
+    if len(raw) > _COUNTED and has_more_fields(raw, kind.DESCRIPTOR, MAX_FIELDS):
+        raise RpcError(Code.RESOURCE_EXHAUSTED, f"{kind.__name__} has more than {MAX_FIELDS} fields")
 
     try:
         return kind.FromString(raw)

@@ -22,6 +22,8 @@ _FULL = 4 << 20
 _READ = 1 << 18
 GREETING_S = 120.0
 """How long a client may take to begin."""
+LINGER_S = 30.0
+"""How long a connection that was closed waits for its peer to take what was sent before."""
 
 
 class _Shared(threading.local):
@@ -49,6 +51,7 @@ class SocketLink(asyncio.BufferedProtocol):
         self._on_lost = on_lost
         self._is_server = not client
         self._greeting: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     # asyncio.BufferedProtocol ----------------------------------------------------------------------
@@ -79,8 +82,9 @@ class SocketLink(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._greeting is not None:
-            self._greeting.cancel()
+        for timer in (self._greeting, self._lingering):
+            if timer is not None:
+                timer.cancel()
         self.link.ended()
         if self._on_lost is not None:
             self._on_lost(self)
@@ -92,8 +96,10 @@ class SocketLink(asyncio.BufferedProtocol):
             self._transport.write(data)
 
     def close(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
+            # What is left is sent, but not to a peer that never reads it.
+            self._lingering = asyncio.get_running_loop().call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
         """Drop the connection with what was not sent."""

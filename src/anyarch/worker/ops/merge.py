@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DiffOperation", "MergeOperation", "PassthroughOperation"]
 
+_MOST_LAYERS = 20_000
+"""Merges of merges of one tree double with each step."""
+
 
 def _check_inputs(kind: str, wanted: Iterable[int], inputs: int, *, least: int = -1) -> None:
     for index in wanted:
@@ -52,6 +55,8 @@ class MergeOperation:
                 result = await asyncio.to_thread(self._worker.materialize, result)
             if result is not None:
                 layers.extend(result.layers)
+            if len(layers) > _MOST_LAYERS:
+                raise BuildError(f"a merge of more than {_MOST_LAYERS} layers")
         return [SnapshotResult(tuple(layers)) if layers else None]
 
 
