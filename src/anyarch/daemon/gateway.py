@@ -15,6 +15,7 @@ from anyarch.daemon.containers import container_methods
 from anyarch.daemon.failure import error_of_status
 from anyarch.daemon.files import container_file_methods, ref_file_methods
 from anyarch.daemon.frontends import Frontends
+from anyarch.daemon.requestlimits import check_gateway_solve, few_large_answers
 from anyarch.daemon.results import result_message, returned_result
 from anyarch.daemon.solveerror import told_in_full
 from anyarch.daemon.sources import policy_of, source_methods
@@ -75,7 +76,7 @@ class Gateway:
             **container_methods(job_of),
             **container_file_methods(job_of),
         }
-        return {_PREFIX + name: handler for name, handler in table.items()}
+        return {_PREFIX + name: handler for name, handler in few_large_answers(table).items()}
 
     async def ping(self, request: gateway_pb2.PingRequest, call: ServerCall) -> gateway_pb2.PongResponse:
         await self._bridges.of(call)
@@ -84,6 +85,7 @@ class Gateway:
         )
 
     async def solve(self, request: gateway_pb2.SolveRequest, call: ServerCall) -> gateway_pb2.SolveResponse:
+        check_gateway_solve(request)
         bridge = await self._bridges.of(call)
         job = bridge.job
         imports = [CacheOption(item.Type, dict(item.Attrs)) for item in request.CacheImports]

@@ -6,16 +6,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.api.rpc.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Sized
+    from collections.abc import Mapping, Sized
 
     from anyarch.api.proto import control_pb2, gateway_pb2
+    from anyarch.api.rpc.server import Handler
 
-__all__ = ["check_filters", "check_gateway_solve", "check_solve"]
+__all__ = ["check_filters", "check_gateway_solve", "check_solve", "few_large_answers"]
 
 _ATTRIBUTES = 10_000
 _ITEMS = 1000
+_LARGE = ("ReadFile", "ReadDir", "ReadFileContainer", "ReadDirContainer")
+_AT_ONCE = 4
+
+
+def few_large_answers(methods: Mapping[str, Handler]) -> dict[str, Handler]:
+    """A gateway's methods by name: of some a connection gets a few answers, of up to 16 MiB, at a time."""
+    turns = Turns(_AT_ONCE)
+    return {name: turns.few(handler) if name in _LARGE else handler for name, handler in methods.items()}
 
 
 def check_solve(request: control_pb2.SolveRequest) -> None:
