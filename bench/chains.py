@@ -55,7 +55,8 @@ def _measure(top: Path, name: str, rounds: int) -> Found:
     archive = source_archive(CACHE, chain.source)
     files = {archive.name: archive.read_bytes()}
     dockerfile = (
-        f"FROM debian AS work\nADD {archive.name} /src/\nWORKDIR /src\nARG ROUND\nRUN {chain.script}\n"
+        f"FROM debian AS work\nADD {archive.name} /src/\nWORKDIR /src\nARG ROUND\n"
+        f"RUN {chain.script} && times\n"
         "FROM scratch\nCOPY --from=work /src /src\n"
     )
     return three_ways(build, name, PLATFORM, dockerfile, files, rounds)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acceleration import ARCHITECTURES, CACHE, debian_builder, three_ways
+from acceleration import ARCHITECTURES, CACHE, SUITE, SUITES, debian_builder, three_ways
 from anyarch.testing.debian_roots import INSTALL_PACKAGES, package_repository
 
 if TYPE_CHECKING:
@@ -36,17 +36,17 @@ echo "deb [trusted=yes] file:/repository/$(dpkg --print-architecture) ./" > /etc
 apt-get -o APT::Sandbox::User=root update
 apt-get -o APT::Sandbox::User=root install -y --no-install-recommends {" ".join(PACKAGES)}
 rm -rf /var/log/* /var/cache/* /var/lib/apt/lists/*
+times
 END
 FROM scratch
 COPY --from=work / /src/
 """
 
 
-def measure(
-    platforms: Iterable[str] = ("linux/arm64",), rounds: int = 1, suite: str = "bookworm"
-) -> Iterator[Found]:
+def measure(platforms: Iterable[str] = ("linux/arm64",), rounds: int = 1) -> Iterator[Found]:
     """Each platform three ways."""
     for platform in platforms:
+        suite = SUITES.get(platform, SUITE)
         with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
             top = Path(directory)
             architectures = ("amd64", ARCHITECTURES[platform])
@@ -73,10 +73,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--platform", choices=sorted(ARCHITECTURES), action="append")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--suite", choices=("bookworm", "trixie"), default="bookworm")
     options = parser.parse_args()
     failed = False
-    for one in measure(options.platform or ("linux/arm64",), options.rounds, options.suite):
+    for one in measure(options.platform or ("linux/arm64",), options.rounds):
         failed = failed or bool(one.different) or one.accelerated > MOST * one.native
         print(f"{one.times}, at most {MOST}x; {one.told}", flush=True)
     return 1 if failed else 0

@@ -143,6 +143,7 @@ def test_a_copied_twin_is_an_error(shared: Builder) -> None:
         ("export LANG=de_DE.UTF-8; /bin/true", "a variable such as"),
         ("export QEMU_CPU=cortex-a53; /bin/true", "a variable such as"),
         ("cp /bin/true /tmp/t; cat /tmp/t > /bin/true; /bin/true", "is not the package's any more"),
+        ("/bin/true <&-", "its standard input was closed"),
     ],
 )
 def test_what_could_change_the_output_is_emulated_and_told(shared: Builder, script: str, reason: str) -> None:
@@ -168,6 +169,19 @@ def test_names_do_not_matter_but_files_do(shared: Builder) -> None:
     )
 
     assert "accelerate: runs of native programs: 7; " in notes(told)  # sh, ln, cp, cp, and three times true
+
+
+def test_twins_have_the_descriptors_that_they_were_given(shared: Builder) -> None:
+    """Not the one on which the kernel hands the foreign program to its interpreter."""
+    tell = "for i in 0 1 2 3 4 5 6 7 8 9; do [ -e /proc/$$/fd/$i ] && printf $i; done; echo"
+    image, told = run(
+        shared,
+        f"printf '%s\n' '{tell}' > /tell; sh /tell > /one; env nice sh -c 'sh /tell; :' > /three; "
+        "sh /tell 5< /tell > /given; sh /tell <&- > /closed",
+    )
+
+    assert [image.read_text(f"/{name}") for name in ("one", "three", "given")] == ["012\n", "012\n", "0125\n"]
+    assert "/bin/dash was emulated 1 times because its standard input was closed" in notes(told)
 
 
 def test_a_chroot_inside_a_step_is_emulated(shared: Builder) -> None:

@@ -19,9 +19,13 @@ __all__ = ["HOSTS", "REGISTERS", "SYSTEM_CALLS", "Assembler", "assembler_for"]
 REGISTERS = 8
 
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
+_NUMBERS = (
+    *(("openat", 257, 56), ("fstat", 5, 80), ("pread64", 17, 67), ("write", 1, 64), ("close", 3, 57)),
+    *(("fcntl", 72, 25), ("execve", 59, 221), ("exit", 231, 94)),
+)
 SYSTEM_CALLS = {
-    "amd64": {"openat": 257, "fstat": 5, "pread64": 17, "write": 1, "close": 3, "execve": 59, "exit": 231},
-    "arm64": {"openat": 56, "fstat": 80, "pread64": 67, "write": 64, "close": 57, "execve": 221, "exit": 94},
+    "amd64": {name: number for name, number, _ in _NUMBERS},
+    "arm64": {name: number for name, _, number in _NUMBERS},
 }
 
 

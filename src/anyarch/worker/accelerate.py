@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/14"
+_VERSION = "twins/15"
 
 
 class Acceleration:

@@ -60,6 +60,7 @@ _REASONS = {
     3: "a variable such as LD_PRELOAD, LD_LIBRARY_PATH or a locale was set",
     4: "an argument asks for what only the emulated one knows",
     5: "it ran in another root directory",
+    6: "its standard input was closed",
 }
 
 

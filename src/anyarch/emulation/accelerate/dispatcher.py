@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARGUMENT",
+    "CLOSED",
     "ENVIRONMENT",
     "HIDDEN",
     "LOG",
@@ -42,7 +43,7 @@ looks at `/` or walks through it does not come there."""
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
-RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE = range(1, 6)
+RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED = range(1, 7)
 RECORD = struct.Struct("<II")
 PRIME, BASIS = 0x100000001B3, 0xCBF29CE484222325  # FNV-1a, of 64 bit words
 WORD = (1 << 64) - 1
@@ -121,7 +122,7 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for place in range(0, len(raw) - len(raw) % RECORD.size, RECORD.size):
         number, verdict = RECORD.unpack_from(raw, place)
-        if number < count and RAN <= verdict <= GONE:
+        if number < count and RAN <= verdict <= CLOSED:
             counts = found.setdefault(number, {})
             counts[verdict] = counts.get(verdict, 0) + 1
     return found

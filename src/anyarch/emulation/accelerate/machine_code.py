@@ -10,6 +10,7 @@ from anyarch.elf.edit import PF_R, PF_X, Program
 from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
     BASIS,
+    CLOSED,
     ENVIRONMENT,
     GONE,
     HIDDEN,
@@ -36,6 +37,8 @@ _STAT_MODE = {"amd64": 24, "arm64": 16}
 _SET_ID = 0o6000
 _O_RDONLY_CLOEXEC, _O_APPEND_CLOEXEC = 0o2000000, 0o2000000 | 0o2000 | 0o1
 _AT_FDCWD = -100
+_AT_EXECFD = 2
+_F_SETFD, _FD_CLOEXEC = 2, 1
 
 # the marks in the tables of texts
 _END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
@@ -453,6 +456,8 @@ def _copy_arguments(asm: Assembler) -> None:
 def _run(asm: Assembler) -> None:
     """Tell of it and execute the twin; and what becomes of all others."""
     a, b, c, d, entry, frame, limit, top = range(8)
+    _keep_descriptor(asm)
+    asm.label("run")
     asm.constant(d, RAN)
     asm.address(c, "run_now")
     asm.jump("tell")
@@ -512,6 +517,38 @@ def _run(asm: Assembler) -> None:
     asm.label("replaced")
     asm.constant(d, REPLACED)
     asm.address(c, "emulate")
+
+
+def _keep_descriptor(asm: Assembler) -> None:
+    """The kernel has opened the program for the emulator, which closes it; the twin is not to have it.
+
+    With the standard input closed that is descriptor 0, which some emulators take for none and leave open:
+    what the program reads then depends on the emulator."""
+    a, b, c, d, _entry, _frame, limit, _top = range(8)
+    _variables(asm, limit)
+    asm.label("behind_variables")
+    asm.load(a, limit)
+    asm.add_constant(limit, 8)
+    asm.branch_zero(a, "auxiliary")
+    asm.jump("behind_variables")
+    asm.label("auxiliary")  # pairs of a kind and a value; the last kind is zero
+    asm.load(a, limit)
+    asm.branch_zero(a, "run")
+    asm.constant(b, _AT_EXECFD)
+    asm.branch("eq", a, b, "descriptor")
+    asm.add_constant(limit, 16)
+    asm.jump("auxiliary")
+    asm.label("descriptor")
+    asm.load(a, limit, 8)
+    asm.branch_zero(a, "input_closed")
+    asm.constant(b, _F_SETFD)
+    asm.constant(c, _FD_CLOEXEC)
+    asm.system_call("fcntl", a, b, c)
+    asm.jump("run")
+    asm.label("input_closed")
+    asm.constant(d, CLOSED)
+    asm.address(c, "emulate")
+    asm.jump("tell")
 
 
 def _tell(asm: Assembler) -> None:
