@@ -36,23 +36,15 @@ def generate(target: Path) -> list[Path]:
 
 
 def module(text: str) -> str:
-    """Without the check for the compiler's very release (the descriptors are older than any), and in a pool
-    of our own."""
-    lines = [f"# Made by {COMMAND}; do not edit."]
+    """Of what the compiler made only the imports and the descriptors: `pool.make` makes the classes, in a
+    pool of our own."""
+    lines = [f"# Made by {COMMAND}; do not edit.", "from anyarch.api.proto.pool import make as _make"]
     for line in text.splitlines():
-        if line.startswith(("#", '"""')) or "runtime_version" in line or not line.strip():
-            continue
-        if line.startswith("_runtime_version.") or line.strip() in ("_runtime_version.Domain.PUBLIC,",):
-            continue
-        if line.startswith("    ") and (line.strip().rstrip(",").isdigit() or line.strip().startswith("''")):
-            continue
-        if line.startswith("    '") and line.endswith("'") and line.strip().endswith(".proto'"):
-            continue
-        if line == ")":
-            continue
-        if line.startswith("from google.protobuf import descriptor_pool"):
-            line = "from anyarch.api.proto.pool import POOL as _POOL"
-        lines.append(line.replace("_descriptor_pool.Default()", "_POOL"))
+        if line.startswith("from anyarch."):
+            lines.append(line)
+        if line.startswith("DESCRIPTOR = "):
+            raw = line.removeprefix("DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(").rstrip()
+            lines.append(f"DESCRIPTOR = _make({raw.removesuffix(')')}, globals())")
     return "\n".join(lines) + "\n"
 
 

@@ -7,9 +7,6 @@ BuildKit); `session` and `daemon` write them, this reads them.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from typing import TYPE_CHECKING, Any
 
 from anyarch.api.rpc.status import Code
@@ -52,6 +49,8 @@ def build_error(error: RpcError, *, where: str = "") -> AnyarchError:
 
 def _details(raw: bytes) -> list[tuple[str, dict[str, Any]]]:
     """The details that can be read; a builder of another release may send others."""
+    import json
+
     from google.protobuf.message import DecodeError
 
     from anyarch.api.proto.rpcstatus_pb2 import Status
@@ -73,6 +72,9 @@ def _details(raw: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 def _source(value: dict[str, Any]) -> SourceRange | None:
     """The first range of a source, None where it makes no sense."""
+    import base64
+    import binascii
+
     try:
         info = value["info"]
         ranges = value.get("ranges") or []

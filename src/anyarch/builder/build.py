@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
 from anyarch.builder.builder import load_node
-from anyarch.builder.merge import Part, check, merge, part_request
 from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
 from anyarch.builder.refs import save_state, state_of
 from anyarch.builder.renamed import renamed
-from anyarch.builder.vcs import told_repository
 from anyarch.errors import AnyarchError, BuilderError, Canceled, NodeLost
 from anyarch.session.identity import base36_id
-from anyarch.solver.events import WarningEvent
 from anyarch.solver.work import Work
-from anyarch.spec.digest import Digest
 from anyarch.spec.platform import Platform
 
 if TYPE_CHECKING:
@@ -32,6 +27,7 @@ if TYPE_CHECKING:
 
     from anyarch.builder.builder import Builder, Node
     from anyarch.builder.driver import NodeClient
+    from anyarch.builder.merge import Part
     from anyarch.engine.request import BuildRequest, BuildResult, CancelToken, Repository
     from anyarch.solver.events import EventSink
 
@@ -50,13 +46,18 @@ async def build_on(
     assert task is not None
     if cancel is not None:
         cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
-    with tempfile.TemporaryDirectory(prefix="anyarch-build-") as directory:
+    with ExitStack() as held:
         try:
-            return await _Build(builder, request, on_event, cancel, directory).run()
+            return await _Build(builder, request, on_event, cancel, held).run()
         except asyncio.CancelledError:
             if cancel is not None and cancel.is_set():
                 raise Canceled("context canceled") from None
             raise
+        finally:
+            for node in builder.nodes:
+                client = node.take_client()
+                if client is not None:
+                    await client.close()
 
 
 class _Build:
@@ -66,27 +67,24 @@ class _Build:
         request: BuildRequest,
         emit: EventSink,
         cancel: CancelToken | None,
-        directory: str,
+        held: ExitStack,
     ) -> None:
         self._builder = builder
         self._request = request
         self._emit = emit
         self._cancel = cancel
-        self._directory = directory
+        self._held = held
+        self._scratch = ""
         self._wanted = [Platform.parse(text) for text in request.platforms]
-        self._must_run = True
         self._lost: dict[str, AnyarchError] = {}
         self._counts: dict[str, int] = {}
         self._parts: list[Part] = []
         self._context_path = ""
 
     async def run(self) -> BuildResult:
-        from anyarch.engine.programs import runs_programs
-
-        self._must_run, repository = await asyncio.gather(
-            asyncio.to_thread(runs_programs, self._request), asyncio.to_thread(self._repository)
+        self._request = msgspec.structs.replace(
+            self._request, repository=await asyncio.to_thread(self._repository)
         )
-        self._request = msgspec.structs.replace(self._request, repository=repository)
         await self._keep_standard_input()
         self._builder.open(context_path=self._request.context)
         while True:
@@ -101,13 +99,25 @@ class _Build:
                     if any(output.dest == "-" for output in self._request.outputs):
                         raise
                     continue
+            from anyarch.builder.merge import check
+
             check(self._request)
             self._warn_of_caches()
             self._tell(assigned, nodes)
             await self._together(groups, nodes)
             return await self._merged()
 
+    def _directory(self) -> str:
+        """For files of this build; made when there is the first."""
+        if not self._scratch:
+            import tempfile
+
+            self._scratch = self._held.enter_context(tempfile.TemporaryDirectory(prefix="anyarch-build-"))
+        return self._scratch
+
     def _repository(self) -> Repository | None:
+        from anyarch.builder.vcs import told_repository
+
         return told_repository(self._request.context, self._builder.surroundings.env, self._warn)
 
     async def _keep_standard_input(self) -> None:
@@ -115,7 +125,9 @@ class _Build:
         stream = self._request.context_tar
         if stream is None:
             return
-        path = os.path.join(self._directory, "context.tar")
+        import shutil
+
+        path = os.path.join(self._directory(), "context.tar")
 
         def keep() -> None:
             with open(path, "wb") as file:
@@ -147,11 +159,24 @@ class _Build:
             raise self._nobody()
         if not self._wanted:
             return [], usable
-        return place(self._wanted, [Candidate.of(node) for node in usable], must_run=self._must_run), usable
+        return self._placed(self._wanted, usable), usable
+
+    def _placed(self, wanted: Sequence[Platform], nodes: Sequence[Node]) -> list[Assignment]:
+        """Of `wanted` on nodes that run. Raises `BuilderError`."""
+        candidates = [Candidate.of(node) for node in nodes]
+        load = [self._counts.get(node.name, 0) for node in nodes]
+        try:
+            return place(wanted, candidates, load=load)
+        except BuilderError:
+            from anyarch.engine.programs import runs_programs
+
+            if runs_programs(self._request):
+                raise
+        return place(wanted, candidates, must_run=False, load=load)
 
     async def _ready(self, nodes: Sequence[Node]) -> None:
         """Ask the nodes, and start those that do not run."""
-        await asyncio.gather(*(load_node(node, _LOAD_TIMEOUT_S) for node in nodes))
+        await asyncio.gather(*(load_node(node, _LOAD_TIMEOUT_S, to_build=True) for node in nodes))
         wanting = [node for node in nodes if node.error is None and not node.is_running]
         if not wanting:
             return
@@ -184,10 +209,14 @@ class _Build:
 
     async def _together(self, groups: dict[int, list[Platform]], nodes: list[Node]) -> None:
         """All nodes build at once; what a lost one leaves is placed on the others while they work."""
+        import tempfile
+
+        from anyarch.builder.merge import Part, part_request
+
         async with asyncio.TaskGroup() as tasks:
 
             async def work(node: Node, platforms: list[Platform]) -> None:
-                directory = tempfile.mkdtemp(dir=self._directory)
+                directory = tempfile.mkdtemp(dir=self._directory())
                 asked = part_request(self._request, platforms, directory)
                 try:
                     result = await self._build(node, asked, renamed(self._emit, node.name))
@@ -205,9 +234,7 @@ class _Build:
                 left = [node for node in nodes if node.name not in self._lost]
                 if not left:
                     raise self._nobody()
-                load = [self._counts.get(node.name, 0) for node in left]
-                candidates = [Candidate.of(node) for node in left]
-                assigned = place(platforms, candidates, must_run=self._must_run, load=load)
+                assigned = self._placed(platforms, left)
                 self._tell(assigned, left)
                 begin(group(assigned), left)
 
@@ -221,7 +248,7 @@ class _Build:
 
     async def _build(self, node: Node, request: BuildRequest, emit: EventSink) -> BuildResult:
         assert node.driver is not None
-        client = await node.driver.client()
+        client = node.take_client() or await node.driver.client()
         stream: BinaryIO | None = None
         try:
             if request.context_tar is not None:
@@ -241,7 +268,7 @@ class _Build:
         """Build, and keep where from under the name of the node's record."""
         name = (self._builder.name, node.name, base36_id())
         store = self._builder.surroundings.store
-        await asyncio.to_thread(save_state, store.directory, name, state_of(self._request), owner=store.owner)
+        save_state(store.directory, name, state_of(self._request), owner=store.owner)
         try:
             request = msgspec.structs.replace(request, ref=name[2])
             result = await client.build(request, emit, self._cancel)
@@ -252,6 +279,8 @@ class _Build:
         return msgspec.structs.replace(result, metadata=metadata)
 
     async def _merged(self) -> BuildResult:
+        from anyarch.builder.merge import merge
+
         self._parts.sort(key=lambda part: self._wanted.index(part.platforms[0]))
         outputs = [
             output.type for output in self._request.outputs if output.type not in ("local", "cacheonly")
@@ -289,6 +318,9 @@ class _Build:
                 self._warn(text)
 
     def _warn(self, text: str) -> None:
+        from anyarch.solver.events import WarningEvent
+        from anyarch.spec.digest import Digest
+
         self._emit(WarningEvent(Digest.of(text.encode()), text))
 
 

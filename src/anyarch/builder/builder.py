@@ -82,6 +82,8 @@ class Node:
         self.record = record
         self.builder = builder
         self.driver: Driver | None = None
+        self.client: NodeClient | None = None
+        """An open one, where it was asked to be kept; whoever takes it closes it."""
         self.status = ""
         self.replicas: tuple[NodeRecord, ...] = ()
         self.error: AnyarchError | None = None
@@ -95,6 +97,10 @@ class Node:
     @property
     def name(self) -> str:
         return self.record.name
+
+    def take_client(self) -> NodeClient | None:
+        client, self.client = self.client, None
+        return client
 
     @property
     def fixed(self) -> tuple[Platform, ...]:
@@ -219,40 +225,45 @@ async def _start(node: Node, log: Callable[[Node, str], None]) -> None:
         node.error = error
 
 
-async def load_node(node: Node, timeout_s: float = 0.0) -> None:
-    """Ask one node how it is; what it does not answer is its error."""
+async def load_node(node: Node, timeout_s: float = 0.0, *, to_build: bool = False) -> None:
+    """Ask one node how it is; what it does not answer is its error. For a build its version does not matter,
+    and the client that was asked is kept in `node.client`."""
     if node.driver is None:
         return
     try:
         async with asyncio.timeout(timeout_s or None):
-            await _ask(node)
+            await _ask(node, to_build=to_build)
     except TimeoutError:
         node.error = BuilderError(f"no answer within {timeout_s:g} seconds")
     except AnyarchError as error:
         node.error = error
 
 
-async def _ask(node: Node) -> None:
+async def _ask(node: Node, *, to_build: bool = False) -> None:
     assert node.driver is not None
     state = await node.driver.state()
     node.status = state.status
     node.replicas = state.replicas
     if state.status != "running":
         return
-    client: NodeClient = await node.driver.client()
+    client = state.client or await node.driver.client()
     try:
-        workers = await client.workers()
+        workers = await client.workers() if state.workers is None else state.workers
         node.worker_ids = tuple(sorted(worker.id for worker in workers))
         node.detected = tuple(dict.fromkeys(item for worker in workers for item in worker.platforms))
         if workers:
             node.labels, node.gc_policy = workers[0].labels, workers[0].gc_policy
             node.devices = workers[-1].devices
+        if to_build:
+            node.client = client
+            return
         try:
             node.version = await client.version()
         except NotSupported:
             node.version = ""  # older than the question
     finally:
-        await client.close()
+        if node.client is not client:
+            await client.close()
 
 
 async def load_all(builders: Iterable[Builder], timeout_s: float, *, connect_timeout_s: float = 20.0) -> None:

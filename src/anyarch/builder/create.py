@@ -6,7 +6,7 @@ from __future__ import annotations
 import shlex
 from itertools import pairwise
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import msgspec
 
@@ -14,7 +14,7 @@ from anyarch.builder.daemon_config import entitlements_of, load_config_files
 from anyarch.builder.driver import DriverSetup, open_driver, validate_driver
 from anyarch.builder.names import random_name
 from anyarch.builder.store import NodeGroup, NodeRecord, valid_name
-from anyarch.builder.stream import BUILDKIT_SCHEMES, parse_docker_host
+from anyarch.builder.stream import BUILDKIT_SCHEMES, parse_docker_host, split_endpoint
 from anyarch.errors import AnyarchError, BuilderError, UsageError
 from anyarch.spec.platform import parse_list
 
@@ -151,7 +151,7 @@ def _endpoint(
             raise UsageError(
                 "no remote endpoint provided", hint="for example tcp://HOST:1234, or BUILDKIT_HOST"
             )
-        scheme = urlsplit(endpoint).scheme
+        scheme = split_endpoint(endpoint).scheme
         if scheme not in BUILDKIT_SCHEMES:
             raise UsageError(
                 f"unrecognized url scheme {scheme}", hint=f"it is one of {', '.join(BUILDKIT_SCHEMES)}"
@@ -192,7 +192,7 @@ def _free_deployment(transaction: Transaction, builder: str) -> str:
 def _query(endpoint: str) -> dict[str, str]:
     from urllib.parse import parse_qsl
 
-    return dict(parse_qsl(urlsplit(endpoint).query))
+    return dict(parse_qsl(split_endpoint(endpoint).query))
 
 
 def _driver_opts(texts: tuple[str, ...]) -> dict[str, str] | None:
@@ -240,7 +240,9 @@ async def check_node(
     try:
         driver = open_driver(group.driver, DriverSetup(node=node, docker=docker, env=env, builder=group.name))
         async with asyncio.timeout(timeout_s or None):
-            await driver.state()
+            state = await driver.state()
+            if state.client is not None:
+                await state.client.close()
     except TimeoutError:
         raise BuilderError(
             f"failed to initialize builder {group.name} ({node.name}): no answer within {timeout_s:g} seconds"

@@ -42,11 +42,13 @@ def make_directories(path: str, *, owner: tuple[int, int] | None = None) -> None
             os.chown(place, *owner)
 
 
-def write_atomically(path: str, data: bytes, mode: int, *, owner: tuple[int, int] | None = None) -> None:
-    """A reader sees the old file or the complete new one. Raises `OSError`."""
-    import tempfile
-
-    number, temporary = tempfile.mkstemp(prefix=f".tmp-{os.path.basename(path)}", dir=os.path.dirname(path))
+def write_atomically(
+    path: str, data: bytes, mode: int, *, owner: tuple[int, int] | None = None, is_durable: bool = True
+) -> None:
+    """A reader sees the old file or the complete new one, with `is_durable` also where the machine goes down
+    in between. Raises `OSError`."""
+    temporary = f"{os.path.dirname(path)}/.tmp-{os.path.basename(path)}-{os.urandom(8).hex()}"
+    number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(number, "wb") as file:
             file.write(data)
@@ -54,7 +56,8 @@ def write_atomically(path: str, data: bytes, mode: int, *, owner: tuple[int, int
             os.fchmod(number, mode)
             if owner is not None:
                 os.fchown(number, *owner)
-            os.fsync(number)
+            if is_durable:
+                os.fsync(number)
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):

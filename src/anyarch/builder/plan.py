@@ -42,7 +42,7 @@ def plan_on(
     builder: Builder, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
 ) -> list[PlanRow]:
     """The plan, node by node. Nodes that do not run are not started, and said. Raises `AnyarchError`."""
-    from anyarch.engine.solve import run_async
+    from anyarch.engine.running import run_async
 
     return asyncio.run(run_async(lambda emit: _plan(builder, request, emit), on_event, cancel))
 

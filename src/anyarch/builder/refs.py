@@ -11,7 +11,6 @@ buildx's own files, so that both tools know of the other's builds. Below the sto
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,7 +66,7 @@ def save_state(
     path = _path(directory, *name)
     try:
         make_directories(os.path.dirname(path), owner=owner)
-        write_atomically(path, msgspec.json.encode(state), 0o644, owner=owner)
+        write_atomically(path, msgspec.json.encode(state), 0o644, owner=owner, is_durable=False)
     except OSError as error:
         raise BuilderError(
             f"where the build was started from cannot be kept: {error.strerror}: {error.filename or path}",
@@ -86,6 +85,8 @@ def read_state(directory: str, builder: str, node: str, ref: str) -> LocalState 
 
 def remove_states(directory: str, builder: str, node: str = "") -> None:
     """Forget those of a builder, or of one node of it, and the groups that consist of them."""
+    import shutil
+
     place = _path(directory, builder)
     for name in [node] if node else _listed(place):
         found = {

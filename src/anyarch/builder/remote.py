@@ -7,9 +7,6 @@ build was given.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import json
 import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
@@ -17,21 +14,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from anyarch.api.failure import build_error
-from anyarch.api.proto import content_pb2 as content
 from anyarch.api.proto import control_pb2 as control
-from anyarch.api.proto import gateway_pb2 as gateway
+from anyarch.api.rpc.server import deferred
 from anyarch.api.rpc.status import RpcError
 from anyarch.builder.solve_request import FRONTEND, remote_build
 from anyarch.builder.status import events_of
 from anyarch.engine.request import BuildResult
-from anyarch.errors import NotSupported
+from anyarch.errors import CacheError, NotSupported
 from anyarch.session.identity import base36_id
-from anyarch.session.offer.content import content_methods
-from anyarch.session.offer.credentials import credential_methods
 from anyarch.session.offer.files import directory_methods, upload_methods
-from anyarch.session.offer.lent import agent_methods, secret_methods
 from anyarch.session.offer.offer import offered, shared_key
-from anyarch.session.offer.outputs import output_methods
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,6 +44,9 @@ _BUILD_ID = "buildkit-controlapi-buildid"
 _CLOCK = "buildkit-current-timestamp"
 _STATUS_GRACE_S = 5.0  # after the build, for the end of its status stream
 _BRIDGE_TRIES = 50
+_CREDENTIALS = ("/moby.filesync.v1.Auth/Credentials",)
+_SECRETS = ("/moby.buildkit.secrets.v1.Secrets/GetSecret",)
+_AGENTS = ("/moby.sshforward.v1.SSH/CheckAgent", "/moby.sshforward.v1.SSH/ForwardAgent")
 
 
 class RemoteBuilder:
@@ -128,6 +123,8 @@ class RemoteBuilder:
 
     async def read_blob(self, digest: str) -> bytes:
         """What it keeps under a digest."""
+        from anyarch.api.proto import content_pb2 as content
+
         try:
             call = self._channel.start(f"{_CONTENT}/Read")
             try:
@@ -144,7 +141,7 @@ class RemoteBuilder:
         self, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
     ) -> BuildResult:
         """Build and write all outputs. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
-        from anyarch.engine.solve import run_async
+        from anyarch.engine.running import run_async
 
         return await run_async(lambda emit: self._build(request, emit), on_event, cancel)
 
@@ -233,6 +230,8 @@ class RemoteBuilder:
     ) -> BuildResult:
         """A question about the Dockerfile: the frontend is run through the gateway, whose result has the
         answer."""
+        from anyarch.api.proto import gateway_pb2 as gateway
+
         solve.Frontend = ""
         solve.Internal = True
         metadata = [(_BUILD_ID, solve.Ref)]
@@ -256,6 +255,8 @@ class RemoteBuilder:
 
     async def _ping(self, metadata: list[tuple[str, str]], waiting: asyncio.Task[Any]) -> None:
         """Until the daemon knows the build, or has refused it."""
+        from anyarch.api.proto import gateway_pb2 as gateway
+
         for attempt in range(_BRIDGE_TRIES):
             try:
                 await self._channel.unary(
@@ -290,21 +291,39 @@ async def _finish(progress: asyncio.Task[None]) -> None:
 
 
 def _methods(build: RemoteBuild, stack: AsyncExitStack, failures: list[AnyarchError]) -> dict[str, Handler]:
-    from anyarch.registry.credentials import Credentials
+    def credentials() -> dict[str, Handler]:
+        from anyarch.registry.credentials import Credentials
+        from anyarch.session.offer.credentials import credential_methods
 
-    agents = ExitStack()
-    stack.push_async_callback(asyncio.to_thread, agents.close)
+        return credential_methods(Credentials())
+
+    def secrets() -> dict[str, Handler]:
+        from anyarch.session.offer.lent import secret_methods
+
+        return secret_methods(build.lent)
+
+    def agents() -> dict[str, Handler]:
+        from anyarch.session.offer.lent import agent_methods
+
+        held = ExitStack()
+        stack.push_async_callback(asyncio.to_thread, held.close)
+        return agent_methods(build.lent, held)
+
     methods = {
         **directory_methods(build.directories),
-        **credential_methods(Credentials()),
-        **secret_methods(build.lent),
-        **agent_methods(build.lent, agents),
+        **deferred(_CREDENTIALS, credentials),
+        **deferred(_SECRETS, secrets),
+        **deferred(_AGENTS, agents),
     }
     if build.uploads:
         methods |= upload_methods(build.uploads)
     if build.targets:
+        from anyarch.session.offer.outputs import output_methods
+
         methods |= output_methods(build.targets, failures)
     if build.stores:
+        from anyarch.session.offer.content import content_methods
+
         methods |= content_methods(build.stores)
     return methods
 
@@ -345,8 +364,13 @@ def _result(response: dict[str, str], warnings: int) -> BuildResult:
 
 
 def _decoded(text: str) -> dict[str, Any] | None:
+    if not text:
+        return None
+    import base64
+    import binascii
+
     try:
-        value = json.loads(base64.b64decode(text, validate=True)) if text else None
+        value = msgspec.json.decode(base64.b64decode(text, validate=True))
     except (ValueError, binascii.Error):
         return None
     return value if isinstance(value, dict) else None
@@ -364,6 +388,9 @@ def _name_caches(build: RemoteBuild, manifest: str) -> None:
     """Let the index of each exported layout name the new cache."""
     from anyarch.builder.layout_index import set_tag
 
-    descriptor = json.loads(manifest)
+    try:
+        descriptor = msgspec.json.decode(manifest)
+    except msgspec.DecodeError as error:
+        raise CacheError(f"the builder names a cache that is no descriptor: {error}") from None
     for directory, tag in build.exported_caches:
         set_tag(directory, descriptor, tag)

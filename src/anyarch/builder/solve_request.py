@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+
+import msgspec
 
 from anyarch.api.proto import control_pb2 as control
 from anyarch.engine.options import frontend_attrs, lent_things, local_inputs, vcs_attrs
 from anyarch.engine.remote import is_remote
 from anyarch.errors import ContextError, ManifestNotFound, NotSupported, UsageError
-from anyarch.session.offer.content import BlobDirectory
-from anyarch.session.offer.outputs import DirectoryTarget, FileTarget, PipeTarget
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
+    from pathlib import Path
 
     from anyarch.engine.request import BuildRequest, CacheOption, Output
+    from anyarch.session.offer.content import BlobDirectory
     from anyarch.session.offer.outputs import Target
     from anyarch.worker.session import Lent
 
@@ -70,7 +69,7 @@ def remote_build(request: BuildRequest, stack: ExitStack) -> RemoteBuild:
             build.cache_imports.append(entry)
     if build.cache_imports:
         imports = [{"Type": one.Type, "Attrs": dict(one.Attrs)} for one in build.cache_imports]
-        build.attrs["cache-imports"] = json.dumps(imports)
+        build.attrs["cache-imports"] = msgspec.json.encode(imports).decode()
     return build
 
 
@@ -95,22 +94,31 @@ def _standard_input(build: RemoteBuild, request: BuildRequest, stack: ExitStack)
         build.uploads[name] = request.context_tar
         build.attrs["context"] = UPLOAD_HOST + name
     elif request.context == "-":
-        empty = stack.enter_context(tempfile.TemporaryDirectory(prefix="anyarch-context-"))
+        empty = _scratch(stack, "anyarch-context-")
         build.directories["context"] = empty
         build.directories.setdefault("dockerfile", empty)
     if request.dockerfile_data is not None:
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="anyarch-dockerfile-"))
+        directory = _scratch(stack, "anyarch-dockerfile-")
         name = build.attrs.setdefault("filename", "Dockerfile")
-        (Path(directory) / name).write_bytes(request.dockerfile_data)
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(request.dockerfile_data)
         build.directories["dockerfile"] = directory
         if "context" in build.attrs:
             build.attrs["dockerfilekey"] = "dockerfile"
+
+
+def _scratch(stack: ExitStack, prefix: str) -> str:
+    import tempfile
+
+    return stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
 
 
 def _named_contexts(build: RemoteBuild, request: BuildRequest) -> None:
     for number, (name, value) in enumerate(request.build_contexts.items()):
         key = f"context:{name}"
         if value.startswith("oci-layout://"):
+            from anyarch.session.offer.content import BlobDirectory
+
             path, digest = _layout_digest(value.removeprefix("oci-layout://"))
             store = f"layout{number}"
             build.stores[f"oci:{store}"] = BlobDirectory(path)
@@ -130,6 +138,8 @@ def _named_contexts(build: RemoteBuild, request: BuildRequest) -> None:
 
 def _layout_digest(name: str) -> tuple[str, str]:
     """The directory of a layout and the digest that a name in it selects."""
+    from pathlib import Path
+
     from anyarch.source.layout import choose, split_layout_name
     from anyarch.spec.oci import Index, decode
 
@@ -166,6 +176,8 @@ def _add_output(build: RemoteBuild, request: BuildRequest, output: Output) -> No
 
 
 def _target(output: Output, attrs: dict[str, str]) -> Target:
+    from anyarch.session.offer.outputs import DirectoryTarget, FileTarget, PipeTarget
+
     if output.type == "local":
         if output.dest is None:
             raise UsageError("output type=local needs dest")
@@ -186,6 +198,10 @@ def _target(output: Output, attrs: dict[str, str]) -> Target:
 def _cache_export(build: RemoteBuild, option: CacheOption) -> control.CacheOptionsEntry:
     attrs = dict(option.attrs)
     if option.type == "local":
+        from pathlib import Path
+
+        from anyarch.session.offer.content import BlobDirectory
+
         dest = attrs.get("dest")
         if not dest:
             raise UsageError("dest is required for local cache exporter")
@@ -198,6 +214,8 @@ def _cache_export(build: RemoteBuild, option: CacheOption) -> control.CacheOptio
 def _cache_import(build: RemoteBuild, option: CacheOption) -> control.CacheOptionsEntry | None:
     attrs = dict(option.attrs)
     if option.type == "local":
+        from anyarch.session.offer.content import BlobDirectory
+
         source = attrs.get("src")
         if not source:
             raise UsageError("src is required for local cache importer")

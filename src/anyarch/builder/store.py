@@ -237,7 +237,7 @@ class Transaction:
     def touch(self, name: str) -> None:
         """Note that a builder is used now."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._write(self._path("activity", name), now.encode())
+        self._write(self._path("activity", name), now.encode(), is_durable=False)
 
     def last_activity(self, name: str) -> str:
         """RFC 3339, empty when it is not known."""
@@ -249,9 +249,9 @@ class Transaction:
     def _path(self, *parts: str) -> str:
         return os.path.join(self.directory, *parts)
 
-    def _write(self, path: str, data: bytes) -> None:
+    def _write(self, path: str, data: bytes, *, is_durable: bool = True) -> None:
         try:
-            write_atomically(path, data, 0o600, owner=self._owner)
+            write_atomically(path, data, 0o600, owner=self._owner, is_durable=is_durable)
         except OSError as error:
             raise _unusable(path, error) from None
 

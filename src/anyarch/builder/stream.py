@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from anyarch.errors import BuilderError, NodeLost, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from ssl import SSLContext
+    from urllib.parse import SplitResult
 
     from anyarch.builder.docker_config import TlsFiles
 
@@ -25,6 +24,7 @@ __all__ = [
     "connect_node",
     "open_program",
     "parse_docker_host",
+    "split_endpoint",
     "tls_context",
 ]
 
@@ -143,6 +143,8 @@ async def _tail(stream: asyncio.StreamReader) -> bytes:
 
 async def open_program(argv: Sequence[str], *, label: str, env: Mapping[str, str]) -> ProgramStream:
     """Raises `BuilderError` when the program cannot be started."""
+    import subprocess
+
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -223,6 +225,18 @@ def tls_context(tls: TlsFiles, *, alpn: Sequence[str] = ()) -> SSLContext:
     return context
 
 
+def split_endpoint(endpoint: str) -> SplitResult:
+    """Raises `UsageError` for what is no URL."""
+    from urllib.parse import urlsplit
+
+    try:
+        split = urlsplit(endpoint)
+        _ = split.port  # which is looked at only when it is asked for
+    except ValueError as error:
+        raise UsageError(f"failed to parse endpoint {endpoint}: {error}") from None
+    return split
+
+
 # engines ------------------------------------------------------------------------------------------
 
 
@@ -232,12 +246,9 @@ def parse_docker_host(text: str) -> str:
     if not sep:
         scheme, rest = "tcp", scheme
     if scheme == "tcp" and rest:
-        split = urlsplit(f"tcp://{rest}")
+        split = split_endpoint(f"tcp://{rest}")
         host = split.hostname or ""
-        try:
-            port = split.port
-        except ValueError:
-            port = None
+        port = split.port
         if host and ":" in host:
             host = f"[{host}]"
         if host and (port or not sep):
@@ -259,7 +270,7 @@ async def connect_docker(
     host: str, tls: TlsFiles | None, env: Mapping[str, str], *, timeout_s: float = _CONNECT_TIMEOUT_S
 ) -> ByteStream:
     """A connection to a docker engine's API. Raises `NodeLost` and `BuilderError`."""
-    split = urlsplit(host)
+    split = split_endpoint(host)
     label = f"cannot connect to the docker engine at {host}"
     if split.scheme == "unix":
         return await connect_socket(label, path=host.removeprefix("unix://"))
@@ -299,15 +310,12 @@ async def connect_node(
 ) -> ByteStream:
     """A connection to the API of a BuildKit daemon at an endpoint of the remote driver. Raises `NodeLost`
     and `BuilderError`."""
-    split = urlsplit(endpoint)
     label = f"cannot connect to {endpoint}"
-    if split.scheme == "unix":
+    if endpoint.startswith("unix://"):
         return await connect_socket(label, path=endpoint.removeprefix("unix://"))
+    split = split_endpoint(endpoint)
     if split.scheme == "tcp":
-        try:
-            port = split.port
-        except ValueError:
-            port = None
+        port = split.port
         if not split.hostname or not port:
             raise BuilderError(f"{label}: a tcp endpoint needs host and port", hint="tcp://HOST:1234")
         return await connect_socket(
@@ -322,7 +330,9 @@ async def connect_node(
 
 def program_of(endpoint: str) -> list[str]:
     """The program whose standard streams lead to the daemon. Raises `BuilderError`."""
-    split = urlsplit(endpoint)
+    from urllib.parse import parse_qs, unquote
+
+    split = split_endpoint(endpoint)
     label = f"cannot connect to {endpoint}"
     query = parse_qs(split.query)
     path = unquote(split.path).strip("/")

@@ -10,9 +10,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from anyarch.engine.grammar import truth
 from anyarch.engine.request import Repository
@@ -70,7 +68,7 @@ def told_repository(context: str, env: Mapping[str, str], warn: Callable[[str], 
 def read_repository(context: str, env: Mapping[str, str]) -> Repository | None:
     """The repository whose work tree a context directory is in. Raises `ContextError` for one that cannot be
     read."""
-    if not os.path.isdir(context):
+    if not os.path.isdir(context) or not _may_be_inside(context, env):
         return None
     root = _git(context, "rev-parse", "--show-toplevel")
     if not root:
@@ -83,8 +81,23 @@ def read_repository(context: str, env: Mapping[str, str]) -> Repository | None:
     return Repository(root=root, source=_remote(context), revision=revision)
 
 
+def _may_be_inside(directory: str, env: Mapping[str, str]) -> bool:
+    """Whether it is worth asking git: a program more takes longer than to look upwards."""
+    if "GIT_DIR" in env:
+        return True
+    path = os.path.realpath(directory)
+    while not os.path.lexists(os.path.join(path, ".git")):
+        above = os.path.dirname(path)
+        if above == path:
+            return False
+        path = above
+    return True
+
+
 def _git(directory: str, *words: str) -> str | None:
     """What git says; None where it refuses or is not there."""
+    import subprocess
+
     try:
         done = subprocess.run(
             ["git", "-C", directory, *words], capture_output=True, stdin=subprocess.DEVNULL, check=False
@@ -111,6 +124,8 @@ def _remote(directory: str) -> str:
 
 
 def _redacted(url: str) -> str:
+    from urllib.parse import urlsplit
+
     try:
         split = urlsplit(url)
     except ValueError:

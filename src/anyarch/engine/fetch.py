@@ -47,7 +47,8 @@ def fetch_bases(
     """Write the file `lock`, and unless `bundle` is empty (None: a name beside `lock`) the images of all
     platforms of the request. Nothing is run. Raises as a build does up to its first step, and
     `OutputError`."""
-    from anyarch.engine.solve import prepared, run_async
+    from anyarch.engine.running import run_async
+    from anyarch.engine.solve import prepared
 
     where = f"{lock}.bundle" if bundle is None else bundle
     relative = os.path.relpath(where, os.path.dirname(os.path.abspath(lock))) if where else ""

@@ -343,10 +343,10 @@ def image_annotations(texts: Iterable[str]) -> tuple[Annotation, ...]:
 
 def build_contexts(texts: Iterable[str]) -> dict[str, str]:
     """`--build-context NAME=VALUE`; a name is normalised as an image reference is, without `:latest`."""
-    from anyarch.spec.reference import Reference
-
     result = {}
     for text in texts:
+        from anyarch.spec.reference import Reference
+
         name, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"invalid context value: {text}, expected key=value")

@@ -12,17 +12,17 @@ from anyarch.engine.request import Annotation
 from anyarch.engine.settings import BuildSettings
 from anyarch.engine.validate import check_directory
 from anyarch.errors import ContextError, UsageError
-from anyarch.exporter.assemble import Annotations
 from anyarch.spec.number import natural
 from anyarch.spec.platform import Platform
-from anyarch.spec.reference import Reference
 from anyarch.worker.session import Lent, LentSecret, LentSsh
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.engine.request import BuildRequest, BuildResult, Output, Repository
+    from anyarch.exporter.assemble import Annotations
     from anyarch.frontend.gateway import FrontendResult
+    from anyarch.spec.reference import Reference
     from anyarch.store.store import Store
 
 __all__ = [
@@ -317,6 +317,8 @@ def answer_of(frontend: FrontendResult, warnings: int) -> BuildResult:
 
 def image_names(request: BuildRequest, output: Output) -> list[Reference]:
     """The names an output gets: its own, or those of --tag."""
+    from anyarch.spec.reference import Reference
+
     text = output.attrs.get("name", "")
     names = [part for part in text.split(",") if part] if text else list(request.tags)
     return [Reference.parse(name) for name in names]
@@ -342,14 +344,14 @@ def build_epoch(frontend: FrontendResult) -> int | None:
     return max(found, default=None)
 
 
-_ANNOTATION = re.compile(r"annotation(?:-([a-z-]+))?(?:\[([A-Za-z0-9_/-]+)\])?\.(\S+)\Z")
+_ANNOTATION = r"annotation(?:-([a-z-]+))?(?:\[([A-Za-z0-9_/-]+)\])?\.(\S+)\Z"
 _LEVELS = ("manifest", "manifest-descriptor", "index", "index-descriptor")
 
 
 def annotation_of(name: str, value: str) -> Annotation | None:
     """What an output's attribute `annotation[-LEVEL][[PLATFORM]].KEY` says; None for another attribute.
     Raises `UsageError`."""
-    match = _ANNOTATION.match(name)
+    match = re.match(_ANNOTATION, name) if name.startswith("annotation") else None
     if match is None:
         return None
     kind, platform = match[1] or "manifest", match[2] or ""
@@ -362,6 +364,8 @@ def annotation_of(name: str, value: str) -> Annotation | None:
 
 def annotations_of(request: BuildRequest, output: Output, frontend: Sequence[Annotation] = ()) -> Annotations:
     """Those of one output, of the request and of the frontend; of several with one key the later counts."""
+    from anyarch.exporter.assemble import Annotations
+
     levels: dict[str, dict[tuple[Platform | None, str], str]] = {level: {} for level in _LEVELS}
     own = [annotation_of(name, value) for name, value in sorted(output.attrs.items())]
     for item in (*own, *request.annotations, *frontend):

@@ -63,7 +63,8 @@ def plan_build(
     request: BuildRequest, on_event: EventSink | None = None, cancel: CancelToken | None = None
 ) -> list[PlanRow]:
     """The plan, in the order of the Dockerfile. Raises as a build does, up to its first step."""
-    from anyarch.engine.solve import prepared, run_async
+    from anyarch.engine.running import run_async
+    from anyarch.engine.solve import prepared
 
     async def work(emit: EventSink) -> list[PlanRow]:
         async with prepared(request, emit) as found:

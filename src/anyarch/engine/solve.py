@@ -12,7 +12,6 @@ import msgspec
 
 from anyarch.engine.cache import StoredCache
 from anyarch.engine.export import Exporter
-from anyarch.engine.failure import os_errors
 from anyarch.engine.gateway import EngineGateway
 from anyarch.engine.options import (
     answer_of,
@@ -29,7 +28,8 @@ from anyarch.engine.options import (
 from anyarch.engine.placement import check_routes, emulated_seconds, refuse_emulation, with_routes
 from anyarch.engine.policy import Failures
 from anyarch.engine.request import PlatformResult as PlatformSummary
-from anyarch.errors import AnyarchError, Canceled
+from anyarch.engine.running import run_async
+from anyarch.errors import AnyarchError
 from anyarch.exporter.assemble import PlatformResult
 from anyarch.frontend.gateway import BuildOpts
 from anyarch.solver.solver import Solver
@@ -40,7 +40,7 @@ from anyarch.worker.limits import Limits
 from anyarch.worker.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from anyarch.attest.options import Attests
     from anyarch.engine.calls import FrontendCall
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from anyarch.engine.stock import StockKeys
     from anyarch.engine.truthcheck import Located, TruthCheck
     from anyarch.frontend.gateway import FrontendResult
-    from anyarch.solver.events import Event, EventSink
+    from anyarch.solver.events import EventSink
     from anyarch.solver.inflight import InFlight
     from anyarch.solver.vertex import Edge, Vertex
     from anyarch.spec.platform import Platform
 
-__all__ = ["BuildStats", "Prepared", "build_async", "prepared", "run_async"]
+__all__ = ["BuildStats", "Prepared", "build_async", "prepared"]
 
 T = TypeVar("T")
 
@@ -80,28 +80,6 @@ async def build_async(
     Builds of one store that are given the same `in_flight` run equal steps once.
     """
     return await run_async(lambda emit: _build(request, emit, stats, in_flight), on_event, cancel)
-
-
-async def run_async(
-    work: Callable[[EventSink], Awaitable[T]], on_event: EventSink | None, cancel: CancelToken | None
-) -> T:
-    """Do `work` so that `cancel` ends it, and what the machine refuses is told as such."""
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    assert task is not None
-    if cancel is not None:
-        cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
-    try:
-        with os_errors():
-            return await work(on_event or _ignore)
-    except asyncio.CancelledError:
-        if cancel is not None and cancel.is_set():
-            raise Canceled("context canceled") from None
-        raise
-
-
-def _ignore(event: Event) -> None:
-    """Nobody watches."""
 
 
 class Prepared:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.engine.run import add_layers, find_image
-from anyarch.engine.solve import run_async
+from anyarch.engine.running import run_async
 from anyarch.engine.trial import Trial, run_trial
 from anyarch.errors import AnyarchError, NoMatchingPlatform
 from anyarch.registry.platforms import available_platforms

@@ -6,7 +6,6 @@ way is followed (inside the directory), so that both the links and what they lea
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -81,6 +80,8 @@ def _texts(attrs: Mapping[str, str], name: str) -> tuple[str, ...]:
     raw = attrs.get(name)
     if not raw:
         return ()
+    import json  # which msgspec is not: texts may hold halves of surrogate pairs
+
     try:
         found = json.loads(raw)
     except ValueError:

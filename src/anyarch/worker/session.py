@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -117,14 +116,13 @@ class Lent:
         if lent.env is not None or (lent.source is None and name in self._env):
             value = self._env.get(lent.env if lent.env is not None else name)
             return None if value is None else os.fsencode(value)
-        path = Path(lent.source if lent.source is not None else name)
+        path = lent.source if lent.source is not None else name
         try:
-            size = path.stat().st_size
-            if size > _MAX_SECRET:
-                raise UsageError(
-                    f"secret {name} is too big: {size} bytes", hint="at most 500 KiB are allowed"
-                )
-            return path.read_bytes()
+            with open(path, "rb") as file:
+                found = file.read(_MAX_SECRET + 1)
+            if len(found) > _MAX_SECRET:
+                raise UsageError(f"secret {name} is too big: {path}", hint="at most 500 KiB are allowed")
+            return found
         except OSError as error:
             raise UsageError(
                 f"could not read secret {name}: {path}: {error.strerror}", hint="check --secret id=…,src=FILE"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anyarch.api.http2.header import Headers
     from anyarch.api.http2.stream import Stream
 
-__all__ = ["Handler", "Server", "ServerCall", "unary"]
+__all__ = ["Handler", "Server", "ServerCall", "deferred", "unary"]
 
 Handler: TypeAlias = "Callable[[ServerCall], Coroutine[Any, Any, None]]"
 """Answers one call; what it raises becomes the call's status. Cancelled when the client gives up."""
@@ -120,6 +120,22 @@ def unary(kind: type[Q], answer: Callable[[Q, ServerCall], Awaitable[Message]]) 
         call.send_nowait(reply.SerializeToString())
 
     return handle
+
+
+def deferred(names: Iterable[str], make: Callable[[], Mapping[str, Handler]]) -> dict[str, Handler]:
+    """The handlers `names` of those that `make` makes when one of them is called for the first time: for what
+    few peers ask."""
+    made: dict[str, Handler] = {}
+
+    def handler(name: str) -> Handler:
+        async def handle(call: ServerCall) -> None:
+            if not made:
+                made.update(make())
+            await made[name](call)
+
+        return handle
+
+    return {name: handler(name) for name in names}
 
 
 class Server:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from urllib.parse import unquote_to_bytes
 
 from anyarch.errors import AnyarchError
 
@@ -64,6 +63,10 @@ def encode_message(text: str) -> str:
 
 
 def decode_message(text: str) -> str:
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote_to_bytes
+
     return unquote_to_bytes(text).decode("utf-8", "replace")
 
 

@@ -89,10 +89,13 @@ class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a node runs (`STATUSES`). `replicas` are the nodes that one of Kubernetes stands for: what is
-    stored is their template."""
+    stored is their template. `client` and `workers` are there where they came up in finding out; whoever
+    asked closes the client."""
 
     status: str
     replicas: tuple[NodeRecord, ...] = ()
+    client: NodeClient | None = None
+    workers: tuple[WorkerInfo, ...] | None = None
 
 
 class NodeClient(Protocol):

@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from anyarch.builder.docker_config import TlsFiles
 from anyarch.builder.driver import NodeState, option_bool, refuse_unknown
-from anyarch.builder.stream import connect_node, tls_context
+from anyarch.builder.stream import connect_node, split_endpoint, tls_context
 from anyarch.builder.wire import open_client
 from anyarch.errors import BuilderError, NodeLost, UsageError
 
@@ -48,21 +47,20 @@ class RemoteDriver:
     async def state(self) -> NodeState:
         """A daemon that does not answer is inactive; what is wrong with the options or files is an error."""
         try:
-            await self._ask()
+            return await self._ask()
         except NodeLost:
             return NodeState(status="inactive")
-        return NodeState(status="running")
 
-    async def _ask(self) -> None:
+    async def _ask(self) -> NodeState:
         client = await self.client()
         try:
-            await client.workers()
-        except NodeLost as error:
-            if self._tls is not None:
+            workers = await client.workers()
+        except BaseException as error:
+            await client.close()
+            if isinstance(error, NodeLost) and self._tls is not None:
                 error.hint = error.hint or _CLOSED
             raise
-        finally:
-            await client.close()
+        return NodeState(status="running", client=client, workers=tuple(workers))
 
     async def start(self, log: Callable[[str], None]) -> None:
         """Wait for the daemon to answer."""
@@ -70,7 +68,9 @@ class RemoteDriver:
         deadline = asyncio.get_running_loop().time() + WAIT_S
         while True:
             try:
-                await self._ask()
+                state = await self._ask()
+                assert state.client is not None
+                await state.client.close()
                 return
             except NodeLost:
                 if asyncio.get_running_loop().time() >= deadline:
@@ -85,7 +85,9 @@ class RemoteDriver:
 
     async def client(self) -> NodeClient:
         label = f"node {self._setup.node.name} at {self._endpoint}"
-        authority = self._server_name or urlsplit(self._endpoint).netloc
+        authority = self._server_name
+        if not authority and not self._endpoint.startswith("unix://"):
+            authority = split_endpoint(self._endpoint).netloc
         return await open_client(self.dial, label, authority=authority)
 
     async def dial(self) -> ByteStream:
@@ -117,4 +119,4 @@ def _tls_of(options: dict[str, str], endpoint: str) -> tuple[TlsFiles | None, st
     if missing:
         raise BuilderError(f"tls enabled, but missing keys {', '.join(missing)}")
     files = TlsFiles(options["cacert"], options.get("cert", ""), options.get("key", ""))
-    return files, options.get("servername") or urlsplit(endpoint).hostname or ""
+    return files, options.get("servername") or split_endpoint(endpoint).hostname or ""

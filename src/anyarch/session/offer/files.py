@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote_plus
 
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import data_message
@@ -70,7 +69,11 @@ def listed_values(metadata: Metadata, key: str) -> list[str]:
     """The values of a key; where one of them is not ASCII all are query-escaped, and a further key says
     so."""
     values = metadata.all(key)
-    return [unquote_plus(value) for value in values] if metadata.get(f"{key}-encoded") == "1" else values
+    if metadata.get(f"{key}-encoded") != "1":
+        return values
+    from urllib.parse import unquote_plus
+
+    return [unquote_plus(value) for value in values]
 
 
 def upload_methods(uploads: Mapping[str, BinaryIO]) -> dict[str, Handler]:
