@@ -1,7 +1,11 @@
 """The cache config document (`application/vnd.buildkit.cacheconfig.v0`) and what it says about our keys.
 
 BuildKit's form: `layers` are blobs, each naming the layer it lies on; `records` are keys with their results
-and links to other records. A record of ours has the digest of a key of our solver:
+and links to other records. Under BuildKit's own keys (`cache.stock`) all is as it writes it.
+
+What we know under keys of our own is in a member that others pass over, `anyarchRecords`, or beside that of
+BuildKit's records in an image's config (`anyarch.cache.v0`). Its records have the same form and link to one
+another. The digest is that of a key of our solver:
 
 - of a canonical key: its result is the first output of the vertex; it links to the records of the vertex's
   inputs, one group an input;
@@ -9,9 +13,6 @@ and links to other records. A record of ours has the digest of a key of our solv
 - of another key that leads to a canonical one: the selector is `anyarch.key`, there is no result;
 - `anyarch.layers=0,-,1` links to nothing that matters: it tells where in a chain layers without entries are,
   which an image (cache `inline`) does not have among its layers.
-
-A stock BuildKit reads all of it and finds no key that it asks for among these; those that it does ask for,
-where we know them, come after them (`cache.stock`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "CACHE_CONFIG",
     "CREATED_AT",
     "INLINE_KEY",
+    "OWN_INLINE_KEY",
     "UNCOMPRESSED",
     "CacheConfig",
     "CacheLayer",
@@ -55,6 +57,7 @@ __all__ = [
 
 CACHE_CONFIG = "application/vnd.buildkit.cacheconfig.v0"
 INLINE_KEY = "moby.buildkit.cache.v0"
+OWN_INLINE_KEY = "anyarch.cache.v0"
 UNCOMPRESSED = "containerd.io/uncompressed"
 CREATED_AT = "buildkit/createdat"
 BASE = "anyarch/base"
@@ -109,20 +112,22 @@ class CacheRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one build wrote: `records` are positions. `slot` is the same for builds of one kind (target and
-    platforms), `at` seconds since the epoch."""
+    """What one build wrote: `records` and `own` are positions. `slot` is the same for builds of one kind
+    (target and platforms), `at` seconds since the epoch."""
 
     id: str
     slot: str
     at: float
     records: tuple[int, ...] = ()
+    own: tuple[int, ...] = ()
 
 
 class CacheConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`parts` is ours: other tools pass over it (see `cache.merge`)."""
+    """`own` (records under keys of ours) and `parts` (see `cache.merge`) are passed over by other tools."""
 
     layers: tuple[CacheLayer, ...] = ()
     records: tuple[CacheRecord, ...] = ()
+    own: tuple[CacheRecord, ...] = msgspec.field(default=(), name="anyarchRecords")
     parts: tuple[Part, ...] = msgspec.field(default=(), name="anyarchParts")
 
 
@@ -166,7 +171,7 @@ def write(
     foreign: Sequence[ForeignRecord] = (),
 ) -> CacheConfig:
     """The document for `results`. Layers and records are in an order that depends on nothing but them.
-    `foreign` are records with other tools' keys, which come last.
+    `foreign` are records with other tools' keys.
 
     `present` (for `inline`) gives the layers, lowest first; the chains must be parts of it, with "" for a
     layer without entries. What it does not begin with is told by the positions of its layers.
@@ -194,10 +199,10 @@ def write(
             if _digest(key) not in positions:
                 add(_digest(key), [(CacheInput(_ALIAS, number),)], None, 0.0)
     anchor = add(_output_digest("anyarch", 0), [], None, 0.0) if present is not None else -1
-    first = len(groups)
+    count = len(groups)
     for record in foreign:
         above: list[tuple[CacheInput, ...]] = [
-            tuple(CacheInput(selector, first + link) for selector, link in links) for links in record.inputs
+            tuple(CacheInput(selector, link) for selector, link in links) for links in record.inputs
         ]
         chain = record.chain
         is_whole = chain is not None and layers.blobs(chain).depth == chain.depth
@@ -217,7 +222,8 @@ def write(
             elif blobs.depth == chain.depth and (first := layers.place(blobs)) >= 0:
                 chained = (ChainedResult(tuple(range(first, first + blobs.depth)), at),)
         records.append(CacheRecord(layers=result, chains=chained, digest=digest, inputs=tuple(inputs)))
-    return CacheConfig(tuple(layers.made) if present is None else (), tuple(records))
+    made = tuple(layers.made) if present is None else ()
+    return CacheConfig(made, tuple(records[count:]), tuple(records[:count]))
 
 
 class _Layers:
@@ -278,9 +284,9 @@ def _positions(chain: Sequence[str]) -> str:
     return ",".join(texts)
 
 
-def encode_records(config: CacheConfig) -> bytes:
-    """The records alone, as an image has them."""
-    return msgspec.json.encode(config.records)
+def encode_records(records: Sequence[CacheRecord]) -> bytes:
+    """Records alone, as an image has them."""
+    return msgspec.json.encode(records)
 
 
 class Found(msgspec.Struct):
@@ -302,12 +308,12 @@ class Found(msgspec.Struct):
 
 
 def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
-    """Read a document; `blobs` are those of its manifest. What is not of our form, or whose blobs are not
-    there, is passed over."""
+    """Read what a document has under our keys; `blobs` are those of its manifest. What is not of our form, or
+    whose blobs are not there, is passed over."""
     found = Found(blobs=described(config, blobs), documents=[(config, blobs)])
     outputs: dict[str, dict[int, Snapshot]] = {}
     chain_of = chains_of(config, found.blobs)
-    for record in config.records:
+    for record in config.own:
         hexdigits = record.digest.partition(":")[2]
         chain = chain_of(record)
         links = [item for group in record.inputs for item in group]
@@ -316,9 +322,9 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
             if chain is not None:
                 outputs.setdefault(hexdigits, {})[0] = chain
             continue
-        if not 0 <= special.link < len(config.records):
+        if not 0 <= special.link < len(config.own):
             continue
-        canonical = config.records[special.link].digest.partition(":")[2]
+        canonical = config.own[special.link].digest.partition(":")[2]
         if special.selector == _ALIAS:
             found.links[hexdigits] = canonical
         elif chain is not None:
@@ -326,10 +332,10 @@ def parse(config: CacheConfig, blobs: dict[str, Descriptor]) -> Found:
             if output is not None:
                 outputs.setdefault(canonical, {})[output] = chain
     announced: dict[str, set[str]] = {}
-    for record in config.records:
+    for record in config.own:
         for item in (item for group in record.inputs for item in group):
-            if item.selector.startswith(_OUTPUT) and 0 <= item.link < len(config.records):
-                canonical = config.records[item.link].digest.partition(":")[2]
+            if item.selector.startswith(_OUTPUT) and 0 <= item.link < len(config.own):
+                canonical = config.own[item.link].digest.partition(":")[2]
                 announced.setdefault(canonical, set()).add(item.selector)
     for canonical, by_number in outputs.items():
         count = len(announced.get(canonical, ())) + 1

@@ -186,7 +186,8 @@ async def gather(
     config = write(results, foreign=foreign(results, stock or {}))
     if not config.layers:
         return None
-    part = Part(os.urandom(8).hex(), slot, round(time.time(), 3), tuple(range(len(config.records))))
+    records, own = range(len(config.records)), range(len(config.own))
+    part = Part(os.urandom(8).hex(), slot, round(time.time(), 3), tuple(records), tuple(own))
     document = Document(
         msgspec.structs.replace(config, parts=(part,)), {blob.digest: blob for blob in blobs.values()}
     )

@@ -15,6 +15,7 @@ from anyarch.cache.config import (
     CACHE_CONFIG,
     CREATED_AT,
     INLINE_KEY,
+    OWN_INLINE_KEY,
     UNCOMPRESSED,
     CacheConfig,
     CacheLayer,
@@ -261,11 +262,14 @@ def _inline(manifest: Manifest, read: Callable[[Descriptor], bytes]) -> Found | 
     config = decode(ImageConfig, raw)
     diff_ids = config.rootfs.diff_ids or ()
     members: dict[str, Any] = json.loads(raw)
-    encoded = members.get(INLINE_KEY)
-    if not encoded or len(diff_ids) != len(manifest.layers):
+    given = [members.get(name) for name in (INLINE_KEY, OWN_INLINE_KEY)]
+    if not any(given) or len(diff_ids) != len(manifest.layers):
         return None
+    decoder = json_decoder(tuple[CacheRecord, ...])
     try:
-        records = json_decoder(tuple[CacheRecord, ...]).decode(base64.b64decode(encoded, validate=True))
+        records, own = (
+            decoder.decode(base64.b64decode(text, validate=True)) if text else () for text in given
+        )
     except (ValueError, TypeError, msgspec.DecodeError):
         return None
     times = [item.created or "" for item in config.history or () if not item.empty_layer]
@@ -277,4 +281,4 @@ def _inline(manifest: Manifest, read: Callable[[Descriptor], bytes]) -> Found | 
             notes[CREATED_AT] = times[number]
         blobs[layer.digest] = msgspec.structs.replace(layer, annotations=notes)
     layers = tuple(CacheLayer(layer.digest, number - 1) for number, layer in enumerate(manifest.layers))
-    return parse(CacheConfig(layers, records), blobs)
+    return parse(CacheConfig(layers, records, own), blobs)

@@ -65,11 +65,22 @@ def merge(documents: Sequence[Document], now: float) -> Document:
     parts = []
     for part in kept:
         document, own = chosen[part.id]
-        positions = union.add(document, own.records)
-        parts.append(Part(part.id, part.slot, part.at, tuple(positions)))
+        config = document.config
+        records = union.add(union.records, document, config.records, own.records)
+        ours = union.add(union.own, document, config.own, own.own)
+        parts.append(Part(part.id, part.slot, part.at, tuple(records), tuple(ours)))
     blobs = {layer.blob: union.blobs[layer.blob] for layer in union.layers if layer.blob in union.blobs}
-    config = CacheConfig(tuple(union.layers), tuple(union.records), tuple(parts))
-    return Document(config, blobs)
+    made, own_made = tuple(union.records.made), tuple(union.own.made)
+    return Document(CacheConfig(tuple(union.layers), made, own_made, tuple(parts)), blobs)
+
+
+class _Records:
+    """Records that link to one another, those that are equal once; `seen` has by document what was moved."""
+
+    def __init__(self) -> None:
+        self.made: list[CacheRecord] = []
+        self.numbers: dict[CacheRecord, int] = {}
+        self.seen: dict[int, dict[int, int]] = {}
 
 
 class _Union:
@@ -77,49 +88,55 @@ class _Union:
 
     def __init__(self) -> None:
         self.layers: list[CacheLayer] = []
-        self.records: list[CacheRecord] = []
+        self.records = _Records()
+        self.own = _Records()
         self.blobs: dict[str, Descriptor] = {}
         self._layer_numbers: dict[tuple[int, str], int] = {}
-        self._record_numbers: dict[CacheRecord, int] = {}
-        self._seen: dict[int, tuple[dict[int, int], dict[int, int]]] = {}
+        self._seen: dict[int, dict[int, int]] = {}
 
-    def add(self, document: Document, wanted: Sequence[int]) -> list[int]:
-        """The new positions of `wanted`; what they link to comes along. Links that lead in a circle, or
-        nowhere, are dropped (groups stay: the place of one is the number of an input)."""
+    def add(
+        self, into: _Records, document: Document, given: Sequence[CacheRecord], wanted: Sequence[int]
+    ) -> list[int]:
+        """The new positions of `wanted` of the records `given`; what they link to comes along. Links that
+        lead in a circle, or nowhere, are dropped (groups stay: the place of one is an input's number)."""
         config = document.config
         self.blobs |= {key: value for key, value in document.blobs.items() if key not in self.blobs}
-        layers, records = self._seen.setdefault(id(document), ({}, {}))
+        layers = self._seen.setdefault(id(document), {})
+        records = into.seen.setdefault(id(document), {})
         open_: set[int] = set()
         for first in wanted:
-            stack = [first] if 0 <= first < len(config.records) else []
+            stack = [first] if 0 <= first < len(given) else []
             while stack:
                 number = stack[-1]
                 if number in records:
                     stack.pop()
                     continue
-                record = config.records[number]
+                record = given[number]
                 links = {item.link for group in record.inputs for item in group}
                 missing = [
                     link
                     for link in sorted(links)
-                    if 0 <= link < len(config.records) and link not in records and link not in open_
+                    if 0 <= link < len(given) and link not in records and link not in open_
                 ]
                 open_.add(number)
                 if missing:
                     stack += missing
                     continue
                 stack.pop()
-                records[number] = self._record(config, record, layers, records)
+                moved = self._moved(config, record, layers, records)
+                records[number] = into.numbers.setdefault(moved, len(into.made))
+                if records[number] == len(into.made):
+                    into.made.append(moved)
         return sorted({records[number] for number in wanted if number in records})
 
-    def _record(
+    def _moved(
         self, config: CacheConfig, record: CacheRecord, layers: dict[int, int], records: dict[int, int]
-    ) -> int:
+    ) -> CacheRecord:
         inputs = tuple(
             tuple(CacheInput(item.selector, records[item.link]) for item in group if item.link in records)
             for group in record.inputs
         )
-        moved = CacheRecord(
+        return CacheRecord(
             layers=tuple(
                 msgspec.structs.replace(result, layer=self._layer(config, result.layer, layers))
                 for result in record.layers
@@ -135,11 +152,6 @@ class _Union:
             digest=record.digest,
             inputs=inputs,
         )
-        number = self._record_numbers.get(moved)
-        if number is None:
-            number = self._record_numbers[moved] = len(self.records)
-            self.records.append(moved)
-        return number
 
     def _layer(self, config: CacheConfig, number: int, layers: dict[int, int]) -> int:
         """The new position of a layer, with all below it."""

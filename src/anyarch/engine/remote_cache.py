@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anyarch.engine.request import BuildRequest, CacheOption
     from anyarch.engine.stock import StockKeys
     from anyarch.exporter.assemble import InlineCache
-    from anyarch.solver.solver import Solver
+    from anyarch.solver.solved import Solved
     from anyarch.worker.worker import Worker
 
 __all__ = ["check_caches", "export_caches", "import_caches", "inline_cache"]
@@ -209,19 +209,23 @@ def _place(option: CacheOption, name: str) -> str:
 # writing ------------------------------------------------------------------------------------------
 
 
-def inline_cache(request: BuildRequest, solver: Solver, stock: StockKeys) -> InlineCache | None:
+def inline_cache(request: BuildRequest, solved: Sequence[Solved], stock: StockKeys) -> InlineCache | None:
     """What `--cache-to type=inline` adds to an image's config, None without it."""
     if not any(option.type == "inline" for option in request.cache_to):
         return None
-    from anyarch.cache.config import INLINE_KEY, encode_records, write
+    from anyarch.cache.config import INLINE_KEY, OWN_INLINE_KEY, encode_records, write
     from anyarch.cache.exporter import foreign, keyed
 
     def member(layers: Sequence[str], digests: Sequence[str]) -> bytes:
         of_layer = dict(zip(layers, digests, strict=True))
-        results = keyed(solver.solved(), [layers], of_layer.__getitem__, is_max=False)
+        results = keyed(solved, [layers], of_layer.__getitem__, is_max=False)
         present = [digest for digest in digests if digest]
         config = write(results, present=present, foreign=foreign(results, stock.keys))
-        return b'"%b":"%b"' % (INLINE_KEY.encode(), base64.b64encode(encode_records(config)))
+        members = {INLINE_KEY: config.records, OWN_INLINE_KEY: config.own}
+        return b",".join(
+            b'"%b":"%b"' % (name.encode(), base64.b64encode(encode_records(records)))
+            for name, records in members.items()
+        )
 
     return member
 
@@ -229,7 +233,7 @@ def inline_cache(request: BuildRequest, solver: Solver, stock: StockKeys) -> Inl
 async def export_caches(
     request: BuildRequest,
     worker: Worker,
-    solver: Solver,
+    solved: Sequence[Solved],
     chains: Sequence[Sequence[str]],
     warn: Callable[[WarningEvent], None],
     stock: StockKeys,
@@ -244,7 +248,7 @@ async def export_caches(
         step = Work(worker.emit, f"exporting cache to {_TITLES[option.type]}")
         try:
             descriptor = await _write(
-                option, worker, solver, chains, step.step, slot=_slot(request), stock=stock, client=client
+                option, worker, solved, chains, step.step, slot=_slot(request), stock=stock, client=client
             )
         except AnyarchError as error:
             step.done(error.message)
@@ -279,7 +283,7 @@ def _slot(request: BuildRequest) -> str:
 async def _write(
     option: CacheOption,
     worker: Worker,
-    solver: Solver,
+    solved: Sequence[Solved],
     chains: Sequence[Sequence[str]],
     on_step: Callable[[str], None],
     *,
@@ -289,7 +293,7 @@ async def _write(
 ) -> object:
     from anyarch.cache.exporter import gather
 
-    cache = await gather(worker, solver.solved(), chains, _options(option), slot=slot, stock=stock.keys)
+    cache = await gather(worker, solved, chains, _options(option), slot=slot, stock=stock.keys)
     on_step("preparing build cache for export")
     if cache is None:
         on_step("skipping cache export for empty result")

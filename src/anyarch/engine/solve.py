@@ -249,8 +249,8 @@ async def _build(
         if build.stock is not None and request.cache_to:
             from anyarch.engine.remote_cache import inline_cache
 
-            await build.stock.complete()
-            exporter.inline = inline_cache(request, solver, build.stock)
+            solved = await build.stock.complete()
+            exporter.inline = inline_cache(request, solved, build.stock)
         outcome = await exporter.export(
             results, multi_platform=build.frontend.multi_platform, warnings=build.gateway.warnings
         )
@@ -262,7 +262,7 @@ async def _build(
             from anyarch.engine.remote_cache import export_caches
 
             chains = [result.layers for result in results]
-            metadata = await export_caches(request, worker, solver, chains, build.gateway.warn, build.stock)
+            metadata = await export_caches(request, worker, solved, chains, build.gateway.warn, build.stock)
             outcome = msgspec.structs.replace(
                 outcome, metadata={**outcome.metadata, **metadata}, warnings=build.gateway.warnings
             )
@@ -460,11 +460,11 @@ async def _keep_caches(request: BuildRequest, build: Prepared, results: list[Pla
     from anyarch.engine.remote_cache import export_caches
 
     assert build.stock is not None
-    await build.stock.complete()
+    solved = await build.stock.complete()
     chains = [result.layers for result in results]
     options = tuple(
         msgspec.structs.replace(option, attrs={**option.attrs, "ignore-error": "true"})
         for option in request.cache_to
     )
     kept = msgspec.structs.replace(request, cache_to=options)
-    await export_caches(kept, build.worker, build.solver, chains, build.gateway.warn, build.stock)
+    await export_caches(kept, build.worker, solved, chains, build.gateway.warn, build.stock)

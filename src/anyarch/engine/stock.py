@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anyarch.cache.importer import ImportedCache
     from anyarch.cache.stock import StockKey
     from anyarch.llb.definition import Definition
+    from anyarch.solver.solved import Solved
     from anyarch.solver.solver import Solver
     from anyarch.worker.result import Result
     from anyarch.worker.worker import Worker
@@ -76,17 +77,17 @@ class StockKeys:
                 return
             await self._update()
 
-    async def complete(self) -> None:
-        """Learn the contents of what was made or found, as far as its bytes are here."""
-        results = {
-            item.vertex.digest: item.outputs for item in self._solver.solved() if item.outputs is not None
-        }
+    async def complete(self) -> list[Solved]:
+        """Learn the contents of what was made or found, as far as its bytes are here. Answers all of that."""
+        solved = self._solver.solved()
+        results = {item.vertex.digest: item.outputs for item in solved if item.outputs is not None}
         for digest, number, vertex, output, selectors in self._used():
             outputs = results.get(vertex, ())
             if digest in results and output < len(outputs) and isinstance(outputs[output], SnapshotResult):
                 with suppress(AnyarchError):
                     await self._learn(digest, number, outputs[output], selectors)
         await self._update()
+        return solved
 
     # -- keys
 

@@ -284,8 +284,8 @@ class Workbench:
             if stock is not None and cache_to:
                 from anyarch.engine.remote_cache import inline_cache
 
-                await stock.complete()
-                exporter.inline = inline_cache(request, self.solver, stock)
+                solved = await stock.complete()
+                exporter.inline = inline_cache(request, solved, stock)
             outcome = await exporter.export(
                 results, multi_platform=result.refs is not None, warnings=self.warnings
             )
@@ -298,7 +298,7 @@ class Workbench:
                 metadata = await export_caches(
                     request,
                     self.worker,
-                    self.solver,
+                    solved,
                     chains,
                     self._plain.warn,
                     stock,

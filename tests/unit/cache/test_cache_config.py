@@ -14,6 +14,7 @@ from anyarch.cache.config import (
     CacheConfig,
     CacheLayer,
     CacheRecord,
+    ForeignRecord,
     KeyedResult,
     decode_config,
     encode_records,
@@ -87,9 +88,9 @@ def test_shared_layers_are_written_once_below_one_another() -> None:
         blob("b"): [layer.blob for layer in config.layers].index(blob("a")),
     }
     raw = msgspec.json.decode(msgspec.json.encode(config))
-    (second,) = [record for record in raw["records"] if record["digest"] == f"sha256:{key('2')}"]
+    (second,) = [record for record in raw["anyarchRecords"] if record["digest"] == f"sha256:{key('2')}"]
     (group,) = second["inputs"]
-    assert raw["records"][group[0].get("link", 0)]["digest"] == f"sha256:{key('1')}"
+    assert raw["anyarchRecords"][group[0].get("link", 0)]["digest"] == f"sha256:{key('1')}"
 
 
 def test_a_result_whose_blob_is_gone_is_passed_over() -> None:
@@ -111,8 +112,8 @@ def test_an_image_tells_where_layers_without_entries_are() -> None:
     chain = Snapshot((blob("a"), "", blob("b"), ""))
     config = write([KeyedResult(key("1"), outputs=(chain,))], present=[blob("a"), blob("b")])
     assert config.layers == ()
-    records = msgspec.json.decode(encode_records(config), type=tuple[CacheRecord, ...])
-    image = CacheConfig((CacheLayer(blob("a"), -1), CacheLayer(blob("b"), 0)), records)
+    records = msgspec.json.decode(encode_records(config.own), type=tuple[CacheRecord, ...])
+    image = CacheConfig((CacheLayer(blob("a"), -1), CacheLayer(blob("b"), 0)), own=records)
     found = parse(image, descriptors("a", "b"))
     (outputs,) = found.results.values()
     assert outputs == (chain,)
@@ -121,12 +122,12 @@ def test_an_image_tells_where_layers_without_entries_are() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b'{"layers":[{"blob":"x","parent":0}],"records":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
-        b'{"layers":[{"blob":"x","parent":7}],"records":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
-        b'{"records":[{"digest":"sha256:a","layers":[{"layer":-5}]}]}',
-        b'{"records":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.key","link":9}]]}]}',
-        b'{"records":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.output=x","link":0}]]}]}',
-        b'{"records":[{"digest":"","inputs":[[]],"chains":[{"layers":[3],"createdAt":"x"}]}]}',
+        b'{"layers":[{"blob":"x","parent":0}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"layers":[{"blob":"x","parent":7}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":-5}]}]}',
+        b'{"anyarchRecords":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.key","link":9}]]}]}',
+        b'{"anyarchRecords":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.output=x","link":0}]]}]}',
+        b'{"anyarchRecords":[{"digest":"","inputs":[[]],"chains":[{"layers":[3],"createdAt":"x"}]}]}',
         b"{}",
     ],
 )
@@ -134,18 +135,25 @@ def test_a_document_that_makes_no_sense_gives_nothing(raw: bytes) -> None:
     assert parse(decode_config(raw), {"x": next(iter(descriptors("x").values()))}).results == {}
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b'{"records":3}', b"\xff"])
+@pytest.mark.parametrize("raw", [b"", b"[]", b'{"records":3}', b'{"anyarchRecords":3}', b"\xff"])
 def test_what_is_no_document_is_refused(raw: bytes) -> None:
     with pytest.raises(UnsupportedMedia):
         decode_config(raw)
 
 
-def test_a_document_of_buildkit_is_read() -> None:
-    """Made by BuildKit's v1 exporter: records of operations, whose keys mean nothing here."""
-    raw = b"""{"layers":[{"blob":"%s","parent":-1}],"records":[
-        {"digest":"sha256:aa","layers":[{"layer":0,"createdAt":"2024-01-02T03:04:05.123456789Z"}],
-         "inputs":[[{"link":1}]]},
-        {"digest":"sha256:bb"}]}""" % blob("a").encode()
-    found = parse(decode_config(raw), descriptors("a"))
-    assert list(found.results) == ["aa"]
-    assert found.links == {}
+def test_what_is_ours_is_where_buildkit_does_not_look_and_its_records_are_as_it_writes_them() -> None:
+    step = ForeignRecord("sha256:step", ((("", 0), ("selector", 1)),), Snapshot((blob("a"), blob("b"))))
+    config = write(
+        [KeyedResult(key("1"), (key("2"),), outputs=(Snapshot((blob("a"), blob("b"))),))],
+        foreign=[ForeignRecord("sha256:image"), ForeignRecord("sha256:content"), step],
+    )
+    raw = msgspec.json.decode(msgspec.json.encode(config))
+    assert [record["digest"] for record in raw["records"]] == [
+        "sha256:image",
+        "sha256:content",
+        "sha256:step",
+    ]
+    assert raw["records"][2]["inputs"] == [[{"link": 0}, {"selector": "selector", "link": 1}]]
+    assert {record["digest"] for record in raw["anyarchRecords"]} == {f"sha256:{key(n)}" for n in "12"}
+    found = parse(through_json(config), descriptors("a", "b"))
+    assert list(found.results) == [key("1")]

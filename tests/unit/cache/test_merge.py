@@ -36,9 +36,9 @@ def blob(digest: str) -> Descriptor:
 
 def document(results: list[KeyedResult], ident: str, *, slot: str = "s", at: float = NOW) -> Document:
     config = write(results)
-    part = Part(ident, slot, at, tuple(range(len(config.records))))
+    part = Part(ident, slot, at, own=tuple(range(len(config.own))))
     return Document(
-        CacheConfig(config.layers, config.records, (part,)),
+        CacheConfig(config.layers, own=config.own, parts=(part,)),
         {layer.blob: blob(layer.blob) for layer in config.layers},
     )
 
@@ -86,7 +86,7 @@ def test_merging_again_adds_nothing_and_the_order_does_not_matter(written: list[
     for order in itertools.islice(itertools.permutations(documents), 4):
         other = merge(list(order), NOW)
         assert parse(other.config, other.blobs) == facts
-        assert len(other.config.records) == len(merged.config.records)
+        assert len(other.config.own) == len(merged.config.own)
 
 
 def test_what_two_builds_share_is_there_once() -> None:
@@ -94,7 +94,7 @@ def test_what_two_builds_share_is_there_once() -> None:
     one = document([base, KeyedResult(KEYS[1], (), (KEYS[0],), (Snapshot((BLOBS[0], BLOBS[1])),))], "1")
     two = document([base, KeyedResult(KEYS[2], (), (KEYS[0],), (Snapshot((BLOBS[0], BLOBS[2])),))], "2")
     merged = merge([one, two], NOW)
-    assert len(merged.config.records) == 3
+    assert len(merged.config.own) == 3
     assert len(merged.config.layers) == 3
     assert sum(layer.blob == BLOBS[0] for layer in merged.config.layers) == 1
 
@@ -116,9 +116,9 @@ def test_the_records_of_a_dead_part_go_and_shared_ones_stay() -> None:
         [base, KeyedResult(KEYS[1], (), (KEYS[0],), (Snapshot((BLOBS[1],)),))], "1", at=NOW - 2 * OVERLAP_S
     )
     both = merge([old, document([base], "2", at=NOW - 2 * OVERLAP_S)], NOW)
-    assert len(both.config.records) == 2
+    assert len(both.config.own) == 2
     later = merge([both, document([base], "3")], NOW)
-    assert {record.digest for record in later.config.records} == {f"sha256:{KEYS[0]}"}
+    assert {record.digest for record in later.config.own} == {f"sha256:{KEYS[0]}"}
     assert set(later.blobs) == {BLOBS[0]}
 
 
@@ -138,7 +138,7 @@ def test_results_of_buildkits_form_and_hostile_links_survive_or_go() -> None:
         CacheLayer(BLOBS[2], 3),
         CacheLayer(BLOBS[3], 2),
     )
-    config = CacheConfig(layers, records, (Part("p", "s", NOW, (0, 1, 2, 55, -3)),))
+    config = CacheConfig(layers, records, parts=(Part("p", "s", NOW, (0, 1, 2, 55, -3)),))
     merged = merge([Document(config, {digest: blob(digest) for digest in BLOBS})], NOW)
     by_digest = {record.digest: record for record in merged.config.records}
     assert [result.layer for result in by_digest["sha256:a"].layers] == [0]
