@@ -23,7 +23,6 @@ from anyarch.errors import (
     NotSupported,
     PathNotFound,
     Unauthorized,
-    UsageError,
 )
 from anyarch.frontend.gateway import CapNotSupported, RequestNotSupported
 from anyarch.version import __version__
@@ -100,8 +99,6 @@ def _code(error: AnyarchError) -> int:
             return Code.CANCELLED
         case NotSupported():
             return Code.UNIMPLEMENTED
-        case UsageError():
-            return Code.INVALID_ARGUMENT if error.source is None else Code.UNKNOWN
         case PathNotFound() if error.vertex is None and error.source is None:
             return Code.NOT_FOUND
         case Unauthorized():

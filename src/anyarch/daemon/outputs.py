@@ -17,6 +17,7 @@ __all__ = ["checked_outputs", "compatibility_of", "compatible_outputs", "outputs
 
 _CONFIG = "containerimage.config"
 _IMAGES = frozenset({"image", "oci", "docker"})
+_KNOWN = _IMAGES | {"local", "tar", "cacheonly"}
 _CURRENT = 30
 _COMPATIBILITY = (10, 20, _CURRENT)
 
@@ -35,6 +36,8 @@ def checked_outputs(pairs: Sequence[tuple[str, dict[str, str]]]) -> tuple[list[O
     outputs = []
     configs: dict[str, bytes] = {}
     for kind, attrs in pairs:
+        if kind not in _KNOWN:
+            raise UsageError(f'exporter "{kind}" could not be found')
         kept = {key: value for key, value in attrs.items() if key != "dest"}
         if kind in _IMAGES:
             # BuildKit's clients leave what was asked of the build here too, where it has no effect.

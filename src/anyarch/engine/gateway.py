@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import TYPE_BITS, Kind
-from anyarch.errors import PathNotFound
+from anyarch.errors import PathNotFound, RegistryError
 from anyarch.frontend.gateway import DirEntry, FileStat, ResolvedImage
 from anyarch.solver.events import VertexEvent
 from anyarch.spec.digest import Digest
@@ -150,9 +150,14 @@ class EngineGateway:
             reference = await policed_image(self.policy, reference, platform, is_layout=bool(layout))
         name = Reference.parse(reference)
         images = self._worker.layout_images(store=layout) if layout else self._worker.images
-        async with self.step(log_name or f"[internal] load metadata for {name}"):
-            wanted = platform or self._worker.platform
-            image = await self._worker.in_network(images.image, name, wanted)
+        try:
+            async with self.step(log_name or f"[internal] load metadata for {name}"):
+                wanted = platform or self._worker.platform
+                image = await self._worker.in_network(images.image, name, wanted)
+        except RegistryError as error:
+            # BuildKit's words
+            error.message = f"failed to resolve source metadata for {name}: {error.message}"
+            raise
         if self.call is not None:
             self.call.add_image(str(name), platform, image.digest, is_local=bool(layout))
         return ResolvedImage(str(name), image.digest, image.config)

@@ -66,6 +66,7 @@ class _State:
         "keys",
         "known_by",
         "must_run",
+        "number",
         "reads",
         "result",
         "saved",
@@ -74,8 +75,9 @@ class _State:
         "wanted",
     )
 
-    def __init__(self, vertex: Vertex) -> None:
+    def __init__(self, vertex: Vertex, number: int) -> None:
         self.vertex = vertex
+        self.number = number  # its place among those that were added: inputs come before
         self.key: asyncio.Future[str] | None = None
         self.result: asyncio.Future[Sequence[Result]] | None = None
         self.keys: tuple[str, ...] = ()  # what is linked to the canonical key when the result is saved
@@ -157,7 +159,7 @@ class Solver:
     def add(self, vertex: Vertex) -> None:
         """Make a vertex known; one with a known digest is the same vertex and adds nothing."""
         if vertex.digest not in self._states:
-            state = self._states[vertex.digest] = _State(vertex)
+            state = self._states[vertex.digest] = _State(vertex, len(self._states))
             for edge in vertex.inputs:
                 self._states[edge.vertex].wanted.add(edge.index)
             for digest in {edge.vertex for edge in vertex.inputs}:
@@ -505,17 +507,21 @@ class Solver:
             self._report(state)
 
     def _mark_cached(self, state: _State) -> None:
-        """A saved result stands for everything above it that was never started."""
+        """A saved result stands for everything above it that was never started. Told in the graph's order, as
+        one reads it."""
         now = self._clock()
         stack = [state]
+        found = []
         while stack:
             current = stack.pop()
             if current.started is not None or current.cached:
                 continue
             current.cached = True
             current.started = current.completed = now
-            self._report(current)
+            found.append(current)
             stack.extend(self._states[edge.vertex] for edge in current.vertex.inputs)
+        for current in sorted(found, key=lambda one: one.number):
+            self._report(current)
 
     def _report(self, state: _State) -> None:
         vertex = state.vertex
