@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from anyarch.snapshot.tarlayer import TarLayer
     from anyarch.snapshot.tree import Node, TreeView
     from anyarch.spec.oci import Descriptor
+    from anyarch.store.layers import LayerRow
     from anyarch.store.store import Store
 
 __all__ = ["BLOBS", "LAYOUT", "Layer", "LayerStore", "open_layers"]
@@ -60,6 +61,7 @@ BLOBS = "blobs:"
 
 _COMPARED = 1 << 20
 _CACHED_ENTRIES = 300_000  # entries of indexes kept in memory, about 150 MB at worst
+_UNPACKING = 4  # layers at a time, at most: one a core, but a disk serves only a few well
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -297,11 +299,7 @@ class LayerStore:
         from anyarch.snapshot.view import View
 
         kind = overlay or self.dirops.overlay
-        row = self.store.records.get(layer.id)
-        if "index" not in row.forms and "tar" not in row.forms:
-            blob = self._forms.local_blob(layer.id)
-            if blob is not None:  # one pass gives directory and index
-                self._forms.unpack_blob(row, blob, kind)
+        self._unpack(layer, kind)
         index = self.index(layer)
         parents: list[Entry] = []
         if index.implicit and below:
@@ -312,9 +310,36 @@ class LayerStore:
 
     def directories(self, layers: Sequence[Layer], *, overlay: Overlay | None = None) -> list[Path]:
         """`directory` of each layer of a chain, lowest first."""
+        self.unpack(layers, overlay=overlay)
         return [
             self.directory(layer, below=layers[:depth], overlay=overlay) for depth, layer in enumerate(layers)
         ]
+
+    def unpack(self, layers: Iterable[Layer], *, overlay: Overlay | None = None) -> None:
+        """Unpack those that are only blobs yet, several at a time: the kernel's work of making the files is
+        most of it. Others are left as they are."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        from anyarch.archive.parallel import usable_cpus
+
+        kind = overlay or self.dirops.overlay
+        packed = [layer for layer in layers if self._is_packed(self.store.records.get(layer.id))]
+        threads = min(usable_cpus(), len(packed), _UNPACKING)
+        if threads > 1:
+            with ThreadPoolExecutor(threads, "anyarch-unpack") as pool:
+                for _ in pool.map(lambda layer: self._unpack(layer, kind), packed):
+                    continue
+
+    def _unpack(self, layer: Layer, overlay: Overlay) -> None:
+        """Directory and index in one pass, if the layer is only a blob."""
+        row = self.store.records.get(layer.id)
+        blob = self._forms.local_blob(layer.id) if self._is_packed(row) else None
+        if blob is not None:
+            self._forms.unpack_blob(row, blob, overlay)
+
+    @staticmethod
+    def _is_packed(row: LayerRow) -> bool:
+        return "index" not in row.forms and "tar" not in row.forms
 
     # -- blobs
 

@@ -583,6 +583,7 @@ class Worker:
             depth -= 1
         known = list(self._directories[chain[:depth]]) if depth else []
         layers = [self.layer(layer_id) for layer_id in chain]
+        self.layers.unpack(layers[depth:])
         for position in range(depth, len(chain)):
             known.append(str(self.layers.directory(layers[position], below=layers[:position])))
         self._directories[chain] = tuple(known)

@@ -285,6 +285,52 @@ with Store.open(Path(sys.argv[1])) as store:
 # -- pulled
 
 
+class MeetingDirOps(LocalDirOps):
+    """Each unpacking waits for another one to be under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meeting = threading.Barrier(2)
+
+    def unpack(
+        self, source: str, target: str, *, overlay: Overlay, parents: Sequence[Entry], expected: str | None
+    ) -> UnpackedLayer:
+        self.meeting.wait(30)
+        return super().unpack(source, target, overlay=overlay, parents=parents, expected=expected)
+
+
+def test_pulled_layers_are_unpacked_side_by_side(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyarch.archive.parallel.usable_cpus", lambda: 2)
+    layers = open_layers(store, dirops=MeetingDirOps())
+    chain = [_pull(layers, _foreign_tar(**{f"f{number}": b"x"})) for number in range(4)]
+    assert [sorted(os.listdir(path)) for path in layers.directories(chain)] == [
+        ["f0"],
+        ["f1"],
+        ["f2"],
+        ["f3"],
+    ]
+    assert [[entry.path for entry in layers.index(layer)] for layer in chain] == [
+        ["f0"],
+        ["f1"],
+        ["f2"],
+        ["f3"],
+    ]
+
+
+def test_a_bad_one_of_several_pulled_layers_is_told_and_the_others_are_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anyarch.archive.parallel.usable_cpus", lambda: 2)
+    dirops = CountingDirOps()
+    layers = open_layers(store, dirops=dirops)
+    wrong = str(Digest.of(b"something else"))
+    good, bad = _pull(layers, _foreign_tar(a=b"a")), _pull(layers, _foreign_tar(b=b"b"), diff_id=wrong)
+    with pytest.raises(DigestMismatch, match=wrong):
+        layers.unpack([bad, good])
+    assert os.listdir(layers.directory(good)) == ["a"]
+    assert len(dirops.unpacked) == 2
+
+
 def test_a_remote_layer_is_known_without_its_bytes(layers: LayerStore) -> None:
     raw = _foreign_tar(a=b"hello")
     layer = _pull(layers, raw, local=False)
