@@ -148,14 +148,22 @@ def debian_builder(
 
 
 def three_ways(
-    build: Builder, name: str, platform: str, dockerfile: str, files: Mapping[str, bytes], rounds: int
+    build: Builder,
+    name: str,
+    platform: str,
+    dockerfile: str,
+    files: Mapping[str, bytes],
+    rounds: int,
+    *,
+    first: int = 1,
 ) -> Found:
-    """One recipe native, emulated and accelerated, in turn."""
+    """One recipe native, emulated and accelerated, in turn, after `first` accelerated builds that are not
+    counted: they make the twins."""
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     passed: dict[str, list[float]] = {way: [] for way in WAYS}
     images: dict[str, BuiltImage] = {}
-    for number in range(rounds + 1):  # the first time makes the twins: not counted
-        for way in WAYS if number else ("accelerated",):
+    for number in range(1 - first, rounds + 1):
+        for way in WAYS if number > 0 else ("accelerated",):
             images[way] = build(
                 dockerfile,
                 platform="linux/amd64" if way == "native" else platform,
@@ -163,7 +171,7 @@ def three_ways(
                 build_args={"ROUND": str(number)},
                 **({} if way == "accelerated" else {"accelerate": "off"}),
             )
-            if number:
+            if number > 0:
                 times[way].append(step_processor_seconds(images[way]))
                 passed[way].append(step_seconds(images[way]))
     native, emulated, accelerated = (statistics.median(times[way]) for way in WAYS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -13,7 +14,7 @@ from anyarch.testing.builder import Builder
 from anyarch.testing.debian_archive import DebianArchive
 from anyarch.testing.debian_images import cached, golang_context
 from anyarch.testing.debian_roots import cross_packages, release_context
-from tests.engine.test_accelerate import ARM, BASE, BOTH, differing, log, notes
+from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,17 +91,29 @@ COPY --from=work /src /src
 """
 
 
+class Go(NamedTuple):
+    """A base image in which only the foreign side has Go, and where the native packages are."""
+
+    base: str
+    packages: Path
+
+    def builder(self, directory: Path) -> Builder:
+        return Builder(directory, build_contexts={"debian": self.base}, accelerate=self.mode("cross"))
+
+    def mode(self, name: str) -> str:
+        return f"{name},packages={self.packages}"
+
+
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Builder:
-    """Above a base image in which only the foreign side has Go."""
+def debian(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Go:
     directory = tmp_path_factory.mktemp("debian")
     base = chain_image(cache_directory, directory, ("golang-go",))
-    packages = chain_packages(cache_directory, directory, ("golang-1.19-go",))
-    return Builder(
-        tmp_path_factory.mktemp("accelerate"),
-        build_contexts={"debian": base},
-        accelerate=f"cross,packages={packages}",
-    )
+    return Go(base, chain_packages(cache_directory, directory, ("golang-1.19-go",)))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, debian: Go) -> Builder:
+    return debian.builder(tmp_path_factory.mktemp("accelerate"))
 
 
 def chain_image(cache: Path, directory: Path, packages: Sequence[str]) -> str:
@@ -137,22 +150,59 @@ def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str
     return image, log(image)
 
 
-def test_programs_are_equal_byte_by_byte_with_and_without_cgo(shared: Builder) -> None:
+CACHED = """
+cd /root/.cache/go-build
+find . -name '*-d' | sort | xargs sha256sum > /src/cached
+find . -name '*-a' | sort | xargs cut -d ' ' -f 1-4 >> /src/cached
+"""
+"""Of an entry all but the time when it was made."""
+
+
+def test_a_verified_step_makes_the_same_files_and_cache(shared: Builder, debian: Go) -> None:
+    """Programs with and without cgo, what tools make of tests, and what `go` tells of itself and of them."""
     script = (
         "go build -o with . && CGO_ENABLED=0 go build -o without . && ./with > with.out && "
-        "./without > without.out && go vet ./... && go test -count=1 . && go build -o answer.a ./answer && "
-        "gofmt -l . > formatted && go test -c -cover -o covered ."
+        "./without > without.out && go vet ./... && go test -count=1 . > tested && "
+        "go build -o answer.a ./answer && gofmt -l . > formatted && go test -c -cover -o covered . && "
+        "go env > environment && go version > version && go version -m with without >> version && "
+        "go list -json -deps . > listed && go run . > run.out && go generate ./... && go tool > tools && "
+        "go list -f '{{.GoFiles}}{{.CgoFiles}}' . >> listed"
     )
-    plain, _ = run(shared, script, accelerate="off")
-    fast, told = run(shared, script)
+    shown = "sed -i -e s/go-build[0-9]*/go-build/ -e s/0.[0-9]*s/0s/ environment tested"
+    dockerfile = DOCKERFILE.replace("RUN ", "RUN --mount=type=tmpfs,target=/root/.cache ")
+    image = shared(
+        dockerfile.format(script=f"<<END\nset -e\n{script}\n{shown}\n{CACHED}\nEND"),
+        platform=ARM,
+        files=SOURCES,
+        accelerate=debian.mode("verify"),
+    )
+    told = log(image)
 
-    names = ("with", "without", "with.out", "without.out", "answer.a", "formatted", "covered")
-    assert differing(fast, plain, names) == []
-    assert fast.read_text("/src/with.out") == "[a b] 0.3 1.5\n"
-    assert "/usr/lib/go-1.19" not in notes(told)
+    assert "accelerate: verified: the files are the same" in told, told
+    assert "accelerate: made /usr/lib/go-1.19/bin/go in " in told
+    assert not re.search("accelerate: /usr/lib/go-1.19/.*emulated", told)
+    assert image.read_text("/src/with.out") == image.read_text("/src/run.out") == "[a b] 0.3 1.5\n"
+    assert 'GOHOSTARCH="arm64"' in image.read_text("/src/environment")
 
 
-def test_a_native_back_end_calls_itself_what_the_emulated_one_does(shared: Builder) -> None:
+def test_go_is_made_when_it_has_compiled(tmp_path: Path, debian: Go) -> None:
+    """Not before: a store that is thrown away would never get back what it costs."""
+    build = debian.builder(tmp_path)
+    tell = "go env GOHOSTARCH && go tool compile -V=full"
+    compiled = "for n in 1 2 3; do CGO_ENABLED=0 go build -ldflags=-X=main.number=$n .; done"
+    first, second, third, fourth = (
+        run(build, f"{script} && : {number}")[1] for number, script in enumerate((tell, compiled, tell, tell))
+    )
+
+    waiting = "/usr/lib/go-1.19/bin/go is emulated: its twin takes a minute to make"
+    assert waiting in first
+    assert waiting in second
+    assert "made /usr/lib/go-1.19/bin/go in" in third
+    assert "/usr/lib/go-1.19/bin/go" not in notes(fourth)
+    assert third.count("arm64") == 1
+
+
+def test_a_native_program_calls_itself_what_the_emulated_one_does(shared: Builder) -> None:
     """What caches of the go command are keyed by; and without its variables it is the emulated one."""
     script = (
         "for tool in asm cgo compile cover link vet; do go tool $tool -V=full; done > versions; "

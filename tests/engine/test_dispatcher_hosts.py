@@ -17,6 +17,7 @@ import pytest
 from anyarch.emulation.accelerate.configuration import offloading_rules
 from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
+    ELSEWHERE,
     ENVIRONMENT,
     GONE,
     PAGE,
@@ -60,6 +61,7 @@ NAMES = (
 CALLED = ("sh", "/bin/sh", "-sh", "-/bin/sh", "/a/b/[", "many", "/bin/many", "later")
 PROGRAM = bytes(range(256)) * 32
 MANY = PROGRAM[::-1]
+FIXED = PROGRAM[1:] + PROGRAM[:1]
 
 
 class Root:
@@ -85,12 +87,17 @@ class Root:
         # it tells its arguments where it is called `echo`, whatever it is told to be called
         swaps = tuple(ArgumentRule("swap", name, "echo") for name in CALLED)
         many = Twin("/bin/many", "t/echo", (again,), NAMES, swaps, ("-end",))
-        self.write(directory / "bin/echo", dispatcher(emulator, [*others, twin, many], host=host))
+        self.write(directory / "bin/fixed", FIXED)
+        fixed = identity(FIXED, size=len(FIXED), mtime=1000)
+        assert fixed is not None
+        there = Twin("/bin/fixed", "t/echo", (fixed,), (Condition(here=True),), append=("-end",))
+        twins = [*others, twin, many, there]
+        self.write(directory / "bin/echo", dispatcher(emulator, twins, host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
         self.log = directory / "dev/mqueue/log"
         self.log.touch()
-        self.number, self.count = len(others), len(others) + 2
+        self.number, self.count = len(others), len(twins)
 
     def write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -304,10 +311,26 @@ def test_of_a_file_that_is_many_programs_some_are_native(
     else:
         assert found == " ".join(["/bin/many", name, *arguments])
     verdicts = read_log(root.log.read_bytes(), root.count)
-    assert verdicts == ({root.count - 1: {RAN: 1}} if is_native else {})
+    assert verdicts == ({root.number + 1: {RAN: 1}} if is_native else {})
 
 
 def test_each_of_many_programs_has_conditions_of_its_own(root: Root) -> None:
     assert root.run("x", path="/bin/many", name="later", env={"LATER": "1"}) == "x -end"
     assert root.run("x", path="/bin/many", name="later") == "/bin/many later x"
     assert root.run("x", path="/bin/many", name="sh", env={"LD_PRELOAD": "/x"}) == "/bin/many sh x"
+
+
+def test_a_program_that_looks_around_where_it_is_has_a_twin_in_its_place_alone(root: Root) -> None:
+    place = root.directory / "bin/fixed"
+    shutil.copy2(place, root.directory / "bin/copy")
+    (root.directory / "bin/link").symlink_to("fixed")
+
+    assert root.run("x", path="/bin/fixed") == root.run("x", path="bin/link") == "x -end"
+    assert root.run("x", path="/bin/copy") == "/bin/copy echo x"
+    os.link(place, root.directory / "bin/name")
+    assert root.run("x", path="/bin/name") == "/bin/name echo x"
+    assert root.run("x", path="/bin/fixed") == "/bin/fixed echo x"
+    (root.directory / "bin/name").unlink()
+    place.rename(root.directory / "bin/moved")
+    assert root.run("x", path="/bin/moved") == "/bin/moved echo x"
+    assert read_log(root.log.read_bytes(), root.count) == {root.count - 1: {RAN: 2, ELSEWHERE: 4}}

@@ -21,7 +21,7 @@ REGISTERS = 8
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
 _NUMBERS = (
     *(("openat", 257, 56), ("fstat", 5, 80), ("pread64", 17, 67), ("write", 1, 64), ("close", 3, 57)),
-    *(("fcntl", 72, 25), ("execve", 59, 221), ("exit", 231, 94)),
+    *(("newfstatat", 262, 79), ("fcntl", 72, 25), ("execve", 59, 221), ("exit", 231, 94)),
 )
 SYSTEM_CALLS = {
     "amd64": {name: number for name, number, _ in _NUMBERS},

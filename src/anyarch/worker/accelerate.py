@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -164,7 +165,8 @@ class Acceleration:
         await self.worker.ensure_local(SnapshotResult(root))
         base = await self._base(vertex, platform)
         based = len(base) if isinstance(base, tuple) and root[: len(base)] == base else 0
-        return await self._languages.of(root, based, sibling, platform.architecture)
+        say = partial(self.say, vertex)
+        return await self._languages.of(root, based, sibling, platform.architecture, say)
 
     def _step(
         self,
@@ -272,10 +274,16 @@ class Acceleration:
             chosen.twins += each.twins
             chosen.files |= each.files
             chosen.emulated |= each.emulated
+            chosen.awaited |= each.awaited
         with open(emulator, "rb") as file:
             files = {DISPATCHER: dispatcher(file.read(), chosen.twins, host=host), LOG: b""}
         layer = self._keep({**chosen.files, **files})
-        return TwinSet(layer, _named(chosen.twins, chosen.files), tuple(sorted(chosen.emulated.items())))
+        return TwinSet(
+            layer,
+            _named(chosen.twins, chosen.files),
+            tuple(sorted(chosen.emulated.items())),
+            tuple(sorted(chosen.awaited.items())),
+        )
 
     def _keep(self, files: Mapping[str, bytes]) -> str:
         """A layer of these files."""

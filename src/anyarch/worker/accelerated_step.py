@@ -12,7 +12,7 @@ from anyarch.solver.events import WarningEvent
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from anyarch.sandbox.plan import ExecRequest
@@ -28,11 +28,12 @@ DISPATCHER, LOG = "dispatcher", "log"
 
 class TwinSet(msgspec.Struct, frozen=True):
     """A set of twins in the store: its layer, the twins in the dispatcher's order (path and digest of the
-    native program), and by package or path why some have none."""
+    native program), and by package or path why some have none. `awaited` as `Chosen.awaited`."""
 
     layer: str
     twins: tuple[tuple[str, str], ...] = ()
     emulated: tuple[tuple[str, str], ...] = ()
+    awaited: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
 class Reporter(Protocol):
@@ -55,12 +56,15 @@ class StepReport(msgspec.Struct, frozen=True):
 
 
 _GONE = 5
+_WORTH = 10
+"""From so many runs on of the programs beside it a twin that takes long to make is worth it."""
 _REASONS = {
     2: "the file is not the package's any more, or another version",
     3: "a variable such as LD_PRELOAD, LD_LIBRARY_PATH or a locale was set",
     4: "an argument asks for what only the emulated one knows",
     5: "it ran in another root directory",
     6: "its standard input was closed",
+    7: "it was a copy in another place",
 }
 
 
@@ -98,6 +102,7 @@ class Step:
         with open(self._log, "rb") as file:
             counts = read_log(file.read(_MOST_LOG), len(self._set.twins))
         native = sum(verdicts.get(RAN, 0) for verdicts in counts.values())
+        self._want(counts)
         emulated: dict[str, dict[str, int]] = {}
         for number, verdicts in sorted(counts.items()):
             reasons = {_REASONS[verdict]: times for verdict, times in verdicts.items() if verdict != RAN}
@@ -112,6 +117,20 @@ class Step:
         for path, reasons in emulated.items():
             told = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
             self._acceleration.say(self._vertex, f"{path} was emulated {told}")
+
+    def _want(self, counts: Mapping[int, Mapping[int, int]]) -> None:
+        """Remember which further twins would have been of use."""
+        from anyarch.emulation.accelerate.dispatcher import RAN
+        from anyarch.worker.workshop import want
+
+        for name, paths in self._set.awaited:
+            runs = sum(
+                verdicts.get(RAN, 0)
+                for number, verdicts in counts.items()
+                if self._set.twins[number][0] in paths
+            )
+            if runs >= _WORTH:
+                want(self._acceleration.worker, name)
 
     def say(self, text: str) -> None:
         """A line in the step's log."""

@@ -50,16 +50,24 @@ class Languages:
         self._packages_of = packages_of
 
     async def of(
-        self, root: tuple[str, ...], based: int, sibling: tuple[str, ...], target: str
+        self,
+        root: tuple[str, ...],
+        based: int,
+        sibling: tuple[str, ...],
+        target: str,
+        say: Callable[[str], None],
     ) -> ToolChains:
         """What the tool chains in a root get their twins from: from packages of their own where the sibling
-        of the base image does not have them all. `based` of the root's layers are the base image's."""
+        of the base image does not have them all. `based` of the root's layers are the base image's; `say`
+        writes into the step's log."""
         from anyarch.emulation.accelerate.chains import Scene, chains
+        from anyarch.worker.workshop import SandboxWorkshop
 
         host = self._worker.platform.architecture
         scenes, layers = [], []
         for chain in chains():
-            natives, missing = [sibling], ""
+            natives: list[tuple[str, ...]] = [sibling]
+            missing = ""
             try:
                 wanted = await asyncio.to_thread(self._wanted, chain, root, sibling, target)
                 if wanted:
@@ -69,7 +77,9 @@ class Languages:
             except NotSupported as error:
                 missing = error.message
             own, trees = self._packages_of(root), tuple(self._packages_of(each) for each in natives)
-            scenes.append((chain, Scene(own, based, trees, host, target, missing)))
+            is_eager = self._worker.acceleration.mode == "verify"  # it is not to be fast
+            workshop = SandboxWorkshop(self._worker, root, tuple(natives), say, is_eager=is_eager)
+            scenes.append((chain, Scene(own, based, trees, host, target, missing, workshop)))
         return ToolChains(tuple(scenes), tuple(layers))
 
     def _wanted(

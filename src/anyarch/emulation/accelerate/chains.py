@@ -9,23 +9,56 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from anyarch.emulation.accelerate.natives import Natives
 from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from anyarch.emulation.accelerate.packages import Packages
     from anyarch.emulation.accelerate.twins import Chosen
 
-__all__ = ["Chain", "Scene", "chains", "libraries_of", "owned_natives"]
+__all__ = ["Chain", "Scene", "Work", "Workshop", "chains", "libraries_of", "owned_natives"]
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A program that makes the twin `name`, run for this machine above the base image's sibling.
+
+    `from_native` is the directory of the `native`th native tree that the program is in, `from_root` are
+    directories of the step's root and where they are put. `place` is a directory with `files`, and the one
+    that `product` is in afterwards; nothing else is kept."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    place: str
+    files: tuple[tuple[str, bytes], ...]
+    product: str
+    native: int
+    from_native: str
+    from_root: tuple[tuple[str, str], ...]
+
+
+class Workshop(Protocol):
+    """Where programs are run that twins are made by. What they have made is kept."""
+
+    def is_wanted(self, name: str) -> bool:
+        """Whether a twin that takes long to make has been found to be worth it: in this store the programs
+        beside it have run natively as often as `Chosen.awaited` asks for, or nobody minds the time."""
+
+    def make(self, work: Work, check: Callable[[], None]) -> bytes:
+        """The product. `check` is called before it is made anew, and may refuse. Raises `NotSupported` when
+        it cannot be made."""
 
 
 class Scene(NamedTuple):
     """What twins are chosen for and from. `root` is the tree of a step, `based` how many of its layers are
     those of the base image; `natives` are trees of this machine's architecture, the base image's sibling
-    first. `missing` is why the packages that were wanted could not be fetched."""
+    first. `missing` is why the packages that were wanted could not be fetched. Without a `workshop` nothing
+    is compiled."""
 
     root: Packages
     based: int
@@ -33,6 +66,7 @@ class Scene(NamedTuple):
     host: str
     target: str
     missing: str = ""
+    workshop: Workshop | None = None
 
 
 class Chain(Protocol):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARGUMENT",
     "CLOSED",
+    "ELSEWHERE",
     "ENVIRONMENT",
     "HIDDEN",
     "LOG",
@@ -43,7 +44,7 @@ looks at `/` or walks through it does not come there."""
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
-RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED = range(1, 7)
+RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE = range(1, 8)
 RECORD = struct.Struct("<II")
 PRIME, BASIS = 0x100000001B3, 0xCBF29CE484222325  # FNV-1a, of 64 bit words
 WORD = (1 << 64) - 1
@@ -81,13 +82,17 @@ class Condition(msgspec.Struct, frozen=True, order=True):
 
     One file can be many programs, by the name that it is called by: with `names` that is one of them (behind
     the last slash, but for a `-` in front), or it is `wrapper` and the first argument is one of them. Other
-    programs of the file are emulated without a word."""
+    programs of the file are emulated without a word.
+
+    With `here` a copy elsewhere has no twin: the file has to be the one that the twin's path leads to, by no
+    other name. That is for programs which look around where they are."""
 
     needs: tuple[str, ...] = ()
     rules: tuple[EnvironmentRule, ...] = ()
     first: str = ""
     names: tuple[str, ...] = ()
     wrapper: str = ""
+    here: bool = False
 
 
 class Twin(msgspec.Struct, frozen=True, order=True):
@@ -122,7 +127,7 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for place in range(0, len(raw) - len(raw) % RECORD.size, RECORD.size):
         number, verdict = RECORD.unpack_from(raw, place)
-        if number < count and RAN <= verdict <= CLOSED:
+        if number < count and RAN <= verdict <= ELSEWHERE:
             counts = found.setdefault(number, {})
             counts[verdict] = counts.get(verdict, 0) + 1
     return found

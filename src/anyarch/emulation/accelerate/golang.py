@@ -3,8 +3,7 @@
 Compiler, assembler, linker, cgo and the like make the same code on every machine: they take the architecture
 that it is for from GOARCH. Only without it they take their own. The `go` command sets it for all that it
 starts, with GOTOOLDIR and the other variables that have a default: who starts a back end in another way gets
-the emulated one. The `go` command itself tells the machine's architecture (`go env`, GOHOSTARCH, the
-directory of its tools, whether cgo is the default): it is emulated.
+the emulated one. The `go` command tells the machine's architecture: its twin is made (`gocommand`).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.emulation.accelerate import gocommand
 from anyarch.emulation.accelerate.chains import owned_natives
 from anyarch.emulation.accelerate.dispatcher import Condition, EnvironmentRule, Twin
 from anyarch.emulation.accelerate.natives import Natives, read_file
@@ -21,6 +21,8 @@ from anyarch.emulation.accelerate.twins import Chosen, identity_of
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anyarch.emulation.accelerate.chains import Scene
     from anyarch.emulation.accelerate.packages import Packages
 
@@ -29,6 +31,7 @@ __all__ = ["Go"]
 _TOOLS = ("asm", "buildid", "cgo", "compile", "cover", "link", "pack", "preprofile", "vet")
 _PACKAGE = re.compile(r"golang-(1\.[0-9]+)-go")
 _UPSTREAM = "usr/local/go"
+_MINOR = re.compile(r"go1\.([0-9]+)")
 _VERSION = re.compile(r"go1\.[0-9]+(?:\.[0-9]+|(?:rc|beta)[0-9]+)?")
 # what programs are told to look for their loader by: the linker's default, unless it was built for another
 _LOADER = re.compile(rb"/lib(?:32|64)?/ld(?:32|64)?[-a-z0-9_]*\.so\.[0-9]")
@@ -50,6 +53,8 @@ _BY_GO = Condition(
     ),
 )
 _BY_ANYONE = Condition((), (EnvironmentRule("QEMU_"),))
+# what matters to a program that is linked with the C library, and to its resolver: the twin is not
+_OF_LIBC = ("LD_", "LOCALDOMAIN=", "RES_OPTIONS=", "HOSTALIASES=", "GODEBUG=")
 
 
 class _Tree(msgspec.Struct, frozen=True):
@@ -66,6 +71,11 @@ class _Tree(msgspec.Struct, frozen=True):
             "gofmt": f"{self.directory}/bin/gofmt",
         }
 
+    @property
+    def command(self) -> str:
+        """The path of `go`."""
+        return f"{self.directory}/bin/go"
+
 
 class Go:
     """Debian's and Ubuntu's packages golang-1.NN-go, and Go's own archive in /usr/local/go."""
@@ -80,18 +90,19 @@ class Go:
         return [
             (
                 tree,
+                scene.workshop is not None and scene.workshop.is_wanted(_name(scene, tree)),
                 _version(scene.root, tree),
                 [_version(native, tree) for native in scene.natives],
                 [
                     (path, identity_of(scene.root, path), _is_of_base(scene, path))
-                    for path in tree.tools(scene.target).values()
+                    for path in (tree.command, *tree.tools(scene.target).values())
                 ],
             )
             for tree in _trees(scene.root)
         ]
 
     def choose(self, scene: Scene) -> Chosen:
-        chosen = Chosen([], {}, {})
+        chosen = Chosen([], {}, {}, {})
         for tree in _trees(scene.root):
             try:
                 native = _native(scene, tree)
@@ -107,6 +118,17 @@ class Go:
                     continue
                 if twin is not None:
                     chosen.twins.append(twin)
+            try:
+                twin = _command(scene, tree, native, natives)
+                if twin is not None:
+                    chosen.twins.append(twin)
+            except _NotYet as error:
+                chosen.emulated[f"/{tree.command}"] = error.message
+                chosen.awaited[_name(scene, tree)] = tuple(
+                    f"/{path}" for path in tree.tools(scene.target).values()
+                )
+            except NotSupported as error:
+                chosen.emulated[f"/{tree.command}"] = error.message
             chosen.files |= natives.files
         return chosen
 
@@ -154,6 +176,63 @@ def _twin(scene: Scene, native: Packages, natives: Natives, name: str, path: str
     place = natives.program(own, path, texts={})
     condition = _BY_ANYONE if name == "gofmt" else _BY_GO
     return Twin(f"/{path}", place, (found,), (condition,))
+
+
+class _NotYet(NotSupported):
+    """It is not known yet that making it is worth the time."""
+
+
+def _name(scene: Scene, tree: _Tree) -> str:
+    version = scene.root.version(tree.package) if tree.package else _version(scene.root, tree)
+    return f"go {version} for {scene.target} on {scene.host}"
+
+
+def _command(scene: Scene, tree: _Tree, native: Packages, natives: Natives) -> Twin | None:
+    """The twin of `go`, which is made from the sources that the root has."""
+    found = identity_of(scene.root, tree.command)
+    if found is None:
+        return None  # a link or a script
+    if scene.workshop is None:
+        raise NotSupported("nothing can be compiled here")
+    if tree.package and not scene.root.is_intact(tree.package, tree.command):
+        raise NotSupported("it is not as its package brought it")
+    if not tree.package and not _is_of_base(scene, tree.command):
+        raise NotSupported("it is not the base image's, but came by a step")
+    if not scene.workshop.is_wanted(_name(scene, tree)):
+        raise _NotYet("its twin takes a minute to make; it is made when Go has compiled a program here")
+    minor = _MINOR.match(_version(scene.root, tree))
+    if minor is None:
+        raise NotSupported("its release is not known")
+    work = gocommand.work(
+        _name(scene, tree),
+        scene.root,
+        tree.directory,
+        minor=int(minor[1]),
+        target=scene.target,
+        native=scene.natives.index(native),
+    )
+    directories = [path for path, _ in work.from_root]
+    made = scene.workshop.make(work, lambda: _check_sources(scene, tree, directories))
+    if not gocommand.is_static(made, scene.host):
+        raise NotSupported(f"what was made is no static program of {scene.host}")
+    theirs = read_file(scene.root, tree.command)
+    of_libc = () if gocommand.is_static(theirs, scene.target) else _OF_LIBC
+    condition = Condition((), tuple(map(EnvironmentRule, ("QEMU_", *of_libc))), here=True)
+    return Twin(f"/{tree.command}", natives.made(made, tree.command), (found,), (condition,))
+
+
+def _check_sources(scene: Scene, tree: _Tree, directories: Sequence[str]) -> None:
+    """They have to be those that the emulated command is compiled from."""
+    packages = [tree.package, tree.package.removesuffix("-go") + "-src"] if tree.package else []
+    owners = {path: package for package in packages for path in scene.root.files(package)}
+    for directory in directories:
+        for path, is_file in gocommand.sources(scene.root, directory):
+            if not tree.package:
+                is_original = is_file and _is_of_base(scene, path)
+            else:
+                is_original = is_file and path in owners and scene.root.is_intact(owners[path], path)
+            if not is_original:
+                raise NotSupported(f"/{path} is not as {tree.package or 'the base image'} brought it")
 
 
 def _check_loaders(theirs: bytes, ours: bytes) -> None:

@@ -11,6 +11,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
     BASIS,
     CLOSED,
+    ELSEWHERE,
     ENVIRONMENT,
     GONE,
     HIDDEN,
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["code", "dispatcher"]
 
-_STAT_SIZE, _STAT_MTIME = 48, 88  # struct stat of both machines
+_STAT_DEVICE, _STAT_NUMBER, _STAT_SIZE, _STAT_MTIME = 0, 8, 48, 88  # struct stat of both machines
 _STAT_MODE = {"amd64": 24, "arm64": 16}
+_STAT_LINKS = {"amd64": 16, "arm64": 20}
 _SET_ID = 0o6000
 _O_RDONLY_CLOEXEC, _O_APPEND_CLOEXEC = 0o2000000, 0o2000000 | 0o2000 | 0o1
 _AT_FDCWD = -100
@@ -46,9 +48,9 @@ _END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4",
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV = 0, 0x200, 0x1800, 0x1808
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<12Q")
+_ENTRY = struct.Struct("<13Q")
 _HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
-_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(40, 96, 8)
+_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(40, 104, 8)
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -59,13 +61,13 @@ def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
     program = Program(emulator, "the emulator")
     began = program.entry
     program.entry = program.add_segment(
-        lambda address: code(assembler_for(host), twins, mode_offset=_STAT_MODE[host], go_on=began - address),
+        lambda address: code(assembler_for(host), twins, host=host, go_on=began - address),
         flags=PF_R | PF_X,
     )
     return program.finished()
 
 
-def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int) -> bytes:
+def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> bytes:
     """All of the segment. `go_on` is where the emulator begins, as a distance from the first byte."""
     asm.define("emulator", go_on)
     a, b, c, d, entry, frame, limit, top = range(8)
@@ -99,7 +101,7 @@ def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int)
     asm.branch("ne", limit, c, "emulate")
 
     # a program with the bits setuid or setgid has no twin
-    asm.load(a, frame, mode_offset, bits=32)
+    asm.load(a, frame, _STAT_MODE[host], bits=32)
     asm.constant(b, _SET_ID)
     asm.mask(a, b)
     asm.constant(b, 0)
@@ -136,6 +138,7 @@ def code(asm: Assembler, twins: Sequence[Twin], *, mode_offset: int, go_on: int)
     asm.jump("search")
 
     _check_name(asm)
+    _check_place(asm, _STAT_LINKS[host])
     _check_environment(asm)
     _check_needs(asm)
     _check_arguments(asm)
@@ -213,10 +216,36 @@ def _check_name(asm: Assembler) -> None:
     asm.jump("called_skip")
 
 
+def _check_place(asm: Assembler, links: int) -> None:
+    """Whether the file is the one that the path of the entry leads to, and has no other name, where that
+    counts. `links` is where the number of its names is."""
+    a, b, c, d, entry, frame, limit, _top = range(8)
+    asm.label("name_ok")
+    asm.load(a, entry, _HERE_AT)
+    asm.branch_zero(a, "place_ok")
+    asm.load(a, frame, links, bits=32)
+    asm.constant(b, 1)
+    asm.branch("ne", a, b, "refuse_place")
+    asm.load(b, entry, _NAME_AT)
+    asm.address(c, "texts")
+    asm.add(b, c)
+    asm.constant(a, _AT_FDCWD)
+    asm.move(c, frame)
+    asm.add_constant(c, _HEAD)
+    asm.move(limit, c)
+    asm.constant(d, 0)
+    asm.system_call("newfstatat", a, b, c, d)
+    asm.branch_negative(a, "refuse_place")
+    for offset in (_STAT_DEVICE, _STAT_NUMBER):
+        asm.load(a, limit, offset)
+        asm.load(b, frame, offset)
+        asm.branch("ne", a, b, "refuse_place")
+
+
 def _check_environment(asm: Assembler) -> None:
     """Every variable against every rule: a = variable, b = rule, c and d bytes, limit = place in envp."""
     a, b, c, d, entry, frame, limit, _top = range(8)
-    asm.label("name_ok")
+    asm.label("place_ok")
     _variables(asm, limit)
     asm.label("variable")
     asm.load(a, limit)
@@ -489,6 +518,10 @@ def _run(asm: Assembler) -> None:
     asm.constant(d, ENVIRONMENT)
     asm.address(c, "emulate")
     asm.jump("tell")
+    asm.label("refuse_place")
+    asm.constant(d, ELSEWHERE)
+    asm.address(c, "emulate")
+    asm.jump("tell")
     asm.label("refuse_argument")
     asm.constant(d, ARGUMENT)
     asm.address(c, "emulate")
@@ -602,6 +635,7 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
                 text(b"".join(_ITEM + need.encode() + b"\0" for need in one.needs) + _END),
                 text(one.first.encode() + b"\0"),
                 text(_names(one)),
+                int(one.here),
             )
             for one in twin.conditions or (Condition(),)
         ]

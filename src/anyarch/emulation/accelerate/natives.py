@@ -88,6 +88,12 @@ class Natives:
         self.files[place] = program.finished()
         return place
 
+    def made(self, program: bytes, name: str) -> str:
+        """Take a static program in that is in no package; answer where it is below `HIDDEN`."""
+        place = f"{self._group}/{name}"
+        self.files[place] = program
+        return place
+
     def data(self, path: str) -> str:
         """Take a library in that is named by its path, such as a plug-in."""
         raw = read_file(self.packages, path)

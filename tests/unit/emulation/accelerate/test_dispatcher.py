@@ -62,7 +62,7 @@ def test_the_code_is_made_for_every_host_and_is_the_same_each_time(host: str) ->
         (ArgumentRule("refuse", "-x"), ArgumentRule("next", "-p", "/a"), ArgumentRule("swap", "/a", "/b")),
         ("-v",),
     )
-    first = code(assembler_for(host), [twin] * 200, mode_offset=24, go_on=-0x1000)
+    first = code(assembler_for(host), [twin] * 200, host=host, go_on=-0x1000)
 
-    assert first == code(assembler_for(host), [twin] * 200, mode_offset=24, go_on=-0x1000)
+    assert first == code(assembler_for(host), [twin] * 200, host=host, go_on=-0x1000)
     assert b"t/bin/true\0" in first
