@@ -251,11 +251,18 @@ class BuildError(AnyarchError):
 
 
 class IncompleteMaterials(BuildError):
-    """Not all that a build is made of is known by a digest, as was demanded: `names` are local sources."""
+    """Not all that a build is made of is known by a digest, as was demanded: `names` are local sources,
+    `requests` what went through the proxies of steps, in BuildKit's fields."""
 
-    def __init__(self, message: str, *, names: Sequence[str] = ()) -> None:
-        super().__init__(message, hint="take the context from git or a URL, or leave complete-materials out")
+    def __init__(
+        self, message: str, *, names: Sequence[str] = (), requests: Sequence[dict[str, str]] = ()
+    ) -> None:
+        hint = "take the context from git or a URL, or leave complete-materials out"
+        if requests and not names:
+            hint = "have steps fetch what they need whole, by GET, or leave complete-materials out"
+        super().__init__(message, hint=hint)
         self.names = tuple(names)
+        self.requests = tuple(requests)
 
 
 class NotAnImage(BuildError):

@@ -17,13 +17,16 @@ from anyarch.spec.reference import Reference
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from anyarch.http.intercept.traffic import Traffic
     from anyarch.llb.definition import Definition
     from anyarch.llb.ops import Op
 
     Pins = Callable[[str], str]
     """What the source of a vertex turned out to be (a digest, a commit); empty where that is not known."""
+    Passages = Callable[[str], Traffic | None]
+    """What a step fetched through its proxy; None for one that has none."""
 
-__all__ = ["Capture", "GitSource", "HttpSource", "ImageSource", "capture_of", "redacted"]
+__all__ = ["Capture", "GitSource", "HttpSource", "ImageSource", "UnknownFetch", "capture_of", "redacted"]
 
 _MASK = "xxxxx"
 
@@ -51,6 +54,21 @@ class HttpSource(msgspec.Struct, frozen=True):
     digest: str
 
 
+class UnknownFetch(msgspec.Struct, frozen=True, order=True):
+    """What a step (its digest and command) fetched without a digest being known of it, and why; as far as
+    that is known."""
+
+    op: str
+    url: str
+    method: str
+    reason: str
+    name: str
+
+    def document(self) -> dict[str, str]:
+        told = {"op": self.op, "name": self.name, "method": self.method, "uri": self.url}
+        return {key: value for key, value in {**told, "reason": self.reason}.items() if value}
+
+
 class Capture:
     """Each thing once. Secrets and agents are by id; the value says whether the build could do without."""
 
@@ -64,6 +82,9 @@ class Capture:
         self.ssh: dict[str, bool] = {}
         self.has_network = False
         self.is_incomplete = False
+        self.has_proxy = False
+        self.unknown: list[UnknownFetch] = []
+        """What went through proxies and is no material."""
 
     def add_image(self, item: ImageSource) -> None:
         for known in self.images:
@@ -112,6 +133,8 @@ class Capture:
             self.add_ssh(name, optional=optional)
         self.has_network |= other.has_network
         self.is_incomplete |= other.is_incomplete
+        self.has_proxy |= other.has_proxy
+        self.unknown += [item for item in other.unknown if item not in self.unknown]
 
     def settle(self) -> None:
         """Leave out what is there by its name as well as by its digest, and sort."""
@@ -125,6 +148,7 @@ class Capture:
         self.blobs.sort(key=lambda item: str(item.reference))
         self.repositories.sort(key=lambda item: item.url)
         self.downloads.sort(key=lambda item: item.url)
+        self.unknown.sort()
 
 
 def _name_tag(reference: Reference) -> str:
@@ -162,7 +186,17 @@ def _reached(definition: Definition) -> Iterable[tuple[str, Op]]:
                 todo.append(item.digest)
 
 
-def capture_of(definition: Definition, pin_of: Pins) -> Capture:
+def _add_traffic(found: Capture, digest: str, op: ExecOp, traffic: Traffic) -> None:
+    found.has_proxy = True
+    for material in traffic.materials():
+        found.add_download(HttpSource(material.url, material.digest))
+    for item in traffic.missing:
+        found.is_incomplete = True
+        name = " ".join(op.meta.args)
+        found.unknown.append(UnknownFetch(str(digest), item.url, item.method, item.reason, name))
+
+
+def capture_of(definition: Definition, pin_of: Pins, traffic_of: Passages = lambda digest: None) -> Capture:
     """What one graph was made of. Raises `UsageError` for a graph that is not whole."""
     found = Capture()
     for digest, op in _reached(definition):
@@ -171,6 +205,9 @@ def capture_of(definition: Definition, pin_of: Pins) -> Capture:
                 _add_source(found, op.kind, op.platform, pin_of(digest))
             case ExecOp():
                 _add_exec(found, op.kind)
+                traffic = traffic_of(digest)
+                if traffic is not None:
+                    _add_traffic(found, digest, op.kind, traffic)
             case BuildOp():
                 found.is_incomplete = True  # what a nested build takes is not looked into
     return found

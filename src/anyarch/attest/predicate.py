@@ -124,6 +124,10 @@ def predicate(
             own["source"] = run.steps.source
         if run.layers:
             own["layers"] = dict(sorted(run.layers.items()))
+    if capture.has_proxy:
+        own["network"] = {"mode": "proxy"}
+        if capture.unknown:
+            own["network"]["proxy"] = {"incomplete": [item.document() for item in capture.unknown]}
     internal["builderPlatform"] = str(host_platform())
     if facts.frontend == "dockerfile.v0" and run.dockerfile_version:
         internal["dockerfileVersion"] = run.dockerfile_version

@@ -7,6 +7,7 @@ build was given.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,11 @@ class RemoteBuilder:
                 raise NotSupported(
                     f"{self._label}: --stage-platform is known to daemons of anyarch only, others ignore it",
                     hint="leave out --stage-platform, and stagePlatform in the configuration file",
+                )
+            if request.proxy_network and _is_before_proxies(await self.version()):
+                raise NotSupported(
+                    f"{self._label}: --proxy-network takes BuildKit 0.32, older daemons ignore it",
+                    hint="leave out --proxy-network, or update the builder",
                 )
             async with AsyncExitStack() as agents:
                 methods = _methods(build, agents, failures)
@@ -328,6 +334,12 @@ def _methods(build: RemoteBuild, stack: AsyncExitStack, failures: list[AnyarchEr
     return methods
 
 
+def _is_before_proxies(version: str) -> bool:
+    """Of a release; what was built of sources may call itself anything."""
+    found = re.match(r"v?(\d+)\.(\d+)", version)
+    return found is not None and (0, 0) < (int(found[1]), int(found[2])) < (0, 32)
+
+
 def _solve_request(
     build: RemoteBuild, request: BuildRequest, *, session: str, ref: str
 ) -> control.SolveRequest:
@@ -339,6 +351,7 @@ def _solve_request(
         Entitlements=sorted(build.lent.entitlements),
         Exporters=build.exporters,
         Cache=control.CacheOptions(Exports=build.cache_exports, Imports=build.cache_imports),
+        ProxyNetwork=request.proxy_network,
     )
     if build.exporters:  # what daemons before several outputs read
         solve.ExporterDeprecated = build.exporters[0].Type

@@ -75,6 +75,7 @@ def build_request(
         ),
         pull=parsed.switch("pull"),
         network=parsed.text("network") or "default",
+        proxy_network=parsed.switch("proxy-network"),
         add_hosts=grammar.add_hosts(parsed.texts("add-host")),
         shm_size=grammar.size_bytes(shm_size) or None if shm_size else None,
         ulimits=tuple(grammar.ulimit(text) for text in parsed.texts("ulimit")),

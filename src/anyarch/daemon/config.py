@@ -77,7 +77,6 @@ _TOP = frozenset(
     ]
 )
 _REFUSED = {
-    ("proxyNetwork",): "enforced proxies are not supported",
     ("grpc", "max_recv_message_size"): "the limits of messages are fixed",
     ("grpc", "max_send_message_size"): "the limits of messages are fixed",
     ("grpc", "securityDescriptor"): "is for Windows",

@@ -28,7 +28,6 @@ from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
-from anyarch.errors import NotSupported
 from anyarch.llb.definition import Definition
 from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
@@ -204,11 +203,6 @@ class Control:
 
     async def _build(self, job: Job) -> dict[str, str]:
         request = job.request
-        if request.ProxyNetwork:
-            raise NotSupported(
-                "the proxy network is not supported by this daemon",
-                hint="leave it out: steps then use the network that the daemon gives them",
-            )
         attests = parse_attests(request.FrontendAttrs)
         outputs, configs = outputs_of(request)
         version = compatibility_of(request.CompatibilityVersion)

@@ -52,8 +52,8 @@ def translate(error: Exception) -> RpcError:
             details.append(_detail("errdefs.FrontendCap+json", {"name": name}))
         case RequestNotSupported(name=name):
             details.append(_detail("errdefs.Subrequest+json", {"name": name}))
-        case IncompleteMaterials(names=names):
-            items = [{"name": name, "reason": "local_source"} for name in names]
+        case IncompleteMaterials(names=names, requests=requests):
+            items = [*({"name": name, "reason": "local_source"} for name in names), *requests]
             details.append(_detail("errdefs.ProvenanceMaterialsIncomplete+json", {"incomplete": items}))
     messages = getattr(error, "messages", None)
     if messages:

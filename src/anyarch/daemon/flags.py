@@ -50,6 +50,7 @@ FLAGS = (
     Flag("oci-worker-rootless", "accepted; an ordinary user needs no mode of its own", "bool"),
     Flag("oci-worker-snapshotter", "auto, overlayfs or native"),
     Flag("otel-socket-path", "accepted; traces are not collected"),
+    Flag("proxy-network", "steps reach the network through a proxy of the daemon only", "bool"),
     Flag("root", "directory of the store"),
     Flag("rootless", "accepted; an ordinary user needs no mode of its own", "bool"),
     Flag("tlscacert", "certificates that clients have to be signed by"),

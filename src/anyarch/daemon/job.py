@@ -196,6 +196,7 @@ class Job:
             exec_slots=self._exec_slots,
             networks=self._networks,
             dns=self._settings.dns,
+            is_proxied=self._settings.is_proxied or self.request.ProxyNetwork,
         ) as bench:
             files.on_received = bench.store.grew
             bench.worker.keeps_failures = True

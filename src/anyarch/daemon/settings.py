@@ -64,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True):
     networks: NetworkSettings = NetworkSettings()
     dns: Dns | None = None
     """None: steps use the name servers of this machine."""
+    is_proxied: bool = False
+    """Whether the steps of all builds reach the network through a proxy only."""
 
 
 def settings_of(flags: dict[str, Value]) -> Settings:
@@ -111,6 +113,7 @@ def settings_of(flags: dict[str, Value]) -> Settings:
         provenance=_provenance(config.text("provenanceEnvDir")),
         networks=_networks(flags, config),
         dns=_dns(config),
+        is_proxied=bool(flags.get("proxy-network", config.flag("proxyNetwork"))),
     )
 
 

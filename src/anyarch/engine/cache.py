@@ -67,6 +67,11 @@ class StoredCache:
     def save(self, canonical: str, outputs: Sequence[Result], vertex: Vertex) -> None:
         chains = [output if isinstance(output, SnapshotResult) else None for output in outputs]
         self._records.save(canonical, chains, description=in_utf8(vertex.name))
+        traffic = getattr(vertex.operation, "traffic", None)
+        if traffic is not None:
+            from anyarch.worker.ops.exec import TRAFFIC
+
+            self._records.set_value(TRAFFIC, canonical, traffic.encode())
         if vertex.seconds >= LEAST_SECONDS:
             self._records.set_value("duration", duration_key(vertex), b"%.3f" % vertex.seconds)
 

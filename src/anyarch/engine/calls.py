@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from anyarch.attest.capture import Capture
+    from anyarch.http.intercept.traffic import Traffic
     from anyarch.llb.definition import Definition
     from anyarch.solver.solver import Solver
     from anyarch.spec.platform import Platform
@@ -101,7 +102,16 @@ class FrontendCall:
             ask = getattr(solver.vertex(digest).operation, "pin", None)
             return ask() if ask is not None else ""
 
-        return capture_of(definition, pin)
+        def traffic(digest: str) -> Traffic | None:
+            operation = solver.vertex(digest).operation
+            if not getattr(operation, "is_proxied", False):
+                return None
+            from anyarch.http.intercept.traffic import UNKNOWN
+
+            found: Traffic | None = operation.traffic_of(solver.known_key(digest))  # type: ignore[attr-defined]
+            return found if found is not None else UNKNOWN
+
+        return capture_of(definition, pin, traffic)
 
 
 def result_calls(calls: Iterable[FrontendCall], definition: Definition) -> list[FrontendCall]:

@@ -127,6 +127,7 @@ class Container:
                 request = self._joined(self._request, meta)
             if self._lease is not None and security is SecurityMode.INSECURE:
                 self._lease.is_altered = True
+            on_listener = operation.proxy.start if operation.proxy is not None else None
             request = msgspec.structs.replace(request, tty=tty, insecure=security is SecurityMode.INSECURE)
         cancel = self._worker.new_cancel()
         self._cancels.add(cancel)
@@ -139,6 +140,7 @@ class Container:
                 stdio=stdio,
                 handle=handle,
                 join=join,
+                on_listener=on_listener,
             ),
         )
         future.add_done_callback(self._ended)  # seen, whoever is left
@@ -178,6 +180,10 @@ class Container:
         names = {item.partition("=")[0] for item in env}
         kept = [item for item in request.env if item.partition("=")[0] in ("PATH", "HOME")]
         env += [item for item in kept if item.partition("=")[0] not in names]
+        if request.network == "proxy":
+            from anyarch.worker.proxied import proxy_env
+
+            env += proxy_env()
         return msgspec.structs.replace(
             request,
             argv=meta.args,

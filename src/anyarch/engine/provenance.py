@@ -214,4 +214,14 @@ def incomplete(capture: Capture) -> IncompleteMaterials:
         lines += ["", "Uncaptured local sources:"]
         for name in sorted(capture.locals):
             lines += [f"  - {name or '<unnamed>'}", "    reason: local_source"]
-    return IncompleteMaterials("\n".join(lines), names=tuple(sorted(capture.locals)))
+    if capture.unknown:
+        lines += ["", "Uncaptured requests:"]
+    for item in capture.unknown:
+        lines.append(f"  - {item.name or item.op or item.url}")
+        told = {"method": item.method, "url": item.url, "reason": item.reason}
+        lines += [f"    {key}: {value}" for key, value in told.items() if value]
+    return IncompleteMaterials(
+        "\n".join(lines),
+        names=tuple(sorted(capture.locals)),
+        requests=tuple(item.document() for item in capture.unknown),
+    )

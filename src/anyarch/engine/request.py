@@ -127,8 +127,9 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     same (see `worker.accelerate`); `emulators` is the directory of the QEMU programs to use, empty for
     those of the machine. `root` is the store's directory (None: the usual place).
     With `stage_platform` the platform of a FROM that names a stage counts: that stage is made again for it.
-    `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image of a
-    platform before it leaves.
+    With `proxy_network` steps have the network through a proxy of the build only, which writes down what
+    they fetch. `tests` are commands (a JSON array, else a line for the shell) that must succeed in the image
+    of a platform before it leaves.
     `lock` is the path of a lock file, which says what images names stand for; `offline` opens no socket.
     `repository` and `ref` are for the record that a daemon keeps of the build: the git repository that the
     context is in, and the record's name (empty: one is made up).
@@ -150,6 +151,7 @@ class BuildRequest(msgspec.Struct, frozen=True, kw_only=True):
     no_cache_filter: tuple[str, ...] = ()
     pull: bool = False
     network: str = "default"
+    proxy_network: bool = False
     add_hosts: tuple[tuple[str, str], ...] = ()  # (host name, IP address)
     shm_size: int | None = None  # bytes
     ulimits: tuple[Ulimit, ...] = ()

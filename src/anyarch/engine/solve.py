@@ -140,6 +140,7 @@ async def prepared(
                 emulators=request.emulators,
                 limits=Limits.of(request.parallel),
                 accelerate=request.accelerate,
+                is_proxied=request.proxy_network,
             ) as worker,
             Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
         ):

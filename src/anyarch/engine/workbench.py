@@ -107,8 +107,7 @@ class Workbench:
         self._borrowed = borrowed
         self._plain = EngineGateway(solver, worker, BuildOpts({}, build_platforms=(host_platform(),)))
         self.warnings = 0
-        self.policy: SourcePolicy | None = None
-        """What decides on the sources of graphs."""
+        self._policy: SourcePolicy | None = None
         self.provenance: Provenance | None = None
         """Of what was exported, once it was."""
 
@@ -127,9 +126,11 @@ class Workbench:
         exec_slots: SharedSlots | None = None,
         networks: StepNetworks | None = None,
         dns: Dns | None = None,
+        is_proxied: bool = False,
     ) -> AsyncIterator[Workbench]:
         """Leaving ends what still runs. Builds of one store with the same `in_flight` run equal steps once,
-        those with the same `exec_slots` so many at a time.
+        those with the same `exec_slots` so many at a time. With `is_proxied` steps have the network through a
+        proxy only, which asks the policy.
         Raises `StoreError`."""
         with Store.open(root) as store:
             async with (
@@ -147,10 +148,23 @@ class Workbench:
                     exec_slots=exec_slots,
                     networks=networks,
                     dns=dns,
+                    is_proxied=is_proxied,
                 ) as worker,
                 Solver(cache := StoredCache(store.cache), emit, in_flight=in_flight) as solver,
             ):
                 yield cls(store, cache, worker, solver, borrowed)
+
+    @property
+    def policy(self) -> SourcePolicy | None:
+        """What decides on the sources of graphs, and on what proxied steps fetch."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: SourcePolicy | None) -> None:
+        self._policy = policy
+        proxy = self.worker.network.proxy
+        if proxy is not None:
+            proxy.decide = (lambda op: policy.evaluate(op, None)) if policy is not None else None
 
     @property
     def gateway(self) -> EngineGateway:

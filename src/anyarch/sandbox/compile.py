@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.errors import SandboxError
-from anyarch.sandbox.plan import Bind, DeviceNode, FileMount, OverlayMount, Tmpfs
+from anyarch.sandbox.plan import PROXY_PORT, Bind, DeviceNode, FileMount, OverlayMount, Tmpfs
 from anyarch.sandbox.seccomp import SECCOMP_NR, filter_for
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Plan(msgspec.Struct, frozen=True):
     pids: int
     tells_start: bool
     own_network: bool
+    listens: int
 
     def describe(self) -> list[str]:
         """One line an operation, for people and tests."""
@@ -125,8 +126,10 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
     """
     if not request.argv:
         raise SandboxError("there is no command to run")
-    if request.network not in ("host", "none", "own"):
-        raise SandboxError(f"network mode {request.network!r} is not known", hint="use host, none or own")
+    if request.network not in ("host", "none", "own", "proxy"):
+        raise SandboxError(
+            f"network mode {request.network!r} is not known", hint="use host, none, own or proxy"
+        )
     nodev = not request.insecure
     operations: list[Op] = [
         _overlay("root", request.root, nodev),
@@ -143,7 +146,7 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
     namespaces = _CLONE_NEWNS | _CLONE_NEWIPC | _CLONE_NEWUTS
     if not request.insecure:
         namespaces |= _CLONE_NEWCGROUP  # /proc/self/cgroup does not tell the host's names
-    if request.network == "none":
+    if request.network in ("none", "proxy"):
         namespaces |= _CLONE_NEWNET
     program = b"" if request.insecure else filter_for(machine)
     return Plan(
@@ -165,6 +168,7 @@ def compile_plan(request: ExecRequest, *, overlay: str, machine: str, tells_star
         pids=request.pids,
         tells_start=tells_start,
         own_network=request.network == "own",
+        listens=PROXY_PORT if request.network == "proxy" else 0,
     )
 
 

@@ -115,6 +115,7 @@ class Executor:
         on_note: Callable[[str, str], None] | None = None,
         handle: StepHandle | None = None,
         join: StepHandle | None = None,
+        on_listener: Callable[[socket.socket], None] | None = None,
     ) -> int:
         """Run to the end and return the exit code (128+N when signal N ended it).
 
@@ -124,7 +125,8 @@ class Executor:
         `stdio` hands these descriptors to the process instead; with a `tty` they are joined to its terminal.
         `handle` lets others act on the process while it runs. With `join` it runs in the namespaces of that
         one, which has to be running, beside it and as long as it: root, mounts, host name and limits of
-        `request` count for nothing then.
+        `request` count for nothing then. `on_listener` gets the socket of a `proxy` network, to keep and to
+        close, before the program runs.
         Raises `SandboxError` when the sandbox cannot be set up or the program cannot be executed, `Canceled`
         when `cancel` was set before the process ended.
         """
@@ -152,11 +154,13 @@ class Executor:
                     keys,
                     handle,
                     request.namespace,
+                    on_listener,
                 )
             exchange = self._exchange("step", registrations, stdin, outputs, wanted, keys, request.namespace)
             with exchange:
                 exchange.on_note = on_note
                 exchange.handle = handle
+                exchange.on_listener = on_listener
                 exchange.send(msgspec.structs.asdict(plan))
                 return exchange.finish(on_output, cancel)
         finally:
@@ -275,6 +279,7 @@ class Executor:
         keys: tuple[int, int],
         handle: StepHandle | None,
         namespace: int | None,
+        on_listener: Callable[[socket.socket], None] | None,
     ) -> int:
         from anyarch.sandbox.terminal import Relay
 
@@ -286,6 +291,7 @@ class Executor:
         with exchange:
             exchange.on_note = on_note
             exchange.handle = handle
+            exchange.on_listener = on_listener
             exchange.send(msgspec.structs.asdict(plan))
             master = exchange.receive_terminal()
             if master is None:
@@ -468,6 +474,7 @@ class _Exchange:
         self._ended = False
         self.on_note: Callable[[str, str], None] | None = None
         self.handle: StepHandle | None = None
+        self.on_listener: Callable[[socket.socket], None] | None = None
 
     def __enter__(self) -> _Exchange:
         return self
@@ -496,14 +503,17 @@ class _Exchange:
         """The terminal of the step; None when the next report (left for `finish`) is another one."""
         while True:
             report = receive_report(self._control, peek=True)
-            if not isinstance(report, tuple) or report[0] != "note":
+            if not isinstance(report, tuple) or report[0] not in ("note", "listener"):
                 break
             receive_report(self._control)
-            self._note("limit", report[1])
+            if report[0] == "note":
+                self._note("limit", report[1])
+            else:
+                self._receive_listener()
         if not isinstance(report, tuple) or report[0] != "terminal":
             return None
         receive_report(self._control)
-        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1)
+        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
         return descriptors[0]
 
     def finish(
@@ -525,6 +535,16 @@ class _Exchange:
     def _note(self, kind: str, text: str = "") -> None:
         if self.on_note is not None:
             self.on_note(kind, text)
+
+    def _receive_listener(self) -> None:
+        """Once: from then on whoever has the other end may be the step's."""
+        take, self.on_listener = self.on_listener, None
+        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
+        for descriptor in descriptors:
+            if take is None:
+                os.close(descriptor)
+            else:
+                take(socket.socket(fileno=descriptor))
 
     def _cancel(self) -> None:
         try:
@@ -565,6 +585,9 @@ class _Exchange:
                     if report is not None and report[0] == "started":
                         if self.handle is not None:
                             self.handle._has_started()
+                        continue
+                    if report is not None and report[0] == "listener":
+                        self._receive_listener()
                         continue
                     if report is not None and report[0] == "exec":
                         executed = report[1:]

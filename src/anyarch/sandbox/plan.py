@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_PIDS",
     "DEFAULT_SHM_SIZE",
     "NO_RESOURCES",
+    "PROXY_PORT",
     "Bind",
     "CancelToken",
     "DeviceNode",
@@ -37,6 +38,8 @@ __all__ = [
 
 DEFAULT_HOSTNAME = "buildkitsandbox"
 DEFAULT_SHM_SIZE = 64 << 20
+PROXY_PORT = 23128
+"""Where a step finds its proxy, on its own loopback."""
 DEFAULT_PIDS = 16384
 """Processes and threads of one step: more than builds use, less than brings a machine down."""
 
@@ -168,7 +171,8 @@ class ExecRequest(msgspec.Struct, frozen=True):
     """One process to run in a root file system of its own.
 
     `env` holds `NAME=value` texts. A missing `cwd` is created. `network` is `host` (shared with the machine),
-    `none` (loopback only) or `own`: the namespace that `namespace` is a descriptor of (the caller's, not
+    `none` (loopback only), `proxy` (the same with a listener on its port `PROXY_PORT`, which the caller of
+    `Executor.run` gets) or `own`: the namespace that `namespace` is a descriptor of (the caller's, not
     closed here), else that of an ordinary user's steps, where `Executor.own_network` allows it. `insecure`
     keeps all capabilities and hides nothing. With `emulators` the process runs in a user namespace that has
     just these handlers for foreign programs. With `tty` it gets a terminal of its own. `pids` bounds its

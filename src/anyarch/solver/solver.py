@@ -151,6 +151,11 @@ class Solver:
         state = self._states.get(digest)
         return state is not None and state.result is not None and _has_value(state.result)
 
+    def known_key(self, digest: str) -> str:
+        """The canonical key of a vertex as far as it is known by now, else empty."""
+        state = self._states[digest]
+        return state.key.result() if state.key is not None and _has_value(state.key) else ""
+
     @property
     def vertices(self) -> list[Vertex]:
         """All vertices that were added, in that order."""

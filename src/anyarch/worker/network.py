@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import ExitStack
 
+    from anyarch.http.intercept.server import StepProxy
     from anyarch.llb.ops import HostIP
     from anyarch.sandbox.net.dns import Dns
     from anyarch.sandbox.net.networks import StepNetworks
     from anyarch.sandbox.net.pool import Lease
     from anyarch.sandbox.plan import FileMount
     from anyarch.solver.events import EventSink
+    from anyarch.worker.proxied import BuildProxy
     from anyarch.worker.worker import Machine
 
 __all__ = ["Entered", "Network", "network_files"]
@@ -28,15 +30,17 @@ _HOST_LOOPBACK = "127.0.0.1"
 
 
 class Entered:
-    """What one step gets: `kind` and `namespace` are those of `ExecRequest`."""
+    """What one step gets: `kind` and `namespace` are those of `ExecRequest`. `proxy` is to be started with
+    the step's listener."""
 
-    def __init__(self, kind: str, lease: Lease | None = None) -> None:
+    def __init__(self, kind: str, lease: Lease | None = None, proxy: StepProxy | None = None) -> None:
         self.kind = kind
         self.lease = lease
+        self.proxy = proxy
 
     @property
     def namespace(self) -> int | None:
-        return self.lease.namespace if self.lease is not None else None
+        return self.lease.namespace if self.lease is not None and self.proxy is None else None
 
 
 class Network:
@@ -49,8 +53,16 @@ class Network:
         self._emit = emit
         self._networks = networks
         self._dns = dns
+        self.proxy: BuildProxy | None = None
+        """What all steps that have a network go through, if anything."""
         self._lock = threading.Lock()
         self._told = False
+
+    def is_proxied(self, mode: NetMode) -> bool:
+        """Whether a step of that mode has a network, and has it through a proxy."""
+        if self.proxy is None or mode is NetMode.NONE:
+            return False
+        return mode is NetMode.HOST or self._networks is None or self._networks.kind != "none"
 
     def enter(
         self,
@@ -66,16 +78,40 @@ class Network:
         where one can be had; why not is told once a build. Blocking. Raises `SandboxError`."""
         if mode is NetMode.NONE:
             return Entered("none")
+        networks = self._networks
+        if mode is not NetMode.HOST and networks is not None and networks.kind == "none":
+            return Entered("none")
+        if self.proxy is not None and self.is_proxied(mode):
+            return self._proxied(self.proxy, mode, extra_hosts, stack)
         if mode is NetMode.HOST:
             return Entered("host")
-        networks = self._networks
-        if networks is not None and networks.kind == "none":
-            return Entered("none")
         if networks is not None and networks.pool is not None:
             lease = stack.enter_context(networks.pool.lease(hostname))
             lease.is_altered = is_insecure
             return Entered("own", lease)
         return Entered(self._of_user(extra_hosts, vertex))
+
+    def _proxied(
+        self, proxy: BuildProxy, mode: NetMode, extra_hosts: Sequence[HostIP], stack: ExitStack
+    ) -> Entered:
+        """The proxy goes out by the network that the step would have had."""
+        from anyarch.http.intercept.egress import Reach
+
+        hosts = {host.host: host.ip for host in extra_hosts}
+        networks = self._networks
+        if mode is NetMode.HOST:
+            return Entered("proxy", proxy=_ending(proxy.step(Reach.ALL, hosts), stack))
+        if networks is not None and networks.pool is not None:
+            from anyarch.sandbox.net.namespace import make_socket
+
+            lease = stack.enter_context(networks.pool.lease())
+            namespace = lease.namespace
+            step = proxy.step(Reach.WORLD, hosts, lambda family: make_socket(namespace, family))
+            return Entered("proxy", lease, _ending(step, stack))
+        # Steps of a daemon on the machine's network reach its loopback, as BuildKit's do.
+        has_loopback = networks is not None and self._machine.is_root
+        reach = Reach.MACHINE if has_loopback else Reach.WORLD
+        return Entered("proxy", proxy=_ending(proxy.step(reach, hosts), stack))
 
     def files(self, kind: str, extra_hosts: Sequence[HostIP], hostname: str) -> tuple[FileMount, ...]:
         """/etc/hosts and /etc/resolv.conf of a step with that kind of network."""
@@ -98,10 +134,15 @@ class Network:
         return "host"
 
 
+def _ending(proxy: StepProxy, stack: ExitStack) -> StepProxy:
+    stack.callback(proxy.close)
+    return proxy
+
+
 def network_files(
     kind: str, extra_hosts: Sequence[HostIP], hostname: str, dns: Dns | None = None
 ) -> tuple[FileMount, ...]:
-    """/etc/hosts and /etc/resolv.conf of a process whose network is `host`, `own` or `none`."""
+    """/etc/hosts and /etc/resolv.conf of a process whose network is `host`, `own`, `proxy` or `none`."""
     from anyarch.sandbox.net.dns import resolv_conf
     from anyarch.sandbox.plan import DEFAULT_HOSTNAME, FileMount
 
@@ -110,5 +151,5 @@ def network_files(
     hosts += "".join(f"{host.ip}\t{host.host}\n" for host in extra_hosts)
     files = [FileMount("/etc/hosts", hosts.encode(), readonly=False)]
     if kind != "none":
-        files.append(FileMount("/etc/resolv.conf", resolv_conf(dns, is_own=kind == "own"), readonly=False))
+        files.append(FileMount("/etc/resolv.conf", resolv_conf(dns, is_own=kind != "host"), readonly=False))
     return tuple(files)

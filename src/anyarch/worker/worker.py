@@ -116,7 +116,7 @@ class Worker:
     whoever runs this. `exec_slots` limit the steps of several workers together. `emulators` is the
     directory of the QEMU programs to use, empty for those of the machine. `accelerate` is off or how
     emulated steps get native twins (`worker.accelerate`). `networks` and `dns` are what a daemon gives its
-    steps.
+    steps; with `is_proxied` they reach it through a proxy alone.
     """
 
     def __init__(
@@ -138,6 +138,7 @@ class Worker:
         accelerate: str = "off",
         networks: StepNetworks | None = None,
         dns: Dns | None = None,
+        is_proxied: bool = False,
     ) -> None:
         self.store = store
         self._credentials = credentials
@@ -172,8 +173,10 @@ class Worker:
         self.is_locked = False
         self.keeps_failures = False
         """Whether failed steps leave their file systems (`FailedState`) until the worker ends."""
-        self.failed_layers: list[str] = []
+        self.passing_layers: list[str] = []
+        """Layers that go with the worker."""
         self.network = Network(self.machine, emit, networks, dns)
+        self._is_proxied = is_proxied
         self._lock = threading.Lock()
         self._registry: Registry | None = None
         self._insecure: set[str] = set()
@@ -198,6 +201,10 @@ class Worker:
         self._views: dict[SnapshotResult, View] = {}
 
     async def __aenter__(self) -> Worker:
+        if self._is_proxied:
+            from anyarch.worker.proxied import BuildProxy
+
+            self.network.proxy = BuildProxy(self, asyncio.get_running_loop())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -208,20 +215,20 @@ class Worker:
             self._exec_threads.shutdown(wait=True)
         for pool in self._pools.values():
             pool.shutdown(wait=True, cancel_futures=True)
-        if self.failed_layers:
-            await asyncio.to_thread(self._drop_failed_layers)
+        if self.passing_layers:
+            await asyncio.to_thread(self._drop_passing_layers)
         self.machine.close()
         if self._registry is not None:
             self._registry.close()
         if self._http is not None:
             self._http.close()
 
-    def _drop_failed_layers(self) -> None:
+    def _drop_passing_layers(self) -> None:
         """Nothing leads to them any more. One that others came to hold stays for a later collection."""
         from anyarch.store.collect import collect
         from anyarch.store.policy import Filter, Policy
 
-        left = dict.fromkeys(layer for layer in self.failed_layers if layer != EMPTY_LAYER)
+        left = dict.fromkeys(layer for layer in self.passing_layers if layer != EMPTY_LAYER)
         chosen = tuple((Filter("id", "==", layer),) for layer in left if not self.store.cache.names(layer))
         if chosen:
             collect(self.store, [Policy(all=True, filters=chosen)], wait=False)

@@ -26,6 +26,7 @@ DONE = [
     ("--label", "a=b", {"labels": {"a": "b"}}),
     ("--network", "none", {"network": "none"}),
     ("--no-emulation", None, {"no_emulation": True}),
+    ("--proxy-network", None, {"proxy_network": True}),
     ("--stage-platform", None, {"stage_platform": True}),
     ("--keep-going", None, {"keep_going": True}),
     ("--parallel", "exec=2,cpu=1", {"parallel": ("exec=2,cpu=1",)}),
@@ -194,7 +195,7 @@ def test_every_flag_of_buildx_is_known():
         platform policy print progress provenance pull push quiet resource rm sbom secret security-opt
         shm-size squash ssh tag target ulimit"""
     ours = {"accelerate", "arch-check", "arch-check-allow", "emulators", "no-emulation", "plan"}
-    ours |= {"part", "stage-platform", "test", "lock", "offline"}
+    ours |= {"part", "stage-platform", "test", "lock", "offline", "proxy-network"}
     ours |= {"keep-going", "optional", "parallel", "require"}
     assert set(buildx.split()) == {flag.name for flag in COMMAND.flags} - ours
     assert {flag.short for flag in COMMAND.flags if flag.short} == set("cfmoqt")

@@ -255,17 +255,6 @@ def test_an_error_that_the_client_returns_is_the_builds(tmp_path: Path) -> None:
     run(work())
 
 
-def test_a_network_that_there_is_not_is_refused(tmp_path: Path) -> None:
-    async def work() -> None:
-        client = Client()
-        async with daemon(tmp_path) as channel, client.serving(channel):
-            with pytest.raises(RpcError, match="proxy network is not supported") as caught:
-                await solve(channel, client, Frontend="dockerfile.v0", ProxyNetwork=True)
-            assert caught.value.code == Code.UNIMPLEMENTED
-
-    run(work())
-
-
 def test_a_call_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     async def work() -> None:
         async with daemon(tmp_path) as channel:

@@ -100,6 +100,13 @@ options = ["edns0"]
     assert told(tmp_path, "").dns is None
 
 
+def test_all_builds_are_proxied_where_the_flag_or_the_file_says_so(tmp_path: Path) -> None:
+    assert not told(tmp_path, "").is_proxied
+    assert told(tmp_path, "proxyNetwork = true").is_proxied
+    assert told(tmp_path, "", "--proxy-network").is_proxied
+    assert not told(tmp_path, "proxyNetwork = true", "--proxy-network=false").is_proxied
+
+
 def test_limits_of_the_history_are_taken(tmp_path: Path) -> None:
     assert told(tmp_path, "[history]\nmaxAge = 60\nmaxEntries = 3").history == HistoryLimits(3, 60.0)
     assert told(tmp_path, '[history]\nmaxAge = "2h"').history == HistoryLimits(0, 7200.0)

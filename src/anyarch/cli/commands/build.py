@@ -164,6 +164,10 @@ COMMAND = Command(
         ),
         Flag("progress", "How progress is shown: auto, none, plain, quiet, rawjson, tty", metavar="MODE"),
         Flag(
+            "proxy-network",
+            "Steps have the network through a proxy only, and provenance tells what they fetched",
+        ),
+        Flag(
             "provenance",
             "Provenance attestation; false, or attributes such as mode=max",
             metavar="BOOL|ATTRS",

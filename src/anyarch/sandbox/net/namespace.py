@@ -7,6 +7,7 @@ A thread may be in another namespace than the rest of its process; those that ar
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +17,7 @@ from anyarch.sandbox.supervisor.network import loopback_up
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["inside", "make_namespace"]
+__all__ = ["inside", "make_namespace", "make_socket"]
 
 T = TypeVar("T")
 
@@ -41,6 +42,11 @@ def inside(namespace: int, work: Callable[[], T]) -> T:
         return work()
 
     return _on_thread(enter)
+
+
+def make_socket(namespace: int, family: int) -> socket.socket:
+    """A TCP socket that belongs to the namespace, whoever uses it."""
+    return inside(namespace, lambda: socket.socket(family, socket.SOCK_STREAM))
 
 
 def _on_thread(work: Callable[[], T]) -> T:

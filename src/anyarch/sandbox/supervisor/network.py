@@ -14,6 +14,7 @@ from . import syscalls as kernel
 from .report import Refused, gate, receive_descriptors, receive_frame, send_descriptors, send_frame
 
 NAME = b"/net"
+_BACKLOG = 256
 
 
 def make_network(state_dir: bytes) -> int:
@@ -61,3 +62,15 @@ def loopback_up() -> None:
         flags = 0x1 | 0x40  # IFF_UP, IFF_RUNNING
         fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sH14x", b"lo", flags))  # SIOCSIFFLAGS
         probe.close()
+
+
+def send_listener(control: _socket.socket, port: int) -> None:
+    """A socket that listens on the loopback of the caller's network namespace, for the parent to serve:
+    nothing else leads out of it. None of it is left here."""
+    with gate("network"):
+        listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC, 0)
+        listener.bind(("127.0.0.1", port))
+        listener.listen(_BACKLOG)
+        send_frame(control, ("listener",))
+        send_descriptors(control, listener.fileno())
+        listener.close()

@@ -159,6 +159,10 @@ def _run(
         from .network import loopback_up
 
         loopback_up()
+        if plan["listens"]:
+            from .network import send_listener
+
+            send_listener(control, plan["listens"])
     with gate("hostname"):
         kernel.sethostname(plan["hostname"])
     tree = Tree(state_dir, plan["overlay_options"])

@@ -2,7 +2,8 @@
 
 The key holds what the process can see: its arguments, environment, user, mounts, network and security mode,
 and the platform it runs as; an emulated one also the emulator. What it cannot see stays out (proxy settings,
-hosts' addresses, limits, the content of cache mounts).
+hosts' addresses, limits, the content of cache mounts). A step that has the network through a proxy is another
+one than the same step without: what it fetched is known of it.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from anyarch.emulation import Route
+    from anyarch.http.intercept.server import StepProxy
+    from anyarch.http.intercept.traffic import Traffic
     from anyarch.llb.ops import ExecOp, LinuxResources, Meta, Mount
     from anyarch.sandbox.net.pool import Lease
     from anyarch.sandbox.plan import CancelToken, ExecRequest, Resources
@@ -46,6 +50,8 @@ __all__ = ["ExecOperation"]
 
 _VERSION = "exec/2"
 _TAIL_BYTES = 16 << 10
+TRAFFIC = "traffic"
+"""Under this the store keeps what went through the proxies of steps, by their canonical keys."""
 DEFAULT_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROXIES = (
     ("http_proxy", "HTTP_PROXY"),
@@ -114,6 +120,10 @@ class ExecOperation:
         self._devices: tuple[str, ...] = ()
         self.lease: Lease | None = None
         """The network that `prepare` took."""
+        self.proxy: StepProxy | None = None
+        """The proxy of a step that was prepared."""
+        self.traffic: Traffic | None = None
+        """What went through it, once the step has run."""
         self._check()
 
     @property
@@ -125,6 +135,23 @@ class ExecOperation:
     def root_input(self) -> int:
         """Which input the step's root file system is; -1 for an empty one."""
         return next(mount.input for mount in self._op.mounts if mount.dest == "/")
+
+    @property
+    def is_proxied(self) -> bool:
+        """Whether it has the network through a proxy only."""
+        return self._worker.network.is_proxied(self._op.network)
+
+    def traffic_of(self, canonical: str) -> Traffic | None:
+        """What went through the proxy, also when the result of that key was made by another build; None where
+        that is not known."""
+        if self.traffic is not None:
+            return self.traffic
+        raw = self._worker.store.cache.get_value(TRAFFIC, canonical)
+        if raw is None:
+            return None
+        from anyarch.http.intercept.traffic import Traffic
+
+        return Traffic.decode(raw)
 
     def _check(self) -> None:
         if self._op.cdi_devices:
@@ -197,6 +224,7 @@ class ExecOperation:
             [[s.name, s.optional] for s in op.secret_env],
             mounts,
             *([list(self._devices)] if self._devices else []),
+            *(["proxy"] if self.is_proxied else []),
             plain,
             *await self._worker.acceleration.identity(self._vertex, platform),
         ]
@@ -317,11 +345,14 @@ class ExecOperation:
                 on_output=on_output,
                 cancel=cancel,
                 on_note=lambda kind, text: notes.append((kind, text)),
+                on_listener=self.proxy.start if self.proxy is not None else None,
             )
         except SandboxError as error:
             command = " ".join(op.meta.args)
             error.message = f'process "{command}" did not complete successfully: {error.message}'
             raise
+        finally:
+            self._end_proxy()
         if accelerated is not None:
             accelerated.finish()
         accepted = op.meta.valid_exit_codes or (0,)
@@ -332,6 +363,16 @@ class ExecOperation:
         if accelerated is not None:
             accelerated.check(outputs)
         return outputs
+
+    def _end_proxy(self) -> None:
+        if self.proxy is None:
+            return
+        traffic = self.proxy.close()
+        if self.traffic is None:
+            self.traffic = traffic
+            text = traffic.log()
+            if text:
+                self._worker.emit(LogEvent(self._vertex, 2, text.encode(), time.time()))
 
     def _failure(
         self, status: int, tail: bytes, route: Route, notes: Sequence[tuple[str, str]]
@@ -382,6 +423,14 @@ class ExecOperation:
                 value = getattr(meta.proxy_env, field)
                 if value:
                     env += [f"{n}={value}" for n in (name, name.lower()) if n not in names]
+        worker = self._worker
+        insecure = op.security is SecurityMode.INSECURE
+        network = worker.network.enter(
+            op.network, meta.extra_hosts, meta.hostname, self._vertex, mounts.stack, is_insecure=insecure
+        )
+        self.lease, self.proxy = network.lease, network.proxy
+        if worker.network.proxy is not None and network.proxy is not None:
+            root = worker.network.proxy.trust.over(root)
         rootfs = mounts.rootfs(ROOT, root, readonly=root_mount.readonly, root_entry=_root_entry(tree))
         extra = []
         for number, mount in enumerate(op.mounts):
@@ -390,13 +439,11 @@ class ExecOperation:
             one = self._extra(number, mount, mounts, inputs)
             if one is not None:
                 extra.append(one)
-        worker = self._worker
         env += self._secret_env()
-        insecure = op.security is SecurityMode.INSECURE
-        network = worker.network.enter(
-            op.network, meta.extra_hosts, meta.hostname, self._vertex, mounts.stack, is_insecure=insecure
-        )
-        self.lease = network.lease
+        if network.proxy is not None:
+            from anyarch.worker.proxied import proxy_env
+
+            env += proxy_env()
         made = ExecRequest(
             argv=meta.args,
             env=tuple(env),
@@ -503,9 +550,17 @@ class ExecOperation:
             if upper is None or mount.readonly:
                 outputs[mount.output] = base
                 continue
+            if mount.dest == "/":
+                self._distrust(upper, base)
             layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
             outputs[mount.output] = (base or SnapshotResult()).on(layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
+
+    def _distrust(self, upper: Path, base: SnapshotResult | None) -> None:
+        """Nothing of the proxy's certificate is left in what the step made of its root."""
+        proxy = self._worker.network.proxy
+        if proxy is not None and self.proxy is not None:
+            proxy.trust.remove_from(upper, base)
 
     def _failed_state(self, mounts: MountPlan, inputs: Sequence[Result]) -> FailedState | None:
         """What was given to each mount, and what the step had made of it when it failed; None where there is
@@ -518,11 +573,13 @@ class ExecOperation:
                 given.append(base)
                 upper = mounts.upper(ROOT if mount.dest == "/" else number)
                 if upper is not None and not mount.readonly and os.path.isdir(upper):
+                    if mount.dest == "/":
+                        self._distrust(upper, base)
                     layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
-                    self._worker.failed_layers.append(layer)
+                    self._worker.passing_layers.append(layer)
                     base = (base or SnapshotResult()).on(layer)
                 left.append(base)
-        except StoreError:
+        except (StoreError, SandboxError):
             return None
         return FailedState(given, left)
 

@@ -194,7 +194,7 @@ class FileOperation:
 
     def _kept(self, base: int, draft: Draft, inputs: Sequence[Result]) -> SnapshotResult:
         layer = self._commit(draft)
-        self._worker.failed_layers.append(layer)
+        self._worker.passing_layers.append(layer)
         return self._stack(inputs[base] if base >= 0 else None, layer)
 
     def _primary(
