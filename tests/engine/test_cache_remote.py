@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -293,3 +293,42 @@ def test_one_step_more_on_a_long_chain_costs_what_is_new(tmp_path: Path, remote:
     # The layer, the part's config and the merged one; that the registry has the others, its own index says.
     assert remote.count("PUT", "/blobs/uploads/") <= 3
     assert len(remote.requests()) < 30
+
+
+@pytest.mark.parametrize("kind", ["local", "registry"])
+def test_results_whose_layers_are_nowhere_any_more_are_left_out_of_the_next_cache(
+    tmp_path: Path, remote: FakeRegistry, kind: str
+) -> None:
+    def place(name: str, **attrs: str) -> tuple[CacheOption, ...]:
+        if kind == "registry":
+            return cache("registry", ref=f"{remote.address}/{name}:cache", **attrs)
+        return cache("local", **{"dest" if attrs else "src": str(tmp_path / name)}, **attrs)
+
+    builder(tmp_path, "one")(DOCKERFILE, cache_to=place("first", mode="max"))
+    tool = builder(tmp_path, "tool")(
+        "FROM scratch\nCOPY tool /bin/tool\n", cache_to=place("tool", mode="max")
+    )
+    assert len(tool.executed) == 1
+
+    def manifest(name: str) -> Any:
+        if kind == "registry":
+            return json.loads(remote.manifests[name, remote.tags[name, "cache"]].raw)
+        blobs = tmp_path / name / "blobs"
+        (entry,) = json.loads((tmp_path / name / "index.json").read_bytes())["manifests"]
+        return json.loads((blobs / entry["digest"].replace(":", "/")).read_bytes())
+
+    (lost,) = (layer["digest"] for layer in manifest("tool")["layers"])
+    if kind == "registry":
+        del remote.blobs["first", lost]
+        del remote.blobs["tool", lost]
+    else:
+        (tmp_path / "first" / "blobs" / lost.replace(":", "/")).unlink()
+    second = builder(tmp_path, "two")(
+        DOCKERFILE, cache_from=place("first"), cache_to=place("second", mode="max")
+    )
+    assert second.executed == []
+    kept = [layer["digest"] for layer in manifest("first")["layers"] if layer["digest"] != lost]
+    assert [layer["digest"] for layer in manifest("second")["layers"]] == kept
+    third = builder(tmp_path, "three")(DOCKERFILE, cache_from=place("second"))
+    assert third.executed == []
+    assert third.read_text("/tool") == "hammer\n"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from anyarch.cache.exporter import documents, fetch_blob
+from anyarch.cache.exporter import BlobsGone, documents
 from anyarch.cache.importer import ImportedCache, read_found
-from anyarch.errors import CacheError, DigestMismatch
+from anyarch.errors import BlobNotFound, CacheError, DigestMismatch
 from anyarch.snapshot.layers import BLOBS
 from anyarch.spec.codec import json_decoder
 from anyarch.spec.digest import Digest
+from anyarch.worker.transfer import bring_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,7 @@ class ClientCaches(Protocol):
     """Called in any thread. What fails is a `CacheError`."""
 
     def open(self, directory: str, digest: str) -> BinaryIO:
-        """The content of a blob; the caller closes it."""
+        """The content of a blob; the caller closes it. `BlobNotFound` when the directory lacks it."""
         ...
 
     def has(self, directory: str, digest: str) -> bool: ...
@@ -81,13 +82,20 @@ def to_client(
     *,
     on_step: Callable[[str], None],
 ) -> Blob:
-    """Send what the client's directory lacks, the manifest last; answers that."""
+    """Send what the client's directory lacks, the manifest last; answers that. Raises `BlobsGone`."""
     content = worker.store.content
+    gone = []
     for digest, descriptor in cache.document.blobs.items():
         if not caches.has(directory, digest):
-            fetch_blob(worker, descriptor, cache.layer_ids[digest])
+            try:
+                bring_blob(worker, descriptor, cache.layer_ids[digest])
+            except BlobNotFound:
+                gone.append(digest)
+                continue
             caches.put(directory, digest, descriptor.size, lambda digest=digest: content.open(digest))  # type: ignore[misc]
         on_step(f"writing layer {digest}")
+    if gone:
+        raise BlobsGone(gone)
     manifest, config = documents(cache.document, cache.options)
     for document, name in ((config, "config"), (manifest, "cache manifest")):
         raw = document.raw

@@ -19,8 +19,7 @@ from anyarch.cache.config import (
     Part,
     write,
 )
-from anyarch.cache.merge import Document
-from anyarch.errors import CacheError
+from anyarch.cache.merge import Document, merge
 from anyarch.snapshot.forms import UNCOMPRESSED as BLOB_DIFF_ID
 from anyarch.spec import media
 from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, encode
@@ -29,7 +28,7 @@ from anyarch.spec.timestamp import format_time
 from anyarch.worker.result import SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
     from anyarch.cache.config import ForeignRecord
     from anyarch.cache.stock import StockKey
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from anyarch.solver.solved import Solved
     from anyarch.worker.worker import Worker
 
-__all__ = ["CacheOptions", "ExportedCache", "documents", "fetch_blob", "foreign", "gather", "keyed"]
+__all__ = ["BlobsGone", "CacheOptions", "ExportedCache", "documents", "foreign", "gather", "keyed", "without"]
 
 
 class CacheOptions(msgspec.Struct, frozen=True):
@@ -242,12 +241,32 @@ def documents(
     return Blob.of(kind, encode(index)), config_blob
 
 
-def fetch_blob(worker: Worker, descriptor: Descriptor, layer_id: str) -> None:
-    """Have the bytes of a blob of a cache in the store. Raises `CacheError` when nobody has them."""
-    if worker.store.content.has(descriptor.digest):
-        return
-    for known, origin in worker.layers.remote(worker.layers.get(layer_id)):
-        if known.digest == descriptor.digest:
-            worker.fetch_from(origin, known, "")
-            return
-    raise CacheError(f"blob {descriptor.digest} of the cache is not here and its origin is not known")
+class BlobsGone(Exception):
+    """Blobs of a cache that is to be written which are nowhere any more: another cache named them."""
+
+    def __init__(self, digests: Iterable[str]) -> None:
+        super().__init__("blobs of a build cache are gone")
+        self.digests = frozenset(digests)
+
+
+def without(cache: ExportedCache, gone: Container[str]) -> ExportedCache | None:
+    """`cache` without the results that have a blob of `gone` among their layers; their records stay. None
+    when there is nothing to keep."""
+    config = cache.document.config
+    whole: list[bool] = []
+    for layer in config.layers:  # each after the one below it
+        whole.append(layer.blob not in gone and (layer.parent < 0 or whole[layer.parent]))
+    records, own = (
+        tuple(
+            msgspec.structs.replace(
+                record, layers=tuple(result for result in record.layers if whole[result.layer])
+            )
+            for record in group
+        )
+        for group in (config.records, config.own)
+    )
+    stripped = msgspec.structs.replace(config, records=records, own=own)
+    document = merge([Document(stripped, cache.document.blobs)], cache.part.at)
+    if not document.config.layers:
+        return None
+    return ExportedCache(document, cache.layer_ids, cache.options)

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anyarch.cache.exporter import documents, fetch_blob
+from anyarch.cache.exporter import BlobsGone, documents
 from anyarch.cache.importer import read_local_document
 from anyarch.cache.merge import merge
-from anyarch.errors import AnyarchError
+from anyarch.errors import AnyarchError, BlobNotFound
 from anyarch.spec.digest import Digest
 from anyarch.store.failure import disk_errors
 from anyarch.store.layout import (
@@ -23,6 +23,7 @@ from anyarch.store.layout import (
     with_tag,
     write_file,
 )
+from anyarch.worker.transfer import bring_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,21 +39,28 @@ def to_directory(
     worker: Worker, cache: ExportedCache, dest: str, *, tag: str, on_step: Callable[[str], None]
 ) -> Blob:
     """Write into an OCI layout at `dest`, `index.json` last; what other caches have there stays, and what
-    other builds wrote into this one. Answers the manifest."""
+    other builds wrote into this one. Answers the manifest. Raises `BlobsGone`."""
     directory = Path(os.path.abspath(dest))
     layout = str(directory)
     content = worker.store.content
+    gone = []
     with disk_errors(directory):
         open_layout(layout)
         for digest, descriptor in cache.document.blobs.items():
             target = directory / "blobs" / "sha256" / Digest(digest).hex
             if not target.exists() or target.stat().st_size != descriptor.size:
-                fetch_blob(worker, descriptor, cache.layer_ids[digest])
+                try:
+                    bring_blob(worker, descriptor, cache.layer_ids[digest])
+                except BlobNotFound:
+                    gone.append(digest)
+                    continue
                 with content.open(digest) as stream:
                     write_file(
                         layout, f"blobs/sha256/{target.name}", iter(partial(stream.read, 1 << 20), b"")
                     )
             on_step(f"writing layer {digest}")
+        if gone:
+            raise BlobsGone(gone)
         with locked(layout):
             try:
                 others = [read_local_document(str(directory), tag=tag)]

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from anyarch.cache.config import CacheConfig, annotated, descriptors_of
-from anyarch.cache.exporter import fetch_blob
+from anyarch.cache.exporter import BlobsGone
 from anyarch.cache.importer import ImportedCache
 from anyarch.cache.merge import Document, merge
-from anyarch.errors import CacheError, NetworkError
+from anyarch.errors import BlobNotFound, CacheError, NetworkError
 from anyarch.snapshot.layers import BLOBS
 from anyarch.spec.codec import json_decoder
+from anyarch.worker.transfer import bring_blob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,14 +91,19 @@ def read_objects(worker: Worker, objects: Objects) -> ImportedCache:
 async def to_objects(
     worker: Worker, cache: ExportedCache, objects: Objects, *, on_step: Callable[[str], None]
 ) -> None:
-    """Send the blobs that are not there, then the index."""
+    """Send the blobs that are not there, then the index. Raises `BlobsGone`."""
     content = worker.store.content
+    gone: list[str] = []
     slots = asyncio.Semaphore(objects.parallel)
 
     def send(descriptor: Descriptor, layer: str) -> None:
         if objects.has(descriptor.digest):
             return
-        fetch_blob(worker, descriptor, layer)
+        try:
+            bring_blob(worker, descriptor, layer)
+        except BlobNotFound:
+            gone.append(descriptor.digest)
+            return
         objects.put(descriptor, lambda: content.open(descriptor.digest))
         on_step(f"writing layer {descriptor.digest}")
 
@@ -108,6 +114,8 @@ async def to_objects(
     known = await worker.in_network(_known, objects)
     new = [blob for digest, blob in cache.document.blobs.items() if digest not in known]
     await asyncio.gather(*(one(descriptor) for descriptor in new))
+    if gone:
+        raise BlobsGone(gone)
     mine = cache.document
 
     def change(raw: bytes | None) -> bytes | None:
@@ -191,6 +199,8 @@ class Http:
         while writer.offset < descriptor.size:
             begin = writer.offset
             with ask(begin) as response:
+                if response.status == 404:
+                    raise BlobNotFound(f"{self.what}: blob {descriptor.digest} is not there any more")
                 if response.status not in ((200,) if begin == 0 else (206,)):
                     raise failure(self.what, response, descriptor.digest)
                 try:

@@ -14,10 +14,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from anyarch.cache.exporter import documents
+from anyarch.cache.exporter import BlobsGone, documents
 from anyarch.cache.importer import read_document
 from anyarch.cache.merge import living, merge
-from anyarch.errors import AnyarchError, CacheError, ManifestNotFound, RegistryError
+from anyarch.errors import AnyarchError, BlobNotFound, CacheError, ManifestNotFound, RegistryError
 from anyarch.spec import media
 from anyarch.worker.transfer import push_blob
 
@@ -42,7 +42,8 @@ _TRIES = 100
 async def to_registry(
     worker: Worker, cache: ExportedCache, reference: Reference, *, on_step: Callable[[str], None]
 ) -> Blob:
-    """Push what the repository lacks, then the manifest under the tag of `reference`; answers that."""
+    """Push what the repository lacks, then the manifest under the tag of `reference`; answers that. Raises
+    `BlobsGone`."""
     writer = _Writer(worker, cache, reference, on_step)
     try:
         return await writer.write()
@@ -177,15 +178,22 @@ class _Writer:
         known = there.blobs if there is not None else {}
         blobs = self._cache.document.blobs
         wanted = [blob for digest, blob in blobs.items() if digest not in known]
+        gone: list[str] = []
 
         async def one(descriptor: Descriptor) -> None:
             layer = self._cache.layer_ids[descriptor.digest]
-            await self._worker.in_network(
-                push_blob, self._worker, self._reference, descriptor, layer, self.cancel
-            )
+            try:
+                await self._worker.in_network(
+                    push_blob, self._worker, self._reference, descriptor, layer, self.cancel
+                )
+            except BlobNotFound:
+                gone.append(descriptor.digest)
+                return
             self._on_step(f"writing layer {descriptor.digest}")
 
         await asyncio.gather(*(one(descriptor) for descriptor in wanted))
+        if gone:
+            raise BlobsGone(gone)
 
     async def _push_config(self, config: Blob) -> None:
         self._worker.store.content.put(config.raw)

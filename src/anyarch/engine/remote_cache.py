@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from anyarch.cache.client import ClientCaches
-    from anyarch.cache.exporter import CacheOptions
+    from anyarch.cache.exporter import CacheOptions, ExportedCache
     from anyarch.cache.importer import ImportedCache
     from anyarch.cache.objects import Objects
     from anyarch.engine.request import BuildRequest, CacheOption
@@ -291,13 +291,28 @@ async def _write(
     stock: StockKeys,
     client: ClientCaches | None,
 ) -> object:
-    from anyarch.cache.exporter import gather
+    from anyarch.cache.exporter import BlobsGone, gather, without
 
     cache = await gather(worker, solved, chains, _options(option), slot=slot, stock=stock.keys)
     on_step("preparing build cache for export")
-    if cache is None:
-        on_step("skipping cache export for empty result")
-        return None
+    while cache is not None:
+        try:
+            return await _send(option, worker, cache, on_step, client)
+        except BlobsGone as gone:
+            # Results that another cache named, and nobody wanted the bytes of: no reason to fail.
+            on_step(f"leaving out {len(gone.digests)} layers that are nowhere any more")
+            cache = await asyncio.to_thread(without, cache, gone.digests)
+    on_step("skipping cache export for empty result")
+    return None
+
+
+async def _send(
+    option: CacheOption,
+    worker: Worker,
+    cache: ExportedCache,
+    on_step: Callable[[str], None],
+    client: ClientCaches | None,
+) -> object:
     attrs = option.attrs
     match option.type:
         case "local" if client is not None:

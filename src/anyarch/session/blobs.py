@@ -73,7 +73,8 @@ class SessionCaches:
         try:
             return self._calls(read())
         except RpcError as error:
-            raise CacheError(f"the client's cache {directory} lacks {digest}: {error.message}") from None
+            kind = BlobNotFound if error.code == Code.NOT_FOUND else CacheError
+            raise kind(f"the client's cache {directory} lacks {digest}: {error.message}") from None
 
     def has(self, directory: str, digest: str) -> bool:
         async def ask() -> bool:

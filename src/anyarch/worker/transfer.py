@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from anyarch.errors import DigestMismatch
+from anyarch.errors import BlobNotFound, DigestMismatch, ManifestNotFound
 from anyarch.snapshot.layers import BLOBS, LAYOUT
 from anyarch.spec.digest import Digest
 from anyarch.spec.reference import Reference
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from anyarch.errors import AnyarchError
     from anyarch.registry.client import Registry
     from anyarch.spec.oci import Descriptor
     from anyarch.store.content import ContentStore
     from anyarch.worker.worker import Worker
 
-__all__ = ["fetch_blob", "push_blob"]
+__all__ = ["bring_blob", "fetch_blob", "push_blob"]
 
 
 def push_blob(
@@ -36,11 +37,33 @@ def push_blob(
     def opened() -> BinaryIO:
         # Asked for only when the bytes have to be sent: what the registry has, or can mount, is fetched from
         # nowhere.
-        if not content.has(digest) and origins:
-            worker.fetch_from(origins[0], descriptor, "")
+        bring_blob(worker, descriptor, layer_id)
         return content.open(digest)
 
     registry.push_blob(name, descriptor, opened, mount_from=mount_from, cancel=cancel)
+
+
+def bring_blob(worker: Worker, descriptor: Descriptor, layer_id: str) -> None:
+    """Have the bytes of a blob in the store, from the first of the places that are known to have it which
+    does; `layer_id` is the layer it belongs to, "" for none. `BlobNotFound` when none has it any more."""
+    if worker.store.content.has(descriptor.digest):
+        return
+    places = worker.layers.remote(worker.layers.get(layer_id)) if layer_id else []
+    missing: AnyarchError | None = None
+    for known, place in places:
+        if known.digest != descriptor.digest:
+            continue
+        try:
+            worker.fetch_from(place, known, "")
+            return
+        except (BlobNotFound, ManifestNotFound) as error:
+            missing = error
+    if missing is not None:
+        raise BlobNotFound(missing.message, hint=missing.hint) from missing
+    raise BlobNotFound(
+        f"blob {descriptor.digest} is not here, and no place is known that has it",
+        hint="run the build again: it is made anew",
+    )
 
 
 def fetch_blob(
