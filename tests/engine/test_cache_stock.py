@@ -345,6 +345,34 @@ def test_copies_from_stages_of_a_stock_cache_are_not_made_again(
 
 
 @pytest.mark.parametrize("kind", ["max", "min", "inline"])
+def test_a_linked_copy_from_a_stage_that_copies_itself_is_found_in_a_stock_cache(
+    scratch_build: Builder, tmp_path: Path, only_stock: None, kind: str, remote: FakeRegistry
+) -> None:
+    text = (
+        "FROM scratch AS other\nCOPY d /other\nFROM scratch AS mid\nCOPY --from=other /other /m\n"
+        "FROM scratch\nCOPY a /a\nCOPY --link --from=mid /m /o\n"
+    )
+    files = {"a": "a", "d/f": "f"}
+    name = f"{remote.address}/app:1"
+    to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": kind})
+    source = CacheOption("local", {"src": str(tmp_path / "cache")})
+    if kind == "inline":
+        to, source = CacheOption("inline"), CacheOption("registry", {"ref": name})
+    push = (Output("image", None, {"name": name, "push": "true"}),)
+    first = scratch_build(text, files=files, cache_to=(to,), outputs=push)
+    second = Builder(tmp_path / "second")(text, files=files, cache_from=(source,))
+    assert second.executed == []
+    if kind != "inline":
+        assert second.result.digest == first.result.digest
+    # Where the stage itself is wanted it is made, and nothing else.
+    third = Builder(tmp_path / "third")(text + "COPY --from=mid /m/f /n\n", files=files, cache_from=(source,))
+    assert third.read_text("/n") == "f"
+    assert not any("LINK" in step or "COPY a" in step for step in third.executed)
+    fourth = Builder(tmp_path / "fourth")(text, files={**files, "d/f": "new"}, cache_from=(source,))
+    assert fourth.read_text("/o/f") == "new"
+
+
+@pytest.mark.parametrize("kind", ["max", "min", "inline"])
 def test_copies_from_the_context_are_found_in_a_stock_cache(
     scratch_build: Builder, tmp_path: Path, only_stock: None, kind: str, remote: FakeRegistry
 ) -> None:

@@ -70,6 +70,9 @@ class Worker(threading.Thread):
                     self._build("oci"),
                     self._build("local"),
                     self._build("cacheonly"),
+                    self._build("cacheonly", "to"),
+                    self._build("local", "from"),
+                    self._build("cacheonly", "from", "to"),
                     self._prune(),
                 ]
             )
@@ -85,7 +88,8 @@ class Worker(threading.Thread):
             if done.returncode:
                 self.failures.append(f"{arguments}: status {done.returncode}\n{done.stderr}")
 
-    def _build(self, kind: str) -> list[str]:
+    def _build(self, kind: str, *caches: str) -> list[str]:
+        """`caches`: a build cache that all share is read (from), written (to)."""
         context = write_context(self._directory / "contexts" / str(self.ident), self._chance.randrange(4))
         out = self._directory / f"out-{self.ident}-{kind}"
         output = {
@@ -93,7 +97,14 @@ class Worker(threading.Thread):
             "local": f"type=local,dest={out}",
             "cacheonly": "type=cacheonly",
         }[kind]
-        return [f"build {kind}", "build", "--progress=quiet", "--output", output, str(context)]
+        cache = self._directory / "cache"
+        options = {
+            "from": ["--cache-from", f"type=local,src={cache}"],
+            "to": ["--cache-to", f"type=local,dest={cache},mode=max"],
+        }
+        given = [word for name in caches for word in options[name]]
+        name = " ".join(("build", kind, *caches))
+        return [name, "build", "--progress=quiet", "--output", output, *given, str(context)]
 
     def _prune(self) -> list[str]:
         limits = [

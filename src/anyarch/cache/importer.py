@@ -75,9 +75,10 @@ class ImportedCache:
         """What the cache has under BuildKit's keys."""
         from anyarch.cache.stock import Matched, match
 
-        found = Matched({}, {})
+        found = Matched({}, {}, set())
         for config, blobs in self._found.documents:
             one = match(keys, config, blobs)
+            found.records.update(one.records)
             for vertex, chains in one.results.items():
                 found.results.setdefault(vertex, chains)
             for vertex, contents in one.contents.items():

@@ -124,10 +124,12 @@ def stock_keys(
 
 class Matched(msgspec.Struct, frozen=True):
     """What a document has for keys: by vertex the results (a chain of blobs for each output, None for one it
-    does not have), and by vertex and input the records of contents that it knows the input by too."""
+    does not have), and by vertex and input the records of contents that it knows the input by too. `records`
+    are the vertices of which it has a record, be it without a result."""
 
     results: dict[str, tuple[Snapshot | None, ...]]
     contents: dict[str, dict[int, list[str]]]
+    records: set[str]
 
 
 def match(keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str, Descriptor]) -> Matched:
@@ -141,7 +143,7 @@ def match(keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str,
             by_digest.setdefault((record.digest, link), []).append(number)
     chain_of = chains_of(config, described(config, blobs))
     records: dict[tuple[str, int], set[int]] = {}
-    found = Matched({}, {})
+    found = Matched({}, {}, set())
 
     def below(links: Sequence[Link]) -> set[int]:
         return {number for vertex, output, _ in links for number in records.get((vertex, output), ())}
@@ -195,6 +197,8 @@ def match(keys: Mapping[str, StockKey], config: CacheConfig, blobs: Mapping[str,
             }
             records[vertex, output] = numbers
             learn(vertex, key, numbers)
+            if numbers:
+                found.records.add(vertex)
             if key.inputs:
                 chains = [chain_of(config.records[number]) for number in sorted(numbers)]
                 chain = next((chain for chain in chains if chain is not None), None)

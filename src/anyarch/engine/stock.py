@@ -103,9 +103,11 @@ class StockKeys:
         no key has to run anything to be known. Answers what could be found if the content of a fetched source
         were known: vertex, number of the input, the input, what is used of it."""
         found = []
+        recorded: set[str] = set()
         for cache in caches:
             matched = await asyncio.to_thread(cache.adopt, self.keys)
             found.append((cache, matched.results))
+            recorded |= matched.records
             for vertex, positions in matched.contents.items():
                 for number, records in positions.items():
                     self._add(vertex, number, records)
@@ -117,6 +119,7 @@ class StockKeys:
         used: dict[str, list[tuple[int, str, int, list[Selector]]]] = {}
         for digest, number, vertex, output, selectors in self._used():
             used.setdefault(digest, []).append((number, vertex, output, selectors))
+        leading = self._leading(recorded, {vertex for _, results in found for vertex in results})
         idle = {one.digest for one in self._solver.vertices if self._is_local(one.digest)}
         wanted = []
         for digest in self.keys:
@@ -135,6 +138,10 @@ class StockKeys:
             key = await self._solver.definition_key(digest)
             if having or all(map(self._is_local, contents)) or self._solver.is_saved(key):
                 idle.add(digest)
+            elif digest in leading:
+                # With mode=min a stage that is copied from has a record and no result.
+                one.by_definition = True
+                idle.add(digest)
             else:
                 wanted += [
                     (digest, number, Edge(vertex, output), selectors)
@@ -144,6 +151,15 @@ class StockKeys:
             for cache, outputs in having:
                 cache.add(key, outputs, bases)
         return wanted
+
+    def _leading(self, recorded: set[str], having: set[str]) -> set[str]:
+        """Those of `recorded` from which a way leads, over others of them, to one that has a result."""
+        leading: set[str] = set()
+        for digest in reversed(list(self.keys)):
+            if digest in self._solver and (digest in having or digest in leading):
+                inputs = {edge.vertex for edge in self._solver.vertex(digest).inputs}
+                leading |= inputs & recorded
+        return leading
 
     # -- contents
 

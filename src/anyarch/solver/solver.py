@@ -273,7 +273,7 @@ class Solver:
         # Whether the results are whole still is asked when somebody wants them: of a chain of known steps
         # those of the last one alone.
         known = self._cache.canonical(fast) or fast
-        if not self._cache.has(known) and any(cache_map.content):
+        if not self._cache.has(known) and any(cache_map.content) and not vertex.by_definition:
             return await self._content_key(state, cache_map, input_keys, fast)
         return known
 

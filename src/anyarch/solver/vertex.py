@@ -39,7 +39,17 @@ class Vertex:
     """One node: its identity, its inputs and how it is shown. `seconds` is how long its operation ran, 0
     until it has."""
 
-    __slots__ = ("digest", "ignore_cache", "inputs", "name", "operation", "platform", "seconds", "source")
+    __slots__ = (
+        "by_definition",
+        "digest",
+        "ignore_cache",
+        "inputs",
+        "name",
+        "operation",
+        "platform",
+        "seconds",
+        "source",
+    )
 
     def __init__(
         self,
@@ -60,6 +70,9 @@ class Vertex:
         self.source = source
         self.platform = platform
         self.seconds = 0.0
+        self.by_definition = False
+        """Whether its key is that by definition, whatever is known of it by content: what lies on it is known
+        by that one."""
 
 
 class CacheMap(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from anyarch.archive.entry import Entry, Kind
@@ -101,6 +102,20 @@ def test_a_context_arrives_and_only_changes_are_asked_for_again(tmp_path: Path) 
     ]
     assert (root / "d/old").read_bytes() == b"new!"
     assert open_files() == before
+
+
+def test_attributes_are_told_of_unchanged_files_too_and_set_on_none(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    given = {"d": (("user.a", b"1"),), "d/f": (("user.b", b"\0"), ("user.c", b""))}
+    entries = [
+        msgspec.structs.replace(entry, xattrs=given.get(entry.path, ()))
+        for entry in (directory("d"), file("d/f", 1), file("plain"))
+    ]
+    for asked in (["d/f", "plain"], []):
+        sender = Sender(root, entries, {"d/f": b"x"}).transfer()
+        assert sender.asked == asked
+        assert sender.receiver.attributes == given
+    assert os.listxattr(root / "d/f") == []
 
 
 def test_large_files_are_digested_while_they_come(tmp_path: Path) -> None:
