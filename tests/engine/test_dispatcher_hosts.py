@@ -19,6 +19,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
     ELSEWHERE,
     ENVIRONMENT,
+    FAILED,
     GONE,
     PAGE,
     RAN,
@@ -62,6 +63,7 @@ CALLED = ("sh", "/bin/sh", "-sh", "-/bin/sh", "/a/b/[", "many", "/bin/many", "la
 PROGRAM = bytes(range(256)) * 32
 MANY = PROGRAM[::-1]
 FIXED = PROGRAM[1:] + PROGRAM[:1]
+TRIED = PROGRAM[1:] + b"t"
 
 
 class Root:
@@ -91,13 +93,19 @@ class Root:
         fixed = identity(FIXED, size=len(FIXED), mtime=1000)
         assert fixed is not None
         there = Twin("/bin/fixed", "t/echo", (fixed,), (Condition(here=True),), append=("-end",))
-        twins = [*others, twin, many, there]
+        self.write(directory / "dev/mqueue/t/sh", native)
+        self.write(directory / "bin/tried", TRIED)
+        tried = identity(TRIED, size=len(TRIED), mtime=1000)
+        assert tried is not None
+        shell = Twin("/bin/tried", "t/sh", (tried,), trial="no more is needed\n")
+        twins = [*others, twin, many, there, shell]
         self.write(directory / "bin/echo", dispatcher(emulator, twins, host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
         self.log = directory / "dev/mqueue/log"
         self.log.touch()
-        self.number, self.count = len(others), len(twins)
+        self.number, self.many, self.fixed = (len(others) + more for more in range(3))
+        self.count = len(twins)
 
     def write(self, path: Path, content: bytes) -> None:
         path.write_bytes(content)
@@ -112,9 +120,8 @@ class Root:
         name: str = "echo",
     ) -> str:
         """What is printed when the kernel starts the emulator for `path`, as flag P of binfmt_misc has it."""
-        before = ["/bin/qemu", "-0", "/bin/echo"] if self.host != "amd64" else []
         done = subprocess.run(
-            ["/usr/sbin/chroot", str(self.directory), *before, "/bin/echo", path, name, *arguments],
+            self.command(path, name, *arguments),
             env=dict(env or {}),
             capture_output=True,
             text=True,
@@ -123,12 +130,22 @@ class Root:
         assert done.returncode == 0, done.stderr
         return done.stdout.rstrip("\n")
 
+    def command(self, *arguments: str) -> list[str]:
+        before = ["/bin/qemu", "-0", "/bin/echo"] if self.host != "amd64" else []
+        return ["/usr/sbin/chroot", str(self.directory), *before, "/bin/echo", *arguments]
+
+    def run_tried(self, script: str) -> tuple[str, str, int]:
+        """Output, error output and exit code of what is tried."""
+        command = self.command("/bin/tried", "sh", "-c", script)
+        done = subprocess.run(command, env={}, capture_output=True, text=True, check=False)
+        return done.stdout, done.stderr, done.returncode
+
     def verdicts(self) -> dict[int, int]:
-        """Of the program, since the last call."""
+        """Of the one program that was run since the last call."""
         found = read_log(self.log.read_bytes(), self.count)
         self.log.write_bytes(b"")
-        assert set(found) <= {self.number}
-        return found.get(self.number, {})
+        assert len(found) <= 1
+        return next(iter(found.values()), {})
 
 
 @pytest.fixture(params=["amd64", "arm64"])
@@ -333,4 +350,77 @@ def test_a_program_that_looks_around_where_it_is_has_a_twin_in_its_place_alone(r
     (root.directory / "bin/name").unlink()
     place.rename(root.directory / "bin/moved")
     assert root.run("x", path="/bin/moved") == "/bin/moved echo x"
-    assert read_log(root.log.read_bytes(), root.count) == {root.count - 1: {RAN: 2, ELSEWHERE: 4}}
+    assert read_log(root.log.read_bytes(), root.count) == {root.fixed: {RAN: 2, ELSEWHERE: 4}}
+
+
+LINES = "i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i + 1)); done; "
+WRITTEN = "".join(f"line {number}\n" for number in range(3000))
+
+
+def emulated(script: str) -> tuple[str, str, int]:
+    return f"/bin/tried sh -c {script}\n", "", 0
+
+
+def test_what_is_tried_and_ends_well_has_said_all(root: Root) -> None:
+    assert root.run_tried(f"{LINES} echo out") == ("out\n", WRITTEN, 0)
+    assert root.run_tried(":") == ("", "", 0)
+    assert root.verdicts() == {RAN: 2}
+
+
+@pytest.mark.parametrize("end", ["exit 1", "exit 126", "kill -9 $$"])
+def test_of_what_is_tried_and_fails_nothing_is_heard(root: Root, end: str) -> None:
+    script = f"{LINES} {end}"
+    assert root.run_tried(script) == emulated(script)
+    assert root.verdicts() == {RAN: 1, (GONE if end == "exit 126" else FAILED): 1}
+
+
+@pytest.mark.parametrize(("end", "code"), [("exit 3", 3), ("kill -9 $$", -9), ("exit 0", 0)])
+def test_with_the_text_a_trial_is_over(root: Root, end: str, code: int) -> None:
+    """The text may come in pieces."""
+    pause = "i=0; while [ $i -lt 9000 ]; do i=$((i + 1)); done; "
+    said = f"echo -n 'x no mo' >&2; {pause} echo -n 're is need' >&2; {pause} echo ed >&2"
+
+    assert root.run_tried(f"{LINES} {said}; echo more >&2; {end}") == (
+        "",
+        f"{WRITTEN}x no more is needed\nmore\n",
+        code,
+    )
+    assert root.verdicts() == {RAN: 1}
+
+
+def test_who_waits_for_the_text_hears_it_at_once(root: Root) -> None:
+    script = "echo before >&2; echo no more is needed >&2; read answer; echo $answer >&2; exit 4"
+    with subprocess.Popen(
+        root.command("/bin/tried", "sh", "-c", script),
+        env={},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert [process.stderr.readline() for _ in range(2)] == ["before\n", "no more is needed\n"]
+        process.stdin.write("answer\n")
+        assert process.stderr.read() == "answer\n"
+    assert process.returncode == 4
+
+
+def test_a_trial_ends_with_the_program_that_it_is(root: Root) -> None:
+    script = "echo $$ >&3; exec sleep 1000"
+    read, write = os.pipe()
+    with subprocess.Popen(
+        root.command("/bin/tried", "sh", "-c", script.replace(">&3", f">&{write}")), env={}, pass_fds=[write]
+    ) as process:
+        os.close(write)
+        with os.fdopen(read) as told:
+            assert int(told.readline()) != process.pid
+            process.kill()
+            assert told.read() == ""  # whoever had the other end is gone
+
+
+def test_a_trial_whose_twin_is_missing_is_emulated(root: Root) -> None:
+    (root.directory / "dev/mqueue/t/sh").unlink()
+
+    assert root.run_tried("exit 3") == emulated("exit 3")
+    assert root.verdicts() == {RAN: 1, GONE: 1}

@@ -20,8 +20,10 @@ REGISTERS = 8
 
 # arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
 _NUMBERS = (
-    *(("openat", 257, 56), ("fstat", 5, 80), ("pread64", 17, 67), ("write", 1, 64), ("close", 3, 57)),
-    *(("newfstatat", 262, 79), ("fcntl", 72, 25), ("execve", 59, 221), ("exit", 231, 94)),
+    *(("openat", 257, 56), ("newfstatat", 262, 79), ("fstat", 5, 80), ("pread64", 17, 67), ("read", 0, 63)),
+    *(("write", 1, 64), ("close", 3, 57), ("fcntl", 72, 25), ("dup3", 292, 24), ("pipe2", 293, 59)),
+    *(("clone", 56, 220), ("execve", 59, 221), ("wait4", 61, 260), ("exit", 231, 94), ("kill", 62, 129)),
+    *(("getpid", 39, 172), ("prctl", 157, 167), ("brk", 12, 214)),
 )
 SYSTEM_CALLS = {
     "amd64": {name: number for name, number, _ in _NUMBERS},

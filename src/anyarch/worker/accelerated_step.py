@@ -55,7 +55,7 @@ class StepReport(msgspec.Struct, frozen=True):
     emulated: dict[str, dict[str, int]]
 
 
-_GONE = 5
+_GONE, _FAILED = 5, 8
 _WORTH = 10
 """From so many runs on of the programs beside it a twin that takes long to make is worth it."""
 _REASONS = {
@@ -65,6 +65,7 @@ _REASONS = {
     5: "it ran in another root directory",
     6: "its standard input was closed",
     7: "it was a copy in another place",
+    8: "the native one failed: it needs a library of the image's architecture, or its input has an error",
 }
 
 
@@ -106,7 +107,8 @@ class Step:
         emulated: dict[str, dict[str, int]] = {}
         for number, verdicts in sorted(counts.items()):
             reasons = {_REASONS[verdict]: times for verdict, times in verdicts.items() if verdict != RAN}
-            native -= verdicts.get(_GONE, 0)  # it was counted before it was looked for
+            # these were counted before it was known
+            native -= verdicts.get(_GONE, 0) + verdicts.get(_FAILED, 0)
             if reasons:
                 emulated[self._set.twins[number][0]] = reasons
         self._acceleration.reports[self._vertex] = StepReport(self._set.layer, native, emulated)

@@ -24,6 +24,8 @@ __all__ = [
     "CLOSED",
     "ELSEWHERE",
     "ENVIRONMENT",
+    "FAILED",
+    "GONE",
     "HIDDEN",
     "LOG",
     "PAGE",
@@ -44,7 +46,7 @@ looks at `/` or walks through it does not come there."""
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
-RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE = range(1, 8)
+RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE, FAILED = range(1, 9)
 RECORD = struct.Struct("<II")
 PRIME, BASIS = 0x100000001B3, 0xCBF29CE484222325  # FNV-1a, of 64 bit words
 WORD = (1 << 64) - 1
@@ -98,7 +100,12 @@ class Condition(msgspec.Struct, frozen=True, order=True):
 class Twin(msgspec.Struct, frozen=True, order=True):
     """`path` of the foreign program, `program` of the native one below `HIDDEN`. One of `conditions` has to
     hold, where there are any; if none does, the next twin in a table counts if it is for the same file.
-    `append` are arguments that it gets behind all others."""
+    `append` are arguments that it gets behind all others.
+
+    With a `trial` the twin is tried: what it says is held back, and if it fails nothing of that is seen, but
+    the program is emulated. From the moment that it says `trial` it is no longer one: then all that it says
+    is passed on, and how it ends is how the program ends. A text that it never says makes that no sooner
+    than it has ended well."""
 
     path: str
     program: str
@@ -106,6 +113,7 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     conditions: tuple[Condition, ...] = ()
     arguments: tuple[ArgumentRule, ...] = ()
     append: tuple[str, ...] = ()
+    trial: str = ""
 
 
 def identity(head: bytes, *, size: int, mtime: int) -> Identity | None:
@@ -127,7 +135,7 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for place in range(0, len(raw) - len(raw) % RECORD.size, RECORD.size):
         number, verdict = RECORD.unpack_from(raw, place)
-        if number < count and RAN <= verdict <= ELSEWHERE:
+        if number < count and RAN <= verdict <= FAILED:
             counts = found.setdefault(number, {})
             counts[verdict] = counts.get(verdict, 0) + 1
     return found

@@ -13,6 +13,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     CLOSED,
     ELSEWHERE,
     ENVIRONMENT,
+    FAILED,
     GONE,
     HIDDEN,
     LOG,
@@ -24,6 +25,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     WORD,
     Condition,
 )
+from anyarch.emulation.accelerate.trial import NOT_STARTED, try_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +50,11 @@ _END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4",
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV = 0, 0x200, 0x1800, 0x1808
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<13Q")
+_ENTRY = struct.Struct("<14Q")
 _HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
-_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(40, 104, 8)
+_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _ARGS_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT = range(
+    40, 112, 8
+)
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -491,6 +495,13 @@ def _run(asm: Assembler) -> None:
     asm.address(c, "run_now")
     asm.jump("tell")
     asm.label("run_now")
+    asm.load(a, entry, _TRIAL_AT)
+    asm.branch_zero(a, "execute")
+    asm.address(c, "texts")
+    asm.add(a, c)
+    asm.store(a, frame, _MESSAGE)
+    try_out(asm, frame_at=_HEAD, text_at=_MESSAGE)
+    asm.label("execute")
     _variables(asm, limit)
     asm.load(c, frame, _ARGV)
     asm.load(a, entry, _PROGRAM_AT)
@@ -498,6 +509,11 @@ def _run(asm: Assembler) -> None:
     asm.add(a, b)
     asm.system_call("execve", a, c, limit)
     # no twin in this root (a chroot), or the arguments have become too long
+    asm.load(a, entry, _TRIAL_AT)
+    asm.branch_zero(a, "gone")
+    asm.constant(a, NOT_STARTED)
+    asm.system_call("exit", a)
+    asm.label("gone")
     asm.constant(d, GONE)
     asm.address(c, "emulate")
     asm.jump("tell")
@@ -520,6 +536,10 @@ def _run(asm: Assembler) -> None:
     asm.jump("tell")
     asm.label("refuse_place")
     asm.constant(d, ELSEWHERE)
+    asm.address(c, "emulate")
+    asm.jump("tell")
+    asm.label("failed")
+    asm.constant(d, FAILED)
     asm.address(c, "emulate")
     asm.jump("tell")
     asm.label("refuse_argument")
@@ -628,6 +648,7 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + _END)
         rest = text(b"".join(_ITEM + item.encode() + b"\0" for item in twin.append) + _END)
+        trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
         assert len(twin.append) <= _MOST_APPENDED
         conditions = [
             (
@@ -641,7 +662,8 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         ]
         for each in twin.identities:
             known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rows += [_ENTRY.pack(*known_by, *condition, arguments, rest, number) for condition in conditions]
+            rest_of = (arguments, rest, number, trial)
+            rows += [_ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
     asm.align(8)
     asm.label("entries")
     asm.data(b"".join(rows))
