@@ -13,7 +13,7 @@ import msgspec
 
 from anyarch.emulation.accelerate.natives import Natives
 from anyarch.emulation.accelerate.packages import is_same_source
-from anyarch.errors import NotSupported
+from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from anyarch.emulation.accelerate.packages import Packages
     from anyarch.emulation.accelerate.twins import Chosen
 
-__all__ = ["Chain", "Scene", "Work", "Workshop", "chains", "libraries_of", "owned_natives"]
+__all__ = [
+    "Chain",
+    "Scene",
+    "Work",
+    "Workshop",
+    "chains",
+    "libraries_of",
+    "names",
+    "owned_natives",
+    "owner_of",
+]
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -68,6 +78,11 @@ class Scene(NamedTuple):
     missing: str = ""
     workshop: Workshop | None = None
 
+    def is_of_base(self, path: str) -> bool:
+        """Whether a file of the root is the base image's."""
+        node = self.root.tree.lookup(path)
+        return node is not None and node.position < self.based
+
 
 class Chain(Protocol):
     """The tool chain of a language."""
@@ -92,9 +107,10 @@ def chains() -> Sequence[Chain]:
     """Those that are known."""
     from anyarch.emulation.accelerate.clang import Clang
     from anyarch.emulation.accelerate.golang import Go
+    from anyarch.emulation.accelerate.rust import Rust
     from anyarch.emulation.accelerate.without import WithoutTwins
 
-    return (Go(), Clang(), WithoutTwins())
+    return (Go(), Clang(), Rust(), WithoutTwins())
 
 
 def libraries_of(root: Packages, target: str, paths: Sequence[str]) -> dict[str, str]:
@@ -104,11 +120,25 @@ def libraries_of(root: Packages, target: str, paths: Sequence[str]) -> dict[str,
     found: dict[str, str] = {}
     for path in paths:
         for soname, library in foreign.libraries_of(path).items():
-            owner = root.owner(library)
-            if not owner:
-                raise NotSupported(f"/{path} needs {soname}, which is of no package")
+            owner = owner_of(root, path, soname, library)
             found[owner] = root.version(owner)
     return found
+
+
+def owner_of(root: Packages, path: str, soname: str, library: str) -> str:
+    """The package of a library that a program needs. Raises `NotSupported` when there is none."""
+    owner = root.owner(library)
+    if not owner:
+        raise NotSupported(f"/{path} needs {soname}, which is of no package")
+    return owner
+
+
+def names(root: Packages, path: str) -> list[str]:
+    """What is in a directory; nothing when there is none."""
+    try:
+        return sorted(root.tree.listdir(path))
+    except PathNotFound:
+        return []
 
 
 def owned_natives(scene: Scene, package: str, paths: Sequence[str]) -> Packages:

@@ -94,7 +94,7 @@ class Go:
                 _version(scene.root, tree),
                 [_version(native, tree) for native in scene.natives],
                 [
-                    (path, identity_of(scene.root, path), _is_of_base(scene, path))
+                    (path, identity_of(scene.root, path), scene.is_of_base(path))
                     for path in (tree.command, *tree.tools(scene.target).values())
                 ],
             )
@@ -159,7 +159,7 @@ def _native(scene: Scene, tree: _Tree) -> Packages:
         return owned_natives(scene, tree.package, present)
     version = _version(scene.root, tree)
     for path in present:
-        if not _is_of_base(scene, path):
+        if not scene.is_of_base(path):
             raise NotSupported(f"{version} is not the base image's, but came by a step")
     sibling = _version(scene.natives[0], tree)
     if sibling != version:
@@ -196,7 +196,7 @@ def _command(scene: Scene, tree: _Tree, native: Packages, natives: Natives) -> T
         raise NotSupported("nothing can be compiled here")
     if tree.package and not scene.root.is_intact(tree.package, tree.command):
         raise NotSupported("it is not as its package brought it")
-    if not tree.package and not _is_of_base(scene, tree.command):
+    if not tree.package and not scene.is_of_base(tree.command):
         raise NotSupported("it is not the base image's, but came by a step")
     if not scene.workshop.is_wanted(_name(scene, tree)):
         raise _NotYet("its twin takes a minute to make; it is made when Go has compiled a program here")
@@ -228,7 +228,7 @@ def _check_sources(scene: Scene, tree: _Tree, directories: Sequence[str]) -> Non
     for directory in directories:
         for path, is_file in gocommand.sources(scene.root, directory):
             if not tree.package:
-                is_original = is_file and _is_of_base(scene, path)
+                is_original = is_file and scene.is_of_base(path)
             else:
                 is_original = is_file and path in owners and scene.root.is_intact(owners[path], path)
             if not is_original:
@@ -244,8 +244,3 @@ def _check_loaders(theirs: bytes, ours: bytes) -> None:
 
 def _exists(packages: Packages, path: str) -> bool:
     return packages.tree.lookup(path) is not None
-
-
-def _is_of_base(scene: Scene, path: str) -> bool:
-    node = scene.root.tree.lookup(path)
-    return node is not None and node.position < scene.based

@@ -18,7 +18,7 @@ from anyarch.errors import NotSupported, PathNotFound
 from anyarch.snapshot.slices import reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from anyarch.elf.binary import Binary
@@ -42,8 +42,10 @@ class Natives:
         host: str,
         target: str,
         names: Mapping[bytes, bytes] | None = None,
+        directories: Sequence[str] = (),
     ) -> None:
-        """`names` are texts that name this machine's architecture, and the target's."""
+        """`names` are texts that name this machine's architecture, and the target's. Libraries are looked
+        for in `directories` before the usual ones."""
         self.packages = packages
         self.files: dict[str, bytes] = {}
         self._group = group
@@ -51,6 +53,9 @@ class Natives:
         self._names = native_texts(host, target) if names is None else names
         self._loaders = loaders(host)
         self._libraries: dict[str, str] = {}
+        multiarch = TARGETS[host].multiarch
+        usual = (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib")
+        self._directories = (*directories, *usual)
 
     def program(
         self,
@@ -75,9 +80,12 @@ class Natives:
         pairs = self._named_texts(program, like) if texts is None else dict(texts)
         own = f"{HIDDEN}/{self._group}l"
         for directory in found.search:
-            if len(directory) < len(own):
+            if len(directory) >= len(own):
+                pairs[directory.encode()] = own.ljust(len(directory), "/").encode()
+            elif directory.startswith("$ORIGIN/"):
+                pairs[directory.encode()] = b""  # glibc's and musl's loaders pass over none at all
+            else:
                 raise NotSupported(f"/{path} looks for libraries in {directory}")
-            pairs[directory.encode()] = own.ljust(len(directory), "/").encode()
         program.replace_texts(pairs)
         if change is not None:
             change(program)
@@ -143,10 +151,9 @@ class Natives:
         return found
 
     def _find(self, soname: str) -> str:
-        multiarch = TARGETS[self._host].multiarch
         if "/" in soname:
             raise NotSupported(f"the library {soname} is named by a path")
-        for directory in (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib"):
+        for directory in self._directories:
             path = f"{directory}/{soname}"
             try:
                 real = self.packages.tree.resolve(path)

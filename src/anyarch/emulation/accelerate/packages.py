@@ -89,7 +89,9 @@ class Packages:
             for name in self.installed:
                 for each in self.files(name):
                     if ".so" in each:  # the owners of libraries are asked for
-                        self._owners[self._real(each)] = name
+                        real = self._real(each)
+                        if real == each or real not in self._owners:  # others have links to it
+                            self._owners[real] = name
         return self._owners.get(self._real(path), "")
 
     def is_intact(self, name: str, path: str) -> bool:

@@ -10,6 +10,7 @@ from anyarch.emulation.accelerate.chains import Scene
 from anyarch.emulation.accelerate.clang import Clang
 from anyarch.emulation.accelerate.golang import Go
 from anyarch.emulation.accelerate.packages import Packages
+from anyarch.emulation.accelerate.rust import Rust
 from anyarch.emulation.accelerate.without import WithoutTwins
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.testing.debian_images import native
@@ -99,17 +100,51 @@ def test_a_go_of_no_package_has_to_be_of_the_base_image(tmp_path: Path) -> None:
 def test_a_root_without_tool_chains_asks_for_nothing(tmp_path: Path) -> None:
     root = tree(tmp_path / "a", {"base-files": "12"})
 
-    for chain in (Go(), Clang(), WithoutTwins()):
+    for chain in (Go(), Clang(), Rust(), WithoutTwins()):
         chosen = chain.choose(scene(root, root))
         assert chain.packages(root, "arm64") == {}
         assert (chosen.twins, chosen.files, chosen.emulated) == ([], {}, {})
 
 
-def test_rust_and_zig_are_told_to_be_emulated(tmp_path: Path) -> None:
+def rust_of(directory: Path, version: str) -> Packages:
+    """Whose target's libraries are there."""
+    (directory / "usr/lib/rustlib/aarch64-unknown-linux-gnu/lib/core.rlib").mkdir(parents=True)
+    return tree(directory, {"rustc": version}, {"usr/bin/rustc": "rustc"})
+
+
+def test_a_rustc_of_another_version_has_no_twin(tmp_path: Path) -> None:
+    root, other = rust_of(tmp_path / "a", "1.63.0+dfsg1-2"), rust_of(tmp_path / "b", "1.85.0+dfsg3-1")
+
+    emulated = Rust().choose(scene(root, other)).emulated
+
+    assert emulated == {"rustc": "version 1.63.0+dfsg1-2, but 1.85.0+dfsg3-1 of the native package"}
+
+
+def test_rustc_has_no_twin_where_none_is_known_to_do_the_same(tmp_path: Path) -> None:
+    root = rust_of(tmp_path / "a", "1.63.0")
+
+    chosen = Rust().choose(scene(root, root)._replace(target="arm"))
+
+    assert chosen.emulated == {"rustc": "no native rustc is known to do the same as that of arm"}
+    assert Rust().packages(root, "arm") == {}
+
+
+def test_a_rustc_of_rustup_has_to_be_of_the_base_image(tmp_path: Path) -> None:
+    place = "usr/local/rustup/toolchains/1.80.1-{}-unknown-linux-gnu/bin/rustc"
+    tree(tmp_path / "a", {}, programs=(place.format("aarch64"),))
+    (tmp_path / "a/usr/local/rustup/toolchains/mine").mkdir()
+    root = read(tmp_path / "a")
+
+    by_step, of_base = (Rust().choose(scene(root, root, based=based)).emulated for based in (0, 1))
+
+    path = f"/{place.format('aarch64')}"
+    assert by_step[path] == f"{path} is not the base image's, but came by a step"
+    assert of_base[path] == "the library libc.so.6 is missing"
+    assert "no native rustc is known" in by_step["/usr/local/rustup/toolchains/mine/bin/rustc"]
+
+
+def test_zig_is_told_to_be_emulated(tmp_path: Path) -> None:
     zig = "usr/local/lib/python3.11/site-packages/ziglang/zig"
-    tree(tmp_path / "a", {"rustc": "1.63.0", "cargo": "0.66.0"}, programs=(zig,))
-    (tmp_path / "a/usr/local/rustup/toolchains/1.80").mkdir(parents=True)
+    root = tree(tmp_path / "a", {}, programs=(zig,))
 
-    emulated = WithoutTwins().choose(scene(read(tmp_path / "a"))).emulated
-
-    assert list(emulated) == ["rustc", "cargo", "/usr/local/rustup/toolchains/1.80", f"/{zig}"]
+    assert list(WithoutTwins().choose(scene(root)).emulated) == [f"/{zig}"]
