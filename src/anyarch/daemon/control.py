@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,12 +28,13 @@ from anyarch.daemon.storage import disk_usage, prune_store
 from anyarch.engine.provenance import Run
 from anyarch.engine.request import CacheOption
 from anyarch.engine.workbench import SolveResult
+from anyarch.errors import StoreError
 from anyarch.llb.definition import Definition
 from anyarch.session.identity import base36_id
 from anyarch.spec.number import natural
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from anyarch.api.proto import worker_pb2
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from anyarch.engine.request import BuildResult, Output
     from anyarch.engine.workbench import Workbench
     from anyarch.session.lender import Sessions
+    from anyarch.store.store import Store
 
 __all__ = ["Control", "now_header"]
 
@@ -176,12 +178,12 @@ class Control:
             trace_parent=call.metadata.get("traceparent"),
         )
         await self._jobs.add(job)
-        if not request.Internal:
-            self._history.begin(job)
         response: dict[str, str] | None = None
         failure: RpcError | None = RpcError(Code.CANCELLED, "context canceled")
         try:
             job.start()
+            if not request.Internal:
+                self._history.begin(job)
             response = await self._build(job)
             failure = None
         except Exception as error:
@@ -267,6 +269,7 @@ class Control:
                 )
             finally:
                 if not request.Internal:
+                    job.manifests = _small_blobs(bench.store, job.results.values())
                     options = ProvenanceOptions(builder_id=_builder_id(attests))
                     job.provenance = bench.history_provenance(options)
 
@@ -286,6 +289,15 @@ def _use_built_in(request: control_pb2.SolveRequest) -> None:
     if request.Frontend == "gateway.v0" and attrs.get("source") == "dockerfile.v0" and not is_replaced:
         request.Frontend = "dockerfile.v0"
         del attrs["source"]
+
+
+def _small_blobs(store: Store, descriptors: Iterable[Mapping[str, object]]) -> dict[str, bytes]:
+    """The blobs of `descriptors`, manifests and indexes, by digest, as far as the store has them."""
+    found = {}
+    for digest in {str(item.get("digest", "")) for item in descriptors}:
+        with suppress(StoreError):
+            found[digest] = store.content.read(digest)
+    return found
 
 
 def _builder_id(attests: Attests) -> str:

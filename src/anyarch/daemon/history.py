@@ -80,9 +80,7 @@ class History:
         record.CompletedAt.CopyFrom(timestamp(time.time()))
         record.numTotalSteps = len(vertices)
         record.numCachedSteps = sum(event.cached for event in vertices.values())
-        record.numCompletedSteps = sum(
-            event.completed is not None and not event.error for event in vertices.values()
-        )
+        record.numCompletedSteps = sum(event.completed is not None for event in vertices.values())
         record.numWarnings = sum(isinstance(event, WarningEvent) for event in events)
         for key, value in (response or {}).items():
             record.ExporterResponse[key] = value
@@ -104,6 +102,8 @@ class History:
                 item = self._blob(raw, PAYLOAD_TYPE)
                 item.annotations[PREDICATE_TYPE] = _SLSA
                 (record.Results[name] if name else record.Result).Attestations.append(item)
+            for raw in job.manifests.values():  # a collection may take those of the store
+                self._blob(raw, "")
             record.logs.CopyFrom(self._blob(log, _LOG_TYPE))
             record.trace.CopyFrom(self._blob(trace, TRACE_TYPE))
             if error is not None:
@@ -276,7 +276,8 @@ class History:
 def _blobs_of(record: control_pb2.BuildHistoryRecord) -> tuple[control_pb2.Descriptor, ...]:
     infos = (record.Result, *record.Results.values())
     attestations = [item for info in infos for item in info.Attestations]
-    return record.logs, record.externalError, record.trace, *attestations
+    images = [item for info in infos for item in info.Results.values()]
+    return record.logs, record.externalError, record.trace, *attestations, *images
 
 
 def _replace(path: Path, raw: bytes) -> None:

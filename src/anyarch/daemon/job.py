@@ -108,6 +108,8 @@ class Job:
         """What the record tells of the results, by name."""
         self.results: dict[int, dict[str, object]] = {}
         """The descriptors of the images that were made, by the exporter's position."""
+        self.manifests: dict[str, bytes] = {}
+        """What those descriptors are of, by digest."""
         self._sessions = sessions
         self._settings = settings
         self._root = root

@@ -104,6 +104,7 @@ class Workbench:
         self.worker = worker
         self.solver = solver
         self._cache = cache
+        self._cache_options: list[CacheOption] = []
         self._borrowed = borrowed
         self._plain = EngineGateway(solver, worker, BuildOpts({}, build_platforms=(host_platform(),)))
         self.warnings = 0
@@ -172,11 +173,14 @@ class Workbench:
         return self._plain
 
     async def import_caches(self, options: Sequence[CacheOption]) -> None:
-        """Ask these caches too, from now on. One that cannot be read is a warning."""
-        if options:
+        """Ask these caches too, from now on; those that were named before are asked already. One that cannot
+        be read is a warning."""
+        new = [option for option in options if option not in self._cache_options]
+        self._cache_options += new
+        if new:
             from anyarch.engine.remote_cache import import_caches
 
-            request = BuildRequest(context=".", cache_from=tuple(options))
+            request = BuildRequest(context=".", cache_from=tuple(new))
             self._cache.imported = [
                 *self._cache.imported,
                 *await import_caches(request, self.worker, self._plain.warn, self._borrowed.caches),
