@@ -63,6 +63,9 @@ class Clip:
         return [event]
 
     def _take(self, stream: _Stream, event: LogEvent) -> bytes:
+        if event.timestamp < stream.last:  # the clock was set back, which gives nobody less
+            stream.began -= stream.last - event.timestamp
+        stream.last = event.timestamp
         limit, text = self._limit(event.timestamp - stream.began)
         before, stream.size = stream.size, stream.size + len(event.data)
         room = len(event.data) if limit < 0 else max(0, limit - before)
@@ -88,7 +91,7 @@ class Clip:
 
 class _Stream:
     def __init__(self, began: float) -> None:
-        self.began = began
+        self.began = self.last = began
         self.size = 0
         self.is_clipping = False
         self.tail = bytearray()

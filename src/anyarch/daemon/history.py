@@ -77,7 +77,9 @@ class History:
             return
         events = list(job.log.events)
         vertices = {event.digest: event for event in events if isinstance(event, VertexEvent)}
-        record.CompletedAt.CopyFrom(timestamp(time.time()))
+        began = record.CreatedAt.seconds + record.CreatedAt.nanos / 1e9
+        ended = max(time.time(), began)  # clocks are set back, too
+        record.CompletedAt.CopyFrom(timestamp(ended))
         record.numTotalSteps = len(vertices)
         record.numCachedSteps = sum(event.cached for event in vertices.values())
         record.numCompletedSteps = sum(event.completed is not None for event in vertices.values())
@@ -89,7 +91,6 @@ class History:
         if results:
             record.Result.ResultDeprecated.CopyFrom(record.Result.Results[min(results)])
         record.Generation = 1
-        began, ended = (stamp.seconds + stamp.nanos / 1e9 for stamp in (record.CreatedAt, record.CompletedAt))
         told = error.message if error is not None else ""
         trace = trace_of(job.ref, events, began=began, ended=ended, error=told, parent=job.trace_parent)
         log = b"".join(

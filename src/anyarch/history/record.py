@@ -55,7 +55,7 @@ class BuildRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def duration(self) -> int:
         """Nanoseconds; so far, while it runs."""
-        return (self.now if self.completed is None else self.completed) - self.started
+        return max(0, (self.now if self.completed is None else self.completed) - self.started)
 
     @property
     def status(self) -> str:

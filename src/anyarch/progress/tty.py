@@ -193,7 +193,7 @@ def _rows(step: Step, now: float) -> list[Row]:
         end = (
             status.completed if status.completed is not None else now if step.is_running else status.timestamp
         )
-        seconds = end - status.started if status.started is not None else 0.0
+        seconds = max(0.0, end - status.started) if status.started is not None else 0.0
         style = "run" if status.completed is not None else ""
         rows.append(Row(f" => => {name}{transferred(status)}", _seconds(seconds), style))
     rows += [Row(f"    WARN: {warning.short}", style="warning") for warning in step.warnings]

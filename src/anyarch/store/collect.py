@@ -246,7 +246,8 @@ def collect_after_build(store: Store, table: Mapping[str, object] | None = None)
     stamp = f"{store.root}/collect.time"
     with disk_errors(stamp):
         try:
-            if time.time() - os.stat(stamp).st_mtime < CHECK_EVERY_S:
+            # One of the future is of a clock that was set back since.
+            if 0 <= time.time() - os.stat(stamp).st_mtime < CHECK_EVERY_S:
                 return []
         except FileNotFoundError:
             pass  # the first time

@@ -442,7 +442,7 @@ class Worker:
         content = self.store.content
         if content.has(digest):
             return
-        started = last = time.time()
+        started, last = time.time(), time.monotonic()
         current = 0
 
         def report(done: bool) -> None:
@@ -464,8 +464,8 @@ class Worker:
         def on_progress(count: int) -> None:
             nonlocal current, last
             current += count
-            if time.time() - last > _PROGRESS_STEP_S:
-                last = time.time()
+            if time.monotonic() - last > _PROGRESS_STEP_S:
+                last = time.monotonic()
                 report(False)
 
         from anyarch.worker.transfer import fetch_blob

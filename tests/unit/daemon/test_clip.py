@@ -74,3 +74,9 @@ def test_the_log_of_a_build_that_writes_without_end_is_bounded() -> None:
         assert kept < 3 << 20
 
     asyncio.run(work())
+
+
+def test_a_clock_that_is_set_back_takes_no_output_away() -> None:
+    clip = Clip(size=100, speed=10)
+    told(clip, out("a" * 10, 5000.0), out("b" * 10, 5001.5), out("c" * 10, 101.0))
+    assert told(clip, out("d" * 10, 103.0), done()) == "d" * 10

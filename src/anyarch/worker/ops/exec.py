@@ -552,7 +552,7 @@ class ExecOperation:
                 continue
             if mount.dest == "/":
                 self._distrust(upper, base)
-            layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
+            layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns())
             outputs[mount.output] = (base or SnapshotResult()).on(layer)
         return [outputs.get(index) for index in range(max(outputs, default=-1) + 1)]
 
@@ -575,7 +575,7 @@ class ExecOperation:
                 if upper is not None and not mount.readonly and os.path.isdir(upper):
                     if mount.dest == "/":
                         self._distrust(upper, base)
-                    layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns)
+                    layer = self._worker.adopt(upper, base, since_ns=mounts.since_ns())
                     self._worker.passing_layers.append(layer)
                     base = (base or SnapshotResult()).on(layer)
                 left.append(base)

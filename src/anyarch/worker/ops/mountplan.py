@@ -30,14 +30,20 @@ class MountPlan:
     def __init__(self, worker: Worker, stack: ExitStack) -> None:
         self._worker = worker
         self.stack = stack
-        self.since_ns = time.time_ns() - _TICK_NS
-        """Whatever the step changes has a later time, unless it sets another."""
+        self._since_ns = time.time_ns() - _TICK_NS
+        self._began_ns = time.monotonic_ns()
         self.directory = stack.enter_context(worker.step_directory())
         self._uppers: dict[int, Path] = {}
         self._caches: dict[tuple[CacheOpt, str], str] = {}
         self.cache_places: dict[int, str] = {}
         """The directories of cache mounts, by the mount's position."""
         self._agents = 0
+
+    def since_ns(self) -> int:
+        """Whatever the step has changed has a later time, unless it set another. 0 where the clock was set
+        back meanwhile: then times tell nothing."""
+        passed = time.time_ns() - self._since_ns
+        return self._since_ns if passed >= time.monotonic_ns() - self._began_ns else 0
 
     def rootfs(
         self, number: int, base: SnapshotResult | None, *, readonly: bool, root_entry: Entry | None = None
