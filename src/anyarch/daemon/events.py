@@ -13,7 +13,7 @@ from anyarch.daemon.clip import Clip
 from anyarch.solver.events import LogEvent, StatusEvent, VertexEvent, WarningEvent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
     from anyarch.solver.events import Event
 
@@ -81,19 +81,19 @@ def timestamp(seconds: float) -> wellknown_pb2.Timestamp:
     return wellknown_pb2.Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))
 
 
-def status_messages(events: Iterable[Event]) -> list[control_pb2.StatusResponse]:
-    """`events` as messages of bounded size, in order."""
-    out: list[control_pb2.StatusResponse] = []
+def status_messages(events: Iterable[Event]) -> Iterator[control_pb2.StatusResponse]:
+    """`events` as messages of bounded size, in order, each made when it is asked for."""
     current = control_pb2.StatusResponse()
     size = items = 0
     for event in events:
         if size > _MAX_LOG or items >= _MAX_ITEMS:
-            out.append(current)
+            yield current
             current = control_pb2.StatusResponse()
             size = items = 0
         items += 1
         match event:
             case VertexEvent():
+                size += len(event.name) + len(event.error)
                 current.vertexes.append(_vertex(event))
             case StatusEvent():
                 current.statuses.append(_status(event))
@@ -108,11 +108,10 @@ def status_messages(events: Iterable[Event]) -> list[control_pb2.StatusResponse]
                     )
                 )
             case WarningEvent():
-                size += len(event.source)
+                size += len(event.source) + len(event.short) + sum(map(len, event.detail))
                 current.warnings.append(_warning(event))
     if items:
-        out.append(current)
-    return out
+        yield current
 
 
 def _vertex(event: VertexEvent) -> control_pb2.Vertex:

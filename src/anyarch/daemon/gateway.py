@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Gateway"]
 
 _PREFIX = "/moby.buildkit.v1.frontend.LLBBridge/"
+_MOST_WARNED = 16 << 20
+"""Of one build: all of them are kept."""
 
 
 class Gateway:
@@ -164,6 +166,9 @@ class Gateway:
 
     async def warn(self, request: gateway_pb2.WarnRequest, call: ServerCall) -> gateway_pb2.WarnResponse:
         job = await self._bridges.job(call)
+        job.warned_bytes += request.ByteSize()
+        if job.warned_bytes > _MOST_WARNED:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"warnings of more than {_MOST_WARNED} bytes")
         job.warnings += 1
         job.log.add(
             WarningEvent(

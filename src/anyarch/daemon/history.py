@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from anyarch.api.proto import control_pb2
 from anyarch.api.rpc.status import Code, RpcError
@@ -31,9 +31,13 @@ _LOG_TYPE = "application/vnd.buildkit.status.v0"
 _ERROR_TYPE = "application/vnd.googeapis.google.rpc.status+proto"  # spelled so by BuildKit
 _SLSA = f"{SLSA_PROVENANCE}v1"
 _MAX_ENTRIES = 50
+_MOST_UNREAD = 1000
+"""Events that wait for a listener."""
 _MAX_AGE_S = 48 * 3600.0
 
 Event = control_pb2.BuildHistoryEvent
+_Queue: TypeAlias = "asyncio.Queue[control_pb2.BuildHistoryEvent | None]"
+"""Of a listener; None: it is too far behind."""
 
 
 class History:
@@ -46,7 +50,7 @@ class History:
         self._age_s = age_s
         self._active: dict[str, control_pb2.BuildHistoryRecord] = {}
         self._done: dict[str, control_pb2.BuildHistoryRecord] | None = None
-        self._listeners: set[asyncio.Queue[control_pb2.BuildHistoryEvent]] = set()
+        self._listeners: set[_Queue] = set()
 
     # writing ---------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class History:
         from anyarch.daemon.historyfilter import parse_filters
 
         matches = parse_filters(list(request.Filter), time.time())
-        queue: asyncio.Queue[control_pb2.BuildHistoryEvent] = asyncio.Queue()
+        queue: _Queue = asyncio.Queue()
         done = await self._records()
         self._listeners.add(queue)
         try:
@@ -187,9 +191,11 @@ class History:
             if request.EarlyExit:
                 return
             while True:
-                event = await queue.get()
-                if (not ref or event.record.Ref == ref) and matches(event.record):
-                    yield event
+                heard = await queue.get()
+                if heard is None:
+                    raise RpcError(Code.RESOURCE_EXHAUSTED, f"more than {_MOST_UNREAD} events were not read")
+                if (not ref or heard.record.Ref == ref) and matches(heard.record):
+                    yield heard
         finally:
             self._listeners.discard(queue)
 
@@ -224,8 +230,12 @@ class History:
 
     def _tell(self, event: control_pb2.BuildHistoryEvent) -> None:
         copy = Event.FromString(event.SerializeToString())
-        for queue in self._listeners:
-            queue.put_nowait(copy)
+        for queue in [*self._listeners]:
+            if queue.qsize() >= _MOST_UNREAD:
+                self._listeners.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(copy)
 
     # files -----------------------------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ class Job:
         self.returned: asyncio.Future[SolveResult] = self.loop.create_future()
         """What a client's own frontend returned."""
         self.warnings = 0
+        self.warned_bytes = 0
         self.grew = False
         """Whether it added to the store; known when it has ended."""
         inputs = {
