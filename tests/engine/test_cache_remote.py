@@ -13,7 +13,7 @@ import pytest
 from anyarch.cache.config import CACHE_CONFIG, INLINE_KEY
 from anyarch.engine.request import BuildRequest, CacheOption, Output
 from anyarch.engine.validate import prepare
-from anyarch.errors import AnyarchError, RegistryError
+from anyarch.errors import AnyarchError, CacheError, RegistryError
 from anyarch.solver.events import VertexEvent, WarningEvent
 from anyarch.testing.builder import Builder
 from anyarch.testing.registry import FakeRegistry
@@ -270,6 +270,9 @@ def test_an_image_with_a_step_that_changed_nothing_serves_as_cache(
         ("cache_to", CacheOption("local", {"dest": "x", "mode": "most"})),
         ("cache_to", CacheOption("tape", {})),
         ("cache_from", CacheOption("inline", {})),
+        ("cache_to", CacheOption("local", {"dest": "x", "ignore-error": "perhaps"})),
+        ("cache_to", CacheOption("local", {"dest": "x", "reset": "maybe"})),
+        ("cache_from", CacheOption("registry", {"ref": "a/b", "registry.insecure": "?"})),
         ("cache_to", CacheOption("s3", {"bucket": "b"})),
         (
             "cache_to",
@@ -280,6 +283,18 @@ def test_an_image_with_a_step_that_changed_nothing_serves_as_cache(
 def test_what_makes_no_sense_is_refused_before_any_work(field: str, option: CacheOption) -> None:
     with pytest.raises(AnyarchError):
         prepare(msgspec.structs.replace(BuildRequest(context="/"), **{field: (option,)}))
+
+
+@pytest.mark.parametrize("dest", ["file", "file/below", "/proc/cache"])
+def test_a_directory_that_cannot_be_written_is_an_error_about_the_cache(tmp_path: Path, dest: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    place = str(tmp_path / dest)
+    with pytest.raises(CacheError) as told:
+        builder(tmp_path, "one")(DOCKERFILE, cache_to=cache("local", dest=place))
+    assert f"cannot write the build cache to {place}" in told.value.message
+    assert "store" not in told.value.message
+    assert told.value.hint
+    assert (tmp_path / "file").read_text() == "a file"
 
 
 def test_one_step_more_on_a_long_chain_costs_what_is_new(tmp_path: Path, remote: FakeRegistry) -> None:

@@ -235,7 +235,7 @@ def cache_options(texts: Iterable[str]) -> tuple[CacheOption, ...]:
     """`--cache-from`, `--cache-to`: `type=…,k=v`, or a comma list of references."""
     result = []
     for text in texts:
-        fields = csv_fields(text)
+        fields = csv_fields(text) if text else []  # an empty one, such as of an unset variable, is none
         if not any("=" in field for field in fields):
             result += [CacheOption("registry", {"ref": field}) for field in fields]
             continue

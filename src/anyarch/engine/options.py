@@ -98,7 +98,7 @@ def check_output(output: Output) -> None:
         if name not in known:
             raise UsageError(
                 f"unknown attribute {name!r} of output type={output.type}",
-                hint=f"it takes type, dest, {', '.join(sorted(known))}",
+                hint=f"it takes {', '.join(('type', 'dest', *sorted(known)))}",
             )
         if name in _BOOLEANS:
             flag(output.attrs, name, default=False)

@@ -86,6 +86,8 @@ def _check(option: CacheOption, name: str, known: tuple[str, ...]) -> None:
                 f"unknown attribute {key!r} of {name} type={option.type}",
                 hint=f"it takes type, {', '.join(attrs)}",
             )
+    for key in ("ignore-error", "registry.insecure", "reset"):
+        flag(option.attrs, key, default=False)
     if option.type == "registry":
         if not option.attrs.get("ref"):
             raise UsageError(
@@ -349,10 +351,10 @@ async def _send(
 
 def _reset(dest: str) -> None:
     """Remove an older cache in `dest`; nothing that is no layout."""
-    from anyarch.store.failure import disk_errors
+    from anyarch.cache.local import errors_of
     from anyarch.store.tree import remove_tree
 
     if os.path.isfile(os.path.join(dest, "oci-layout")):
-        with disk_errors(dest):
+        with errors_of(dest):
             for name in ("index.json", "oci-layout", "blobs", "ingest"):
                 remove_tree(os.path.join(dest, name))

@@ -144,6 +144,7 @@ def test_attestations_that_are_none():
 
 
 def test_caches_are_attributes_or_references():
+    assert grammar.cache_options(["", "a"]) == (CacheOption("registry", {"ref": "a"}),)
     assert grammar.cache_options(["a/b:c,d", "type=local,src=x"]) == (
         CacheOption("registry", {"ref": "a/b:c"}),
         CacheOption("registry", {"ref": "d"}),
