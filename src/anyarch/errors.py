@@ -27,6 +27,7 @@ __all__ = [
     "EmulatorMissing",
     "ExecFailed",
     "FailedState",
+    "FeatureTooNew",
     "IncompleteMaterials",
     "InvalidDigest",
     "InvalidPlatform",
@@ -157,6 +158,15 @@ class UsageError(AnyarchError):
 
 class NotSupported(AnyarchError):
     """Valid in the language or protocol, but not offered by this release."""
+
+
+class FeatureTooNew(NotSupported):
+    """A client wants outputs as an older release made them (`version`), with a `feature` that it had not."""
+
+    def __init__(self, version: int, feature: str, *, hint: str) -> None:
+        super().__init__(f"unsupported compatibility-version {version} feature {feature}", hint=hint)
+        self.version = version
+        self.feature = feature
 
 
 class InvalidDigest(AnyarchError):

@@ -17,6 +17,7 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.errors import (
     AnyarchError,
     Canceled,
+    FeatureTooNew,
     IncompleteMaterials,
     ManifestNotFound,
     NetworkError,
@@ -52,6 +53,9 @@ def translate(error: Exception) -> RpcError:
             details.append(_detail("errdefs.FrontendCap+json", {"name": name}))
         case RequestNotSupported(name=name):
             details.append(_detail("errdefs.Subrequest+json", {"name": name}))
+        case FeatureTooNew(version=version, feature=feature):
+            told = {"version": version, "feature": feature}
+            details.append(_detail("errdefs.CompatibilityFeature+json", told))
         case IncompleteMaterials(names=names, requests=requests):
             items = [*({"name": name, "reason": "local_source"} for name in names), *requests]
             details.append(_detail("errdefs.ProvenanceMaterialsIncomplete+json", {"incomplete": items}))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.engine.options import check_output
 from anyarch.engine.request import Output
-from anyarch.errors import NotSupported, UsageError
+from anyarch.errors import FeatureTooNew, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,17 +63,14 @@ def compatibility_of(version: int) -> int:
 
 def compatible_outputs(outputs: list[Output], version: int, *, is_attested: bool) -> list[Output]:
     """The outputs with what older releases took for granted: Docker's media types where nothing is attested,
-    attestations as image manifests. Raises `NotSupported`."""
+    attestations as image manifests. Raises `FeatureTooNew`."""
     if version == _CURRENT:
         return outputs
     found = []
     for output in outputs:
         if version == 10 and output.attrs.get("compression") == "zstd":
             feature = f"{output.type} exporter compression=zstd"
-            raise NotSupported(
-                f"unsupported compatibility-version {version} feature {feature}",
-                hint="ask for a newer version, or another compression",
-            )
+            raise FeatureTooNew(version, feature, hint="ask for a newer version, or another compression")
         if output.type in ("local", "tar"):
             found.append(output)
             continue

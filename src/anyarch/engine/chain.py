@@ -11,7 +11,14 @@ from anyarch.errors import BuildError
 from anyarch.registry.platforms import select_manifest
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
-from anyarch.spec.intoto import MANIFEST_KIND, PREDICATE_TYPE, REFERENCE_DIGEST, REFERENCE_TYPE
+from anyarch.spec.intoto import (
+    MANIFEST_KIND,
+    PAYLOAD_TYPE,
+    PREDICATE_TYPE,
+    REFERENCE_DIGEST,
+    REFERENCE_TYPE,
+    SLSA_PROVENANCE,
+)
 from anyarch.spec.oci import Descriptor, Index, Manifest, decode
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ _SIGNATURES = (
     "application/vnd.dev.cosign.artifact.sig.v1+json",
 )
 """The better first."""
+_PROVENANCE = (f"{SLSA_PROVENANCE}v0.2", f"{SLSA_PROVENANCE}v1")
 _MOST_BYTES = 40 << 20
 
 
@@ -54,15 +62,18 @@ def attestation_chain(
     index = decode(Index, blob.raw)
     image = select_manifest(index, platform, name=reference.familiar, platform_of=lambda entry: None)
     blobs = {str(blob.digest): (blob.descriptor(), blob.raw)}
-    attestation = next(
-        (
-            entry
-            for entry in index.manifests
-            if (entry.annotations or {}).get(REFERENCE_TYPE) == MANIFEST_KIND
-            and (entry.annotations or {}).get(REFERENCE_DIGEST) == image.digest
-        ),
-        None,
-    )
+    if _is_hardened(index):
+        attestation: Descriptor | None = _referring(worker, reference, image)
+    else:
+        attestation = next(
+            (
+                entry
+                for entry in index.manifests
+                if (entry.annotations or {}).get(REFERENCE_TYPE) == MANIFEST_KIND
+                and (entry.annotations or {}).get(REFERENCE_DIGEST) == image.digest
+            ),
+            None,
+        )
     found = AttestationChain(str(blob.digest), image.digest, blobs=blobs)
     if attestation is None:
         return found
@@ -73,6 +84,29 @@ def attestation_chain(
         if (layer.annotations or {}).get(PREDICATE_TYPE) in predicate_types and layer.digest not in blobs:
             blobs[layer.digest] = (layer, _read(worker, reference, layer))
     return msgspec.structs.replace(found, attestation=attestation.digest, signatures=signatures)
+
+
+def _is_hardened(index: Index) -> bool:
+    """Whether it is one of Docker Hardened Images, whose attestations are no entries of the index: they refer
+    to the image."""
+    title = (index.annotations or {}).get("org.opencontainers.image.title", "")
+    return title.startswith("dhi/") and all(
+        (entry.annotations or {}).get("com.docker.dhi.build.id") for entry in index.manifests
+    )
+
+
+def _referring(worker: Worker, reference: Reference, image: Descriptor) -> Descriptor:
+    """The provenance that refers to an image. Raises `BuildError` where none does."""
+    listed = worker.registry.referrers(
+        reference, Digest.parse(image.digest), (PAYLOAD_TYPE,), cancel=worker.network_cancel
+    )
+    for item in listed:
+        if (item.annotations or {}).get(PREDICATE_TYPE) in _PROVENANCE:
+            return item
+    raise BuildError(
+        f"no attestation referrers found for DHI manifest {image.digest}",
+        hint="a mirror has to have what refers to an image as well",
+    )
 
 
 def _signature(

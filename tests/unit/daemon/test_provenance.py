@@ -8,9 +8,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
-from anyarch.api.proto import content_pb2, control_pb2, gateway_pb2, llb_pb2
+from anyarch.api.proto import content_pb2, control_pb2, gateway_pb2, llb_pb2, rpcstatus_pb2
 from anyarch.api.rpc.status import RpcError
 from anyarch.daemon.settings import settings_of
 from anyarch.engine import build as run_build
@@ -23,12 +24,14 @@ from anyarch.registry.credentials import Credentials
 from anyarch.registry.hosts import Hosts
 from anyarch.spec import media
 from anyarch.spec.digest import Digest
-from anyarch.spec.oci import Blob, Descriptor, Manifest, encode
+from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, encode
+from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
 from anyarch.testing.registry import FakeRegistry
 from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, tree
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from anyarch.api.rpc.client import Channel
@@ -168,26 +171,58 @@ def pushed(tmp_path: Path, name: str) -> str:
     return result.digest
 
 
+async def _asking(
+    tmp_path: Path, name: str, check: Callable[[Callable[..., Awaitable[Any]]], Awaitable[None]]
+) -> None:
+    """`check` gets what asks a daemon about the image."""
+    client = Client()
+    metadata = [("buildkit-controlapi-buildid", "led")]
+    async with daemon(tmp_path) as channel, client.serving(channel):
+        building = asyncio.ensure_future(solve(channel, client, "led"))
+
+        async def ask(**fields: Any) -> Any:
+            request = gateway_pb2.ResolveSourceMetaRequest(
+                Source=llb_pb2.SourceOp(identifier=f"docker-image://{name}"),
+                Image=gateway_pb2.ResolveSourceImageRequest(NoConfig=True, **fields),
+            )
+            reply = await channel.unary(
+                BRIDGE + "ResolveSourceMeta",
+                request,
+                gateway_pb2.ResolveSourceMetaResponse,
+                metadata=metadata,
+            )
+            return reply.Image
+
+        await check(ask)
+        await channel.unary(
+            BRIDGE + "Return",
+            gateway_pb2.ReturnRequest(result=gateway_pb2.Result()),
+            gateway_pb2.ReturnResponse,
+            metadata=metadata,
+        )
+        await building
+
+
+_BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+
+def _signature_of(subject: Descriptor) -> Manifest:
+    return Manifest(
+        schema_version=2,
+        media_type=media.OCI_MANIFEST,
+        artifact_type=_BUNDLE,
+        config=Blob.of(media.EMPTY_JSON, b"{}").descriptor(),
+        layers=(Descriptor(_BUNDLE, Digest(SIGNED), len(b"signed")),),
+        subject=subject,
+    )
+
+
 def test_a_client_sees_what_attests_an_image_and_what_signs_that(tmp_path: Path) -> None:
-    async def work(name: str, digest: str) -> None:
-        client = Client()
-        metadata = [("buildkit-controlapi-buildid", "led")]
-        async with daemon(tmp_path) as channel, client.serving(channel):
-            building = asyncio.ensure_future(solve(channel, client, "led"))
+    with FakeRegistry() as remote:
+        name = f"{remote.address}/a/b:1"
+        digest = pushed(tmp_path, name)
 
-            async def ask(**fields: Any) -> Any:
-                request = gateway_pb2.ResolveSourceMetaRequest(
-                    Source=llb_pb2.SourceOp(identifier=f"docker-image://{name}"),
-                    Image=gateway_pb2.ResolveSourceImageRequest(NoConfig=True, **fields),
-                )
-                reply = await channel.unary(
-                    BRIDGE + "ResolveSourceMeta",
-                    request,
-                    gateway_pb2.ResolveSourceMetaResponse,
-                    metadata=metadata,
-                )
-                return reply.Image
-
+        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
             assert not (await ask()).HasField("AttestationChain")
             chain = (await ask(AttestationChain=True)).AttestationChain
             assert chain.Root == digest
@@ -199,36 +234,86 @@ def test_a_client_sees_what_attests_an_image_and_what_signs_that(tmp_path: Path)
             more = (await ask(ResolveAttestations=[SLSA])).AttestationChain
             statement = json.loads(more.Blobs[layer["digest"]].data)
             assert "sha256:" + statement["subject"][0]["digest"]["sha256"] == chain.ImageManifest
-            await channel.unary(
-                BRIDGE + "Return",
-                gateway_pb2.ReturnRequest(result=gateway_pb2.Result()),
-                gateway_pb2.ReturnResponse,
-                metadata=metadata,
-            )
-            await building
 
-    with FakeRegistry() as remote:
-        name = f"{remote.address}/a/b:1"
-        digest = pushed(tmp_path, name)
         reference = Reference.parse(name)
         registry = Registry(Hosts.load(), Credentials())
         try:
             entries = json.loads(registry.manifest(reference).raw)["manifests"]
-            bundle = "application/vnd.dev.sigstore.bundle.v0.3+json"
             for raw in (b"signed", b"{}"):
                 remote.add_blob("a/b", raw)
-            signature = Manifest(
-                schema_version=2,
-                media_type=media.OCI_MANIFEST,
-                artifact_type=bundle,
-                config=Blob.of(media.EMPTY_JSON, b"{}").descriptor(),
-                layers=(Descriptor(bundle, Digest(SIGNED), len(b"signed")),),
-                subject=Descriptor(media.OCI_MANIFEST, Digest(entries[1]["digest"]), entries[1]["size"]),
-            )
-            registry.push_manifest(reference, Blob.of(media.OCI_MANIFEST, encode(signature)), tag=None)
+            subject = Descriptor(media.OCI_MANIFEST, Digest(entries[1]["digest"]), entries[1]["size"])
+            signature = Blob.of(media.OCI_MANIFEST, encode(_signature_of(subject)))
+            registry.push_manifest(reference, signature, tag=None)
         finally:
             registry.close()
-        run(work(name, digest))
+        run(_asking(tmp_path, name, check))
+
+
+def _hardened(remote: FakeRegistry, *, predicate: str) -> dict[str, str]:
+    """An image like those of Docker's that are hardened: what attests it is found by asking the registry."""
+    image = remote.add_image("dhi/b", layers=(b"layer",))
+    entry = msgspec.structs.replace(
+        image.descriptor(),
+        platform=host_platform(),
+        annotations={"com.docker.dhi.build.id": "1"},
+    )
+    title = {"org.opencontainers.image.title": "dhi/b"}
+    index = Index(schema_version=2, media_type=media.OCI_INDEX, manifests=(entry,), annotations=title)
+    root = remote.add_manifest("dhi/b", Blob.of(media.OCI_INDEX, encode(index)), tag="1")
+    for raw in (b"{}", b"statement", b"signed"):
+        remote.add_blob("dhi/b", raw)
+    kind = "application/vnd.in-toto+json"
+    statement = Descriptor(
+        kind, Digest.of(b"statement"), 9, annotations={"in-toto.io/predicate-type": predicate}
+    )
+    attestation = Manifest(
+        schema_version=2,
+        media_type=media.OCI_MANIFEST,
+        artifact_type=kind,
+        config=Blob.of(media.EMPTY_JSON, b"{}").descriptor(),
+        layers=(statement,),
+        subject=image.descriptor(),
+        annotations={"in-toto.io/predicate-type": predicate},
+    )
+    attesting = Blob.of(media.OCI_MANIFEST, encode(attestation))
+    remote.add_manifest("dhi/b", attesting)
+    signature = Blob.of(media.OCI_MANIFEST, encode(_signature_of(attesting.descriptor())))
+    remote.add_manifest("dhi/b", signature)
+    found = {
+        "root": root,
+        "image": image.digest,
+        "attestation": attesting.digest,
+        "signature": signature.digest,
+    }
+    return {key: str(value) for key, value in found.items()}
+
+
+def test_attestations_of_hardened_images_are_those_that_refer_to_them(tmp_path: Path) -> None:
+    with FakeRegistry() as remote:
+        digests = _hardened(remote, predicate=SLSA)
+
+        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
+            chain = (await ask(ResolveAttestations=[SLSA])).AttestationChain
+            assert (chain.Root, chain.ImageManifest) == (digests["root"], digests["image"])
+            assert chain.AttestationManifest == digests["attestation"]
+            assert list(chain.SignatureManifests) == [digests["signature"]]
+            assert chain.Blobs[str(Digest.of(b"statement"))].data == b"statement"
+            assert chain.Blobs[SIGNED].data == b"signed"
+
+        run(_asking(tmp_path, f"{remote.address}/dhi/b:1", check))
+
+
+def test_a_hardened_image_that_nothing_attests_is_an_error(tmp_path: Path) -> None:
+    with FakeRegistry() as remote:
+        digests = _hardened(remote, predicate="https://spdx.dev/Document")
+
+        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
+            with pytest.raises(
+                RpcError, match=f"no attestation referrers found for DHI manifest {digests['image']}"
+            ):
+                await ask(AttestationChain=True)
+
+        run(_asking(tmp_path, f"{remote.address}/dhi/b:1", check))
 
 
 @pytest.mark.parametrize(
@@ -258,5 +343,29 @@ def test_older_releases_of_outputs_have_dockers_types(tmp_path: Path, version: i
                 assert wanted in descriptor["mediaType"]
             with pytest.raises(RpcError, match="unsupported compatibility-version 40"):
                 await solve(channel, client, "new", CompatibilityVersion=40, **fields)
+
+    run(work())
+
+
+def test_what_an_older_version_had_not_is_told_in_detail(tmp_path: Path) -> None:
+    async def work() -> None:
+        context = tree(tmp_path / "c", Dockerfile="FROM scratch\nCOPY Dockerfile /\n")
+        client = Client(context=context, dockerfile=context)
+        async with daemon(tmp_path) as channel, client.serving(channel):
+            exporter = control_pb2.Exporter(Type="oci", Attrs={"compression": "zstd"})
+            with pytest.raises(RpcError) as caught:
+                await solve(
+                    channel,
+                    client,
+                    Frontend="dockerfile.v0",
+                    CompatibilityVersion=10,
+                    Exporters=[exporter],
+                )
+            feature = "oci exporter compression=zstd"
+            assert str(caught.value.message) == f"unsupported compatibility-version 10 feature {feature}"
+            status = rpcstatus_pb2.Status.FromString(caught.value.details)
+            details = {item.type_url: item.value for item in status.details}
+            told = details["github.com/moby/buildkit/errdefs.CompatibilityFeature+json"]
+            assert json.loads(told) == {"version": 10, "feature": feature}
 
     run(work())
