@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +19,11 @@ import pytest
 from anyarch.errors import ExecFailed, IncompleteMaterials
 from anyarch.sandbox.net.namespace import inside
 from anyarch.solver.events import LogEvent
+from anyarch.testing.ordinary_user import as_ordinary_user
 
+from ..unit.sandbox.conftest import BUSYBOX
 from ..unit.sandbox.machines import in_own_machine, world
+from ..unit.sandbox.test_ordinary_user import home
 from .test_attest import statements
 
 if TYPE_CHECKING:
@@ -28,7 +35,8 @@ pytestmark = pytest.mark.root
 
 _PLACE = "192.0.2.2:8080"
 _BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-_BUSYBOX = ["/bin/busybox", "/usr/bin/busybox"]
+
+__all__ = ["home"]
 
 
 class Site:
@@ -79,11 +87,7 @@ def run(*commands: str, more: str = "") -> str:
 
 @pytest.fixture
 def proxied(scratch_build: Builder) -> Builder:
-    busybox = next(
-        path for path in _BUSYBOX if subprocess.run(["test", "-x", path], check=False).returncode == 0
-    )
-    with open(busybox, "rb") as file:
-        scratch_build.write({"busybox": file.read(), "bundle": "# authorities\n"})
+    scratch_build.write({"busybox": Path(BUSYBOX).read_bytes(), "bundle": "# authorities\n"})
     (scratch_build.context / "busybox").chmod(0o755)
     scratch_build._defaults["proxy_network"] = True
     return scratch_build
@@ -291,6 +295,29 @@ def test_keys_of_the_authority_are_nowhere_in_a_step(proxied: Builder) -> None:
         )
     )
     assert "PRIVATE" not in log(image)
+
+
+def test_steps_of_an_ordinary_user_have_it_too(home: Path) -> None:
+    shutil.copy(BUSYBOX, home / "busybox")
+    (home / "bundle").write_text("# authorities\n")
+    steps = (
+        f"RUN busybox grep -q 'buildkit proxy CA begin' {_BUNDLE}; echo more >> {_BUNDLE};"
+        " test $(busybox wc -l < /proc/net/dev) = 3",
+        "RUN NO_PROXY= no_proxy= busybox wget -q -O - http://127.0.0.1:1/ || true",
+        f"RUN --network=none test $(busybox cat {_BUNDLE} | busybox wc -l) = 2",
+    )
+    (home / "Dockerfile").write_text(run(*steps, more=f"COPY bundle {_BUNDLE}"))
+    argv = [sys.executable, "-m", "anyarch", "build", "--progress=plain", "--proxy-network", str(home)]
+    done = subprocess.run(
+        as_ordinary_user(argv, needs=(sys.prefix, sys.base_prefix, Path(__file__).parents[2])),
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "ANYARCH_ROOT": str(home / "store")},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "- GET http://127.0.0.1:1/ -> 502" in done.stderr
 
 
 @in_own_machine

@@ -171,7 +171,7 @@ class Relay:
             except ClientGone:
                 recorder.missing(Missing(method, target.url, _unfit(method) or "body_read_failed"))
                 raise
-            except (OSError, Broken, Refusal) as error:
+            except (OSError, Broken, Refusal, ValueError) as error:  # the last: a name that TLS cannot have
                 recorder.passed(Passed(method, target.url, 502))
                 recorder.missing(Missing(method, target.url, "upstream_error"))
                 self._upstream.drop()

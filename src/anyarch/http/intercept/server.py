@@ -31,12 +31,12 @@ class StepProxy:
         self._free = threading.Semaphore(_MOST)
         self._relays: dict[Relay, threading.Thread] = {}
         self._acceptor: threading.Thread | None = None
-        self._is_closed = False
+        self._closed = threading.Event()
 
     def start(self, listener: socket.socket) -> None:
         """`listener` is the proxy's from now on."""
         with self._lock:
-            if self._is_closed:
+            if self._closed.is_set():
                 listener.close()
                 return
             self._listener = listener
@@ -46,7 +46,7 @@ class StepProxy:
     def close(self) -> Traffic:
         """End all connections; what went through."""
         with self._lock:
-            self._is_closed = True
+            self._closed.set()
             listener, acceptor = self._listener, self._acceptor
         if listener is not None:
             with suppress(OSError):
@@ -67,15 +67,10 @@ class StepProxy:
         return self._outside.recorder.finish()
 
     def _accept(self) -> None:
-        assert self._listener is not None
         while True:
             self._make_room()
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                return
-            if self._is_closed:
-                sock.close()
+            sock = self._next()
+            if sock is None:
                 return
             relay = Relay(sock, self._outside)
             thread = threading.Thread(target=self._serve, args=(relay,), name="anyarch-relay", daemon=True)
@@ -83,10 +78,25 @@ class StepProxy:
                 self._relays[relay] = thread
             thread.start()
 
+    def _next(self) -> socket.socket | None:
+        """The next connection; None when the step has ended."""
+        assert self._listener is not None
+        while not self._closed.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                self._closed.wait(_CROWDED_S)  # the process has no descriptor or memory left for it just now
+                continue
+            if self._closed.is_set():
+                sock.close()
+                break
+            return sock
+        return None
+
     def _make_room(self) -> None:
         """Where there are as many as may be, those that wait for a request have to go."""
         while not self._free.acquire(timeout=_CROWDED_S):
-            if self._is_closed:
+            if self._closed.is_set():
                 return
             with self._lock:
                 idle = next((relay for relay in self._relays if relay.is_idle), None)

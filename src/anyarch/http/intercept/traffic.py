@@ -8,8 +8,9 @@ import msgspec
 
 __all__ = ["UNKNOWN", "Material", "Missing", "Passed", "Recorder", "Traffic"]
 
-_MOST = 100_000
-"""Requests of one step that are written down; a step that makes more has materials that are not."""
+_MOST_BYTES = 16 << 20
+"""What is written down of one step; one that asks for more has materials that are not known."""
+_EACH = 100
 
 
 class Material(msgspec.Struct, frozen=True):
@@ -82,21 +83,19 @@ class Recorder:
         self._materials: dict[int, Material] = {}
         self._missing: list[Missing] = []
         self._next = 0
-        self._is_full = False
+        self._left = _MOST_BYTES
         self._is_finished = False
 
     def passed(self, item: Passed) -> None:
         with self._lock:
-            if len(self._requests) < _MOST:
+            if self._has_room(item.method, item.url, item.redirect):
                 self._requests.append(item)
-            else:
-                self._overflow(item)
 
     def material(self, url: str, digest: str) -> int:
         """A number by which it can be taken back."""
         with self._lock:
             self._next += 1
-            if not self._is_finished and len(self._materials) < _MOST:
+            if self._has_room("GET", url):
                 self._materials[self._next] = Material(url, digest)
             return self._next
 
@@ -107,13 +106,17 @@ class Recorder:
 
     def missing(self, item: Missing) -> None:
         with self._lock:
-            if not self._is_finished and len(self._missing) < _MOST:
+            if self._has_room(item.method, item.url):
                 self._missing.append(item)
 
-    def _overflow(self, item: Passed) -> None:
-        if not self._is_full:
-            self._is_full = True
-            self._missing.append(Missing(item.method, item.url, "too_many_requests"))
+    def _has_room(self, method: str, *texts: str) -> bool:
+        """The first thing that there is no room for is noted as missing, without its address."""
+        if self._is_finished or self._left <= 0:
+            return False
+        self._left -= _EACH + len(method) + sum(map(len, texts))
+        if self._left <= 0:
+            self._missing.append(Missing("", "", "too_many_requests"))
+        return self._left > 0
 
     def finish(self) -> Traffic:
         """All of it."""

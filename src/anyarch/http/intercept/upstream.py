@@ -198,6 +198,8 @@ class ClientGone(Broken):
 
 
 def _is_readable(sock: socket.socket) -> bool:
+    if isinstance(sock, ssl.SSLSocket) and sock.pending():
+        return True
     poll = select.poll()  # which knows descriptors of any number
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))

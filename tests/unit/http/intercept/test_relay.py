@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anyarch.http.intercept import relay, server, upstream
+from anyarch.http.intercept import relay, server, traffic, upstream
 from anyarch.http.intercept.authority import Authority
 from anyarch.http.intercept.egress import Egress, Reach
 from anyarch.http.intercept.relay import Denied, Outside
@@ -574,6 +574,23 @@ def test_the_end_of_a_step_ends_what_is_under_way(step) -> None:
         sock.sendall(f"GET {origin.url}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         assert asked.wait(10)
     assert one.traffic.missing == (Missing("GET", f"{origin.url}/", "upstream_error"),)
+
+
+def test_what_is_written_down_of_a_step_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "_MOST_BYTES", 1000)
+    recorder = Recorder()
+    for number in range(100):
+        recorder.passed(Passed("GET", f"http://a.example/{number}", 200))
+        recorder.material(f"http://a.example/{number}", HELLO)
+    found = recorder.finish()
+    assert 0 < len(found.requests) < 10
+    assert found.missing == (Missing("", "", "too_many_requests"),)
+
+
+def test_names_that_tls_cannot_have_are_told(step) -> None:
+    with step() as one:
+        assert one.get(f"https://{'a' * 70}.example/").startswith(b"HTTP/1.1 502 ")
+    assert one.traffic.missing[0].reason == "upstream_error"
 
 
 def test_what_went_through_survives_being_stored(step) -> None:
