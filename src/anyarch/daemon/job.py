@@ -149,7 +149,7 @@ class Job:
         borrowed = Borrowed(
             files=files,
             lent=self._lent,
-            uploads=Uploads(self._sessions, self._calls, names),
+            uploads=Uploads(self._sessions, self._calls, names, self._root / "transfers"),
             credentials=Logins(self._sessions, self._calls, names),
             receiver=SessionOutputs(self._sessions, self._calls, self.request.Session),
             caches=SessionCaches(self._sessions, self._calls, self.request.Session),

@@ -28,6 +28,7 @@ _BACKLOG = 4096
 
 
 def main(arguments: list[str] | None = None) -> int:
+    from anyarch.daemon.arenas import few_arenas
     from anyarch.daemon.claim import claimed
     from anyarch.daemon.flags import parse_flags, usage
     from anyarch.daemon.listen import listen
@@ -52,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
             with suppress(ValueError):
                 signal.signal(number, _stop)
         raise_limit()
+        few_arenas()
         with claimed(settings.root):
             listeners = listen(settings)
             try:

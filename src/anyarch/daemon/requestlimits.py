@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anyarch.api.proto import control_pb2, gateway_pb2
     from anyarch.api.rpc.server import Handler
 
-__all__ = ["check_filters", "check_gateway_solve", "check_solve", "few_large_answers"]
+__all__ = ["check_exporters", "check_filters", "check_gateway_solve", "check_solve", "few_large_answers"]
 
 _ATTRIBUTES = 10_000
 _ITEMS = 1000
@@ -47,6 +47,11 @@ def check_gateway_solve(request: gateway_pb2.SolveRequest) -> None:
     _check("frontend inputs", request.FrontendInputs)
     _check("build caches", request.CacheImports)
     _check("source policies", request.SourcePolicies)
+
+
+def check_exporters(exporters: Sized) -> None:
+    """Those that a client wants of a result. Raises `RpcError`."""
+    _check("outputs", exporters)
 
 
 def check_filters(filters: Sized) -> None:

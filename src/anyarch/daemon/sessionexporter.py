@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.api.proto import exporter_pb2
 from anyarch.api.rpc.status import Code, RpcError
+from anyarch.daemon.requestlimits import check_exporters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,7 @@ class SessionExporter:
             if error.code in _NOT_OFFERED:
                 return []
             raise
+        check_exporters(found.exporters)
         return [(item.Type, dict(item.Attrs)) for item in found.exporters]
 
     async def finalize(self, response: Mapping[str, str]) -> None:

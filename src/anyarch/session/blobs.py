@@ -132,7 +132,8 @@ async def _read_blob(session: Session, store: str, digest: str) -> BinaryIO:
         await call.send(content_pb2.ReadContentRequest(digest=digest))
         call.end()
         async for message in call.messages(content_pb2.ReadContentResponse):
-            file.seek(message.offset)
+            if message.offset != file.tell():  # a hole could be of any size
+                raise RpcError(Code.OUT_OF_RANGE, f"{digest} does not come in order")
             file.write(message.data)
         file.seek(0)
         return file

@@ -24,6 +24,7 @@ from anyarch.worker.session import Lent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from anyarch.session.lender import Session, Sessions, WireCalls
 
@@ -38,6 +39,8 @@ _MISSING = (Code.NOT_FOUND, Code.UNIMPLEMENTED)
 _SALT = secrets.token_bytes(32)
 _HUB_HOST = "registry-1.docker.io"
 _AGENT_CHUNK = 32 << 10
+_MOST_ANSWERS = 4 << 20
+"""Bytes from an agent that a step has not read."""
 
 
 class SessionLent(Lent):
@@ -138,7 +141,14 @@ class SessionLent(Lent):
         self, session: Session, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         call = session.channel.start(_FORWARD, metadata=[("buildkit.ssh.id", name)])
-        call.on_message(lambda message: writer.write(bytes(message_data(message))))
+
+        def answer(message: bytes | memoryview) -> None:
+            writer.write(bytes(message_data(message)))
+            if writer.transport.get_write_buffer_size() > _MOST_ANSWERS:
+                call.cancel()  # agents answer what they are asked
+                writer.transport.abort()
+
+        call.on_message(answer)
         call.on_end_callback = lambda error: writer.close()
         try:
             while data := await reader.read(_AGENT_CHUNK):
@@ -231,10 +241,12 @@ def _host(domain: str) -> str:
 class Uploads(MutableMapping[str, BinaryIO]):
     """Contexts that the client uploads (`http://buildkit-session/ID`); each can be taken once."""
 
-    def __init__(self, sessions: Sessions, calls: WireCalls, names: Sequence[str]) -> None:
+    def __init__(self, sessions: Sessions, calls: WireCalls, names: Sequence[str], root: Path) -> None:
+        """What comes lies in a file below `root` until it was read: /tmp may be memory."""
         self._sessions = sessions
         self._calls = calls
         self._names = list(names)
+        self._root = root
 
     def __getitem__(self, key: str) -> BinaryIO:
         return self._calls(self._pull(key))
@@ -244,7 +256,8 @@ class Uploads(MutableMapping[str, BinaryIO]):
             session = await self._sessions.get(identity)
             if not session.serves(_PULL):
                 continue
-            file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115
+            self._root.mkdir(parents=True, exist_ok=True)
+            file = cast("BinaryIO", tempfile.TemporaryFile(dir=self._root))  # noqa: SIM115
             call = session.channel.start(_PULL, metadata=[("urlpath", f"/{key}")])
             try:
                 while (message := await call.recv()) is not None:

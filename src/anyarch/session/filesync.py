@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from anyarch.archive.entry import Entry
 
-__all__ = ["RECORDS", "ContextReceiver"]
+__all__ = ["MOST_KEPT", "RECORDS", "ContextReceiver"]
 
 RECORDS = ".fsutil-metadata"
 """Where a transfer without contents leaves its records, each after its length (4 bytes, little-endian)."""
@@ -36,6 +37,8 @@ _TYPES = {
     Kind.FIFO: stat.S_IFIFO,
 }
 _AT_ONCE = 512
+MOST_KEPT = 1 << 29
+"""Bytes of attributes, and of records: a million files with labels of SELinux have a tenth of it."""
 _O_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,7 +68,7 @@ class ContextReceiver:
         self._count = 0
         self._has_list = False
         self._wanted: dict[int, Entry] = {}
-        self._queue: list[int] = []
+        self._queue: deque[int] = deque()
         self._open: dict[int, int] = {}
         self._asked = 0
         self._links: list[Entry] = []
@@ -78,6 +81,7 @@ class ContextReceiver:
         self.attributes: dict[str, tuple[tuple[str, bytes], ...]] = {}
         self.received = 0
         self.unchanged = 0
+        self._kept = 0
         self.is_finished = False
 
     def digests(self) -> Mapping[str, bytes]:
@@ -127,6 +131,9 @@ class ContextReceiver:
             return
         if entry.xattrs:
             self.attributes[entry.path] = entry.xattrs
+            self._kept += sum(len(name) + len(value) for name, value in entry.xattrs)
+            if self._kept > MOST_KEPT:
+                raise ProtocolError("file transfer: the attributes of all files are too large")
         if entry.kind in _TYPES:  # devices are of no use in a context
             self._make(number, entry)
 
@@ -135,6 +142,8 @@ class ContextReceiver:
         if entry.path == RECORDS:
             return False
         self._records += len(raw).to_bytes(4, "little") + raw
+        if len(self._records) > MOST_KEPT:
+            raise ProtocolError("file transfer: the records of all files are too large")
         parent = entry.path.rpartition("/")[0]
         while self._parents and self._parents[-1].path != parent:
             self._parents.pop()
@@ -220,7 +229,7 @@ class ContextReceiver:
     def _ask(self) -> None:
         while self._queue and self._asked < _AT_ONCE:
             self._asked += 1
-            self._send(encode_packet(REQ, number=self._queue.pop(0)))
+            self._send(encode_packet(REQ, number=self._queue.popleft()))
 
     def _data(self, number: int, data: bytes | memoryview) -> None:
         entry = self._wanted.get(number)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from anyarch.archive.apply import Unpacker
     from anyarch.archive.entry import Entry
 
-__all__ = ["ListChecker", "TreeReceiver"]
+__all__ = ["MOST_ENTRIES", "ListChecker", "TreeReceiver"]
 
+MOST_ENTRIES = 10_000_000
+"""Of one transfer: each costs some hundred bytes of memory until its end."""
 _SPOOL = 1 << 20
 _PATH_MAX = 4096
 _DEPTH = 500  # directories in one another: each costs an open file here, and a call for whoever removes them
@@ -33,6 +35,7 @@ class ListChecker:
     before, hard links only to files that were."""
 
     def __init__(self) -> None:
+        self._left = MOST_ENTRIES
         self._last: list[bytes] = []
         self._directories = {""}
         self._files: set[str] = set()
@@ -50,6 +53,9 @@ class ListChecker:
         if order <= self._last:
             raise ProtocolError(f"file transfer: the sender lists {path!r} twice or out of order")
         self._last = order
+        self._left -= 1
+        if self._left < 0:
+            raise ProtocolError(f"file transfer: the sender lists more than {MOST_ENTRIES} files")
         if path.rpartition("/")[0] not in self._directories:
             raise ProtocolError(
                 f"file transfer: the sender lists {path!r}, but not the directory that holds it"
