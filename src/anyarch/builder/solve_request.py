@@ -181,9 +181,8 @@ def _target(output: Output, attrs: dict[str, str]) -> Target:
     if output.type == "local":
         if output.dest is None:
             raise UsageError("output type=local needs dest")
-        if attrs.get("mode", "copy") != "copy":
-            raise NotSupported("mode=delete is not supported with a builder elsewhere")
-        return DirectoryTarget(output.dest)
+        is_deleting = attrs.get("mode", "").strip().lower() == "delete"
+        return DirectoryTarget(output.dest, is_deleting=is_deleting)
     if attrs.get("tar", "true") in ("false", "0"):
         raise NotSupported(f"type={output.type},tar=false is not supported with a builder elsewhere")
     if output.dest is not None:

@@ -207,6 +207,11 @@ def _build_args(parsed: Parsed, environment: Mapping[str, str]) -> dict[str, str
         result["SOURCE_DATE_EPOCH"] = epoch
     for name, value in _configured_proxies(environment).items():
         result.setdefault(name, value)
+    if not result.get("BUILDKIT_SYNTAX", "x").strip():
+        raise UsageError(
+            "empty BUILDKIT_SYNTAX build-arg is invalid, use --build-arg BUILDKIT_SYNTAX without '=' for "
+            "optional behavior"
+        )
     return result
 
 

@@ -81,7 +81,7 @@ def details_text(ref: str | None, env: Mapping[str, str], *, is_terminal: bool |
 
 def metadata(result: BuildResult, warnings: Sequence[WarningEvent] = ()) -> dict[str, Any]:
     """The object of `--metadata-file`, with buildx's keys."""
-    values: dict[str, Any] = dict(result.metadata)
+    values: dict[str, Any] = {name: _shown(name, value) for name, value in result.metadata.items()}
     if result.digest:
         values["containerimage.digest"] = result.digest
     if result.config_digest:
@@ -95,6 +95,24 @@ def metadata(result: BuildResult, warnings: Sequence[WarningEvent] = ()) -> dict
 
         values["buildx.build.warnings"] = [warning_values(warning) for warning in warnings]
     return values
+
+
+def _shown(name: str, value: Any) -> Any:
+    """A value as buildx has it: JSON objects and lists of them, which come as texts, as such."""
+    import base64
+    import binascii
+
+    import msgspec
+
+    if not isinstance(value, str):
+        return value
+    try:
+        raw = value.encode() if name == "result.json" else base64.b64decode(value, validate=True)
+        found = msgspec.json.decode(raw)
+    except (ValueError, binascii.Error):
+        return value
+    is_list = isinstance(found, list) and all(isinstance(item, dict) for item in found)
+    return found if found and (isinstance(found, dict) or is_list) else value
 
 
 def write_file(path: str, content: bytes, *, what: str) -> None:

@@ -224,8 +224,9 @@ def _host_address(address: str, gateway: str) -> str:
         return address
     if not gateway:
         raise UsageError(
-            "unable to derive the IP value for host-gateway",
-            hint="this builder does not tell it: give the address itself",
+            "unable to derive the IP value for host-gateway: host-gateway is not supported by the builder's "
+            "driver",
+            hint="give the address itself",
         )
     return gateway
 

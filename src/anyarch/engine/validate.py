@@ -279,16 +279,20 @@ def _check_destinations(outputs: tuple[Output, ...], stdout_is_terminal: Callabl
                     f"dest file is required for {kind} exporter. refusing to write to console",
                     hint=f"add ,dest=FILE or send it on: anyarch build -o type={kind} . > FILE",
                 )
-        elif dest is not None and not os.path.isdir(os.path.dirname(dest) or "."):
-            raise OutputError(
-                f"cannot write {dest}: its directory does not exist",
-                hint=f"make it first: mkdir -p {os.path.dirname(dest)}",
-            )
+        elif dest is not None and not os.path.isdir(above := _existing(os.path.dirname(dest))):
+            raise OutputError(f"cannot write {dest}: {above} is not a directory")
         elif dest is not None and os.path.isdir(dest):
             raise OutputError(
                 f"destination file {dest} is a directory",
                 hint=f"name a file in it: dest={os.path.join(dest, 'image.tar')}",
             )
+
+
+def _existing(directory: str) -> str:
+    """The directory, or the lowest above it that is there."""
+    while directory and not os.path.lexists(directory):
+        directory = os.path.dirname(directory)
+    return directory or "."
 
 
 def _check_directory(kind: str, dest: str | None) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyarch.snapshot.tree import Node
 
-__all__ = ["PlatformTree", "files_of", "write_directory", "write_tar"]
+__all__ = ["PlatformTree", "delete_others", "files_of", "write_directory", "write_tar"]
 
 
 class PlatformTree(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ def write_directory(
             if split:
                 os.utime(target, (epoch or 0, epoch or 0))  # no build made it at any time, as in BuildKit
         if delete:
-            _delete_others(str(directory), written)
+            delete_others(str(directory), written)
     except OSError as error:
         raise output_error(error, directory) from None
 
@@ -166,7 +166,7 @@ def _check_overlap(trees: Sequence[PlatformTree]) -> None:
                 )
 
 
-def _delete_others(directory: str, kept: set[str]) -> None:
+def delete_others(directory: str, kept: set[str]) -> None:
     """Remove all below `directory` that is neither in `kept` nor above something in it. Follows no link."""
     from anyarch.store.tree import remove_tree
 

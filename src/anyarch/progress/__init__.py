@@ -39,13 +39,21 @@ def choose_mode(wanted: str, stream: TextIO, environment: Mapping[str, str]) -> 
     return wanted
 
 
-def open_display(mode: str, stream: TextIO, environment: Mapping[str, str] | None = None) -> Display:
-    """A started display in `mode` (as `choose_mode` gives it); the caller closes it."""
+def open_display(
+    mode: str,
+    stream: TextIO,
+    environment: Mapping[str, str] | None = None,
+    *,
+    builder: tuple[str, str] | None = None,
+) -> Display:
+    """A started display in `mode` (as `choose_mode` gives it); the caller closes it. `builder` are name and
+    driver of the builder, where they are to be said."""
     environment = os.environ if environment is None else environment
     if mode == "plain":
         from anyarch.progress.plain import PlainRenderer
 
-        return Display(PlainRenderer(stream)).start()
+        heading = f'building with "{builder[0]}" instance using {builder[1]} driver' if builder else ""
+        return Display(PlainRenderer(stream, heading)).start()
     if mode == "rawjson":
         from anyarch.progress.rawjson import RawJSONRenderer
 
@@ -53,7 +61,9 @@ def open_display(mode: str, stream: TextIO, environment: Mapping[str, str] | Non
     if mode == "tty":
         from anyarch.progress.tty import TTYRenderer
 
-        renderer = TTYRenderer(stream, environment, tick_s=_rate_s(environment))
+        renderer = TTYRenderer(
+            stream, environment, tick_s=_rate_s(environment), label=":".join(reversed(builder or ()))
+        )
         return Display(renderer, tick_s=renderer.tick_s, kept_lines=max(10, renderer.log_lines)).start()
     return Display(None).start()
 

@@ -42,18 +42,19 @@ class _Pending:
 
 
 class PlainRenderer:
-    """Writes to `stream`. Steps are numbered in the order in which they are first printed."""
+    """Writes to `stream`, first `heading` if there is one. Steps are numbered in the order in which they are
+    first printed."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, heading: str = "") -> None:
         self._stream = stream
-        self._text: list[str] = []
+        self._text: list[str] = [f"#0 {heading}\n"] if heading else []
         self._numbers: dict[str, int] = {}
         self._waiting: dict[str, _Pending] = {}
         self._floor: Step | None = None
         self._floor_spoke = 0.0
         self._closed: dict[str, tuple[float | None, float | None]] = {}
         self._statuses: dict[tuple[str, str], tuple[float, int]] = {}
-        self._is_first = True
+        self._is_first = not heading
 
     def update(self, trace: Trace, updates: Sequence[tuple[Event, list[str]]], now: float) -> None:
         for event, lines in updates:

@@ -62,9 +62,13 @@ class Row:
 
 
 class TTYRenderer:
-    """Draws on `stream`, a terminal. `tick_s` is the least time between two pictures."""
+    """Draws on `stream`, a terminal. `tick_s` is the least time between two pictures, `label` stands at the
+    right of the first line."""
 
-    def __init__(self, stream: TextIO, environment: Mapping[str, str], *, tick_s: float = 0.1) -> None:
+    def __init__(
+        self, stream: TextIO, environment: Mapping[str, str], *, tick_s: float = 0.1, label: str = ""
+    ) -> None:
+        self._label = label
         self.tick_s = tick_s
         self.log_lines = _log_lines(environment)
         self._stream = stream
@@ -87,6 +91,7 @@ class TTYRenderer:
         self._last = now
         width, height = _terminal_size(self._stream)
         rows = frame(trace, now, height=height, log_lines=self.log_lines, is_final=is_final)
+        rows[0].right = self._label
         # The last column stays free: writing into it wraps on some terminals.
         lines = [row.fit(width - 1) for row in rows]
         # A terminal that was made narrower has wrapped what is on it.

@@ -30,13 +30,15 @@ _SUFFIX = ".anyarch-part"
 @contextmanager
 def whole_file(target: Path) -> Iterator[BinaryIO]:
     """A stream of which the content becomes the file `target` when the block ends, and vanishes when it
-    fails. A device or pipe is written to directly; behind a symbolic link its file is replaced. OSError."""
+    fails; directories above it are made. A device or pipe is written to directly; behind a symbolic link its
+    file is replaced. OSError."""
     path = os.path.realpath(target)
     if not _is_replaceable(path):
         with open(path, "wb") as stream:
             yield stream
         return
     directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
     temporary = f"{directory}/.{name}.{os.getpid()}{_SUFFIX}"
     with _create(temporary) as stream:
         try:

@@ -318,7 +318,8 @@ def _build(
     from anyarch.progress import open_display
 
     cancel = CancelToken()
-    display = open_display(mode, stderr())
+    name = (builder.name, builder.driver) if builder is not None else None
+    display = open_display(mode, stderr(), builder=name)
     try:
         with stopping(cancel, notice=mode == "plain"), display:
             result = _solve(request, builder, display, cancel)
@@ -328,9 +329,9 @@ def _build(
         _tell_display_failure(display)
         write_results(parsed, result, display.trace, mode, prints_id=prints_id)
         if asked.name != "build":
-            from anyarch.cli.answers import print_answer
+            from anyarch.cli.answers import print_answer, shown_dockerfile
 
-            return print_answer(result, asked)
+            return print_answer(result, asked, shown_dockerfile(request))
     except BaseException as error:
         display.close()
         pipe = broken_pipe(error)

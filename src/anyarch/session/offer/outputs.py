@@ -26,6 +26,7 @@ __all__ = ["DirectoryTarget", "FileTarget", "PipeTarget", "Target", "output_meth
 _DIFF_COPY = "/moby.filesync.v1.FileSend/DiffCopy"
 _EXPORTER = "buildkit-attachable-exporter-id"
 _METADATA = "exporter-md-"
+_IN_ONE = "buildkit-exporter-multi-platform"
 
 
 class Target(Protocol):
@@ -125,14 +126,21 @@ class PipeTarget:
 
 
 class DirectoryTarget:
-    """A directory: files are put into it, what is there already stays."""
+    """A directory: files are put into it. What is there already stays, or with `is_deleting` goes, where it
+    is not part of the result."""
 
-    def __init__(self, dest: str) -> None:
+    def __init__(self, dest: str, *, is_deleting: bool = False) -> None:
         self._dest = dest
+        self._is_deleting = is_deleting
 
     async def receive(self, call: ServerCall, metadata: dict[str, str]) -> None:
         from anyarch.archive.apply import Unpacker
 
+        if self._is_deleting and call.metadata.get(_IN_ONE) != "1":
+            raise OutputError(
+                "mode=delete is not supported by this builder",
+                hint="it may send each platform by itself, and then each would delete the others' files",
+            )
         _make_directory(Path(self._dest))
         with Unpacker(self._dest, whiteouts="delete", chown=False, keep_root=True) as unpacker:
             receiver = TreeReceiver(unpacker)
@@ -150,6 +158,15 @@ class DirectoryTarget:
             if not receiver.is_finished:
                 raise OutputError(f"{self._dest}: the builder ended before it had sent all files")
             unpacker.finish()
+        if self._is_deleting:
+            from anyarch.exporter.files import delete_others
+
+            try:
+                await asyncio.to_thread(delete_others, self._dest, set(receiver.paths))
+            except OSError as error:
+                from anyarch.store.whole_file import output_error
+
+                raise output_error(error, self._dest) from error
 
 
 async def _copy(call: ServerCall, stream: BinaryIO) -> None:
