@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import select
 import signal
 import socket
 import sys
@@ -21,21 +20,20 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from anyarch.errors import Canceled, SandboxError
+from anyarch.errors import SandboxError
 from anyarch.sandbox.compile import compile_plan
+from anyarch.sandbox.exchange import GONE, GONE_HINT, Exchange
 from anyarch.sandbox.gates import refusal
 from anyarch.sandbox.idmap import map_arguments, parse_subids
 from anyarch.sandbox.openfiles import limit_of_steps
-from anyarch.sandbox.plan import NO_RESOURCES, CancelToken
-from anyarch.sandbox.reports import receive_report
-from anyarch.sandbox.supervisor.report import send_frame
+from anyarch.sandbox.plan import NO_RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from anyarch.sandbox.network import OwnNetwork
-    from anyarch.sandbox.plan import ExecRequest, Registration
+    from anyarch.sandbox.plan import CancelToken, ExecRequest, Registration
     from anyarch.sandbox.resources import Setting
 
 __all__ = ["Executor", "StepHandle", "is_privileged", "owns_the_machine"]
@@ -43,9 +41,6 @@ __all__ = ["Executor", "StepHandle", "is_privileged", "owns_the_machine"]
 _CHUNK = 1 << 16
 _CAP_SYS_ADMIN = 21
 _INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # PROC_USER_INIT_INO of linux/proc_ns.h
-_KILL_TIMEOUT_S = 5.0
-_EVENT_PERIOD_MS = 50  # how often a threading.Event is looked at
-_GONE, _GONE_HINT = "the sandbox supervisor has ended", "it was killed; run the build again"
 _START = (
     "import sys;p=type(sys)('supervisor');p.__path__=[sys.argv[1]];sys.modules['supervisor']=p;"
     "from supervisor.main import main;main(*sys.argv[2:])"
@@ -356,7 +351,7 @@ class Executor:
         wanted: tuple[str, tuple[Setting, ...]] | None = None,
         keys: tuple[int, int] = (0, 0),
         namespace: int | None = None,
-    ) -> _Exchange:
+    ) -> Exchange:
         """Ask the supervisor for a child; the caller sends what it is to do, and closes the exchange."""
         control, theirs = socket.socketpair()
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else -1
@@ -378,7 +373,7 @@ class Executor:
                 os.close(null)
             for _, writer in pipes:
                 os.close(writer)
-        return _Exchange(control, [reader for reader, _ in pipes])
+        return Exchange(control, [reader for reader, _ in pipes])
 
     def _new_key(self) -> int:
         with self._lock:
@@ -402,7 +397,7 @@ class Executor:
                 return
             except OSError as error:
                 if attempt:
-                    raise SandboxError(_GONE, hint=_GONE_HINT) from error
+                    raise SandboxError(GONE, hint=GONE_HINT) from error
                 self._forget(link)
 
     def _forget(self, link: socket.socket) -> None:
@@ -465,156 +460,6 @@ class StepHandle:
         self.started.set()
 
 
-class _Exchange:
-    """One child, from its start to its end: its control socket and our ends of its output pipes."""
-
-    def __init__(self, control: socket.socket, readers: list[int]) -> None:
-        self._control = control
-        self._readers = readers
-        self._ended = False
-        self.on_note: Callable[[str, str], None] | None = None
-        self.handle: StepHandle | None = None
-        self.on_listener: Callable[[socket.socket], None] | None = None
-
-    def __enter__(self) -> _Exchange:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if not self._ended:
-            # something here failed: the child must not work on behind the caller's back
-            self._cancel()
-            self._control.settimeout(_KILL_TIMEOUT_S)
-            try:
-                while self._control.recv(_CHUNK):
-                    continue
-            except OSError:
-                self._ended = True  # it does not die, in the kernel; nothing more can be done from here
-        self._control.close()
-        for reader in self._readers:
-            os.close(reader)
-
-    def send(self, value: object) -> None:
-        try:
-            send_frame(self._control, value)
-        except BrokenPipeError:
-            return  # refused before it was read: the report says why
-
-    def receive_terminal(self) -> int | None:
-        """The terminal of the step; None when the next report (left for `finish`) is another one."""
-        while True:
-            report = receive_report(self._control, peek=True)
-            if not isinstance(report, tuple) or report[0] not in ("note", "listener"):
-                break
-            receive_report(self._control)
-            if report[0] == "note":
-                self._note("limit", report[1])
-            else:
-                self._receive_listener()
-        if not isinstance(report, tuple) or report[0] != "terminal":
-            return None
-        receive_report(self._control)
-        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        return descriptors[0]
-
-    def finish(
-        self,
-        on_output: Callable[[int, bytes], None],
-        cancel: threading.Event | CancelToken | None,
-        relay: Relay | None = None,
-    ) -> int:
-        """Pass the output on until the child has ended, and return its code."""
-        token = cancel if isinstance(cancel, CancelToken) else None
-        if token is not None:
-            token.add_callback(self._cancel)
-        try:
-            return self._finish(on_output, cancel, relay)
-        finally:
-            if token is not None:
-                token.remove_callback(self._cancel)
-
-    def _note(self, kind: str, text: str = "") -> None:
-        if self.on_note is not None:
-            self.on_note(kind, text)
-
-    def _receive_listener(self) -> None:
-        """Once: from then on whoever has the other end may be the step's."""
-        take, self.on_listener = self.on_listener, None
-        _, descriptors, _, _ = socket.recv_fds(self._control, 1, 1, socket.MSG_CMSG_CLOEXEC)
-        for descriptor in descriptors:
-            if take is None:
-                os.close(descriptor)
-            else:
-                take(socket.socket(fileno=descriptor))
-
-    def _cancel(self) -> None:
-        try:
-            self._control.shutdown(socket.SHUT_WR)
-        except OSError:
-            return  # it has ended
-
-    def _finish(
-        self,
-        on_output: Callable[[int, bytes], None],
-        cancel: threading.Event | CancelToken | None,
-        relay: Relay | None,
-    ) -> int:
-        streams = {reader: number for number, reader in enumerate(self._readers, start=1)}
-        control = self._control.fileno()
-        poll = select.poll()
-        for fd in (control, *streams):
-            poll.register(fd, select.POLLIN)
-        if relay is not None:
-            relay.watch(poll)
-        event = cancel if isinstance(cancel, threading.Event) else None
-        period = _EVENT_PERIOD_MS if event is not None else (relay.period_ms if relay else None)
-        error: SandboxError | None = None
-        executed: tuple[bytes, bytes] = (b"", b"")
-        while True:
-            if event is not None and event.is_set():
-                self._cancel()
-                event, period = None, None
-            for fd, _ in poll.poll(period):
-                if fd == control:
-                    report = receive_report(self._control)
-                    if isinstance(report, int):  # from the program that executes the step's
-                        error = error or refusal("exec", executed[0], report, executed[1])
-                        continue
-                    if report is not None and report[0] == "refused":
-                        error = error or refusal(*report[1:])
-                        continue
-                    if report is not None and report[0] == "started":
-                        if self.handle is not None:
-                            self.handle._has_started()
-                        continue
-                    if report is not None and report[0] == "listener":
-                        self._receive_listener()
-                        continue
-                    if report is not None and report[0] == "exec":
-                        executed = report[1:]
-                        continue
-                    if report is not None and report[0] in ("note", "out of memory"):
-                        self._note("limit" if report[0] == "note" else report[0], *report[1:])
-                        continue
-                    self._ended = True
-                    for reader, number in streams.items():
-                        _drain(reader, number, on_output)
-                    if relay is not None:
-                        relay.drain()
-                    return _result(report, error, cancel)
-                number = streams.get(fd, 0)
-                if number:
-                    data = os.read(fd, _CHUNK)
-                    if data:
-                        on_output(number, data)
-                    else:
-                        poll.unregister(fd)
-                        del streams[fd]
-                elif relay is not None:
-                    relay.ready(fd, poll)
-            if relay is not None:
-                relay.resize()
-
-
 def _cgroup_of(request: ExecRequest) -> tuple[str, tuple[Setting, ...]] | None:
     """What the supervisor is to make control groups for; None when nothing asks for one."""
     from anyarch.sandbox.supervisor.limits import has_own_pid_max
@@ -628,32 +473,6 @@ def _cgroup_of(request: ExecRequest) -> tuple[str, tuple[Setting, ...]] | None:
     if needs_pids:
         settings += (pids_setting(request.pids),)
     return cgroup_directory(request.cgroup_parent), settings
-
-
-def _result(report: tuple[str, int] | None, error: SandboxError | None, cancel: object) -> int:
-    cancelled = (cancel.is_set() if isinstance(cancel, threading.Event) else False) or (
-        isinstance(cancel, CancelToken) and cancel.cancelled
-    )
-    if cancelled and (report is None or report[1] == 128 + 9):
-        raise Canceled("the step was cancelled")
-    if error is not None:
-        raise error
-    if report is None:
-        raise SandboxError(_GONE, hint=_GONE_HINT)
-    return report[1]
-
-
-def _drain(reader: int, number: int, on_output: Callable[[int, bytes], None]) -> None:
-    """What is left in a pipe after all its writers were killed."""
-    os.set_blocking(reader, False)
-    while True:
-        try:
-            data = os.read(reader, _CHUNK)
-        except BlockingIOError:
-            return  # somebody outside the sandbox has got hold of the other end
-        if not data:
-            return
-        on_output(number, data)
 
 
 def _reap(pid: int) -> None:
@@ -712,7 +531,3 @@ def _id_arguments() -> tuple[str, str]:
     if not all(arguments):
         return "", ""
     return arguments[0], arguments[1]
-
-
-if TYPE_CHECKING:
-    from anyarch.sandbox.terminal import Relay

@@ -13,13 +13,38 @@ from typing import Any
 
 from anyarch.errors import SandboxError
 
-__all__ = ["receive_report"]
+__all__ = ["Report", "receive_report", "receive_step_report"]
 
 _MAX_BYTES = 1 << 20
 _MAX_DEPTH = 4
 _HEAD = struct.Struct("=I")
 _INT = struct.Struct("<i")  # marshal's numbers have one order on all machines
 _CONSTANTS: dict[int, object] = {ord("N"): None, ord("T"): True, ord("F"): False}
+
+Report = int | tuple[Any, ...] | None
+"""An errno, or a word with what belongs to it; None is the end."""
+_FORMS: dict[str, tuple[type, ...]] = {
+    "ended": (int,),
+    "exec": (bytes, bytes),
+    "listener": (),
+    "note": (str,),
+    "out of memory": (),
+    "refused": (str, bytes, int, bytes),
+    "started": (),
+    "terminal": (),
+}
+
+
+def receive_step_report(sock: socket.socket, *, peek: bool = False) -> Report:
+    """The same of a step's child or its supervisor. Raises `SandboxError` for what they do not say."""
+    report = receive_report(sock, peek=peek)
+    if report is None or isinstance(report, int):
+        return report
+    if isinstance(report, tuple) and report and isinstance(report[0], str):
+        form = _FORMS.get(report[0])
+        if form is not None and tuple(type(item) for item in report[1:]) == form:
+            return report
+    raise _strange("its form")
 
 
 def receive_report(sock: socket.socket, *, peek: bool = False) -> Any:

@@ -13,7 +13,7 @@ import pytest
 
 from anyarch.errors import SandboxError
 from anyarch.sandbox.executor import StepHandle
-from anyarch.sandbox.reports import receive_report
+from anyarch.sandbox.reports import receive_report, receive_step_report
 from anyarch.sandbox.supervisor.report import send_frame
 
 if TYPE_CHECKING:
@@ -192,6 +192,31 @@ def test_report_is_what_was_sent(value: object) -> None:
         send_frame(theirs, value)
         assert receive_report(ours, peek=True) == value
         assert receive_report(ours) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (),
+        "ended",
+        ("ended",),
+        ("ended", "0"),
+        ("ended", True),
+        ("refused", "exec"),
+        ("exec", b"/x"),
+        ("note", b"x"),
+        ("listener", 1),
+        (1, 2),
+        ("unheard of",),
+    ],
+    ids=str,
+)
+def test_report_of_another_form_is_nobodys(value: object) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(theirs, value)
+        with pytest.raises(SandboxError, match="none of ours"):
+            receive_step_report(ours)
 
 
 def test_report_that_is_cut_off_is_the_end_of_all() -> None:
