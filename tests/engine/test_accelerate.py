@@ -184,6 +184,41 @@ def test_twins_have_the_descriptors_that_they_were_given(shared: Builder) -> Non
     assert "/bin/dash was emulated 1 times because its standard input was closed" in notes(told)
 
 
+def test_a_library_that_was_changed_or_has_another_in_front_leaves_its_programs_to_the_emulator(
+    shared: Builder,
+) -> None:
+    """From the next step on. Programs that do not need it have twins all the same."""
+    told = [
+        log(shared(f"FROM debian\nRUN {change}\nRUN ls -d / > /ls; cat /etc/group > /cat", platform=ARM))
+        for change in (
+            "cd /usr/lib/aarch64-linux-gnu && printf x >> $(readlink -f libselinux.so.1)",
+            "mkdir -p /opt/l /etc/ld.so.conf.d && cp /usr/lib/aarch64-linux-gnu/libselinux.so.1 /opt/l/ && "
+            "echo /opt/l > /etc/ld.so.conf.d/l.conf",
+        )
+    ]
+
+    need = "/bin/ls is emulated: it needs libselinux.so.1, and"
+    assert f"{need} /lib/aarch64-linux-gnu/libselinux.so.1 is not as its package brought it" in told[0]
+    assert f"{need} there is one in /opt/l" in told[1]
+    for text in told:
+        last = [line for line in notes(text).splitlines() if "runs of native programs" in line][-1]
+        assert "runs of native programs: 2; " in last  # sh and cat
+
+
+def test_steps_that_run_at_the_same_time_have_twins_each(shared: Builder) -> None:
+    stages = "".join(
+        f"FROM debian AS s{number}\nRUN i=0; while [ $i -lt 9 ]; do cat /etc/passwd > /{number}; "
+        f"i=$(expr $i + 1); done\n"
+        for number in range(4)
+    )
+    copies = "".join(f"COPY --from=s{number} /{number} /\n" for number in range(4))
+    image = shared(f"{stages}FROM scratch\n{copies}", platform=ARM)
+
+    steps = image.result.metadata["anyarch.acceleration"]["steps"].values()
+    assert [(step["native"], step["emulated"]) for step in steps] == [(19, {})] * 4  # sh, cat and expr
+    assert len({image.read_text(f"/{number}") for number in range(4)}) == 1
+
+
 def test_a_chroot_inside_a_step_is_emulated(shared: Builder) -> None:
     image, told = run(
         shared,

@@ -106,7 +106,7 @@ g++ -E -xc++ v.c; rm /usr/local/include/aarch64-linux-gnu/v.h
 """,
     "packages": r"""
 mkdir -p p/DEBIAN p/usr/share/odd; echo x > p/usr/share/odd/x
-printf 'Package: odd\nVersion: 1\nArchitecture: arm64\n%s\n' 'Maintainer: n <n@example.org>' \
+printf 'Package: odd\nVersion: 1\nArchitecture: arm64\n%s\n%s\n' 'Maintainer: n <n@example.org>' \
  'Description: none' > p/DEBIAN/control
 printf '#!/bin/sh\nset -e\necho "$0 $* $DPKG_MAINTSCRIPT_ARCH $DPKG_RUNNING_VERSION"\n' > p/DEBIAN/postinst
 sed -i '$s/$/ | sed "s,.*\/,,"/' p/DEBIAN/postinst

@@ -10,6 +10,7 @@ import base64
 import bz2
 import hashlib
 import io
+import os
 import subprocess
 import tarfile
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["apk_context", "with_database"]
+__all__ = ["apk_context", "apk_root", "with_database"]
 
 CONFIGURATION = b"CONFIG_DESKTOP=y\n# CONFIG_FEATURE_SH_STANDALONE is not set\n"
 APPLETS = (
@@ -46,6 +47,29 @@ def apk_context(cache: Path, architectures: Sequence[str]) -> Path:
             path.write_bytes(_root(next(found), next(found), each.machine))
 
     return cached(cache, f"apk-{'-'.join(architectures)}", make)
+
+
+def apk_root(packages: Mapping[str, Sequence[str]], files: Mapping[str, Path], machine: str) -> bytes:
+    """A tar of `files` (by path; links stay links), each of which is one of a package's of `packages`."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as root:
+        for directory in ("dev", "proc", "sys", "tmp"):
+            info = tarfile.TarInfo(directory)
+            info.type, info.mode = tarfile.DIRTYPE, 0o755
+            root.addfile(info)
+        for path, content in _FILES.items():
+            _add(root, path, content)
+        for path, file in files.items():
+            if file.is_symlink():
+                info = tarfile.TarInfo(path)
+                info.type, info.linkname = tarfile.SYMTYPE, os.readlink(file)
+                root.addfile(info)
+            else:
+                _add(root, path, file.read_bytes(), mode=0o755)
+        kept = {path: file.read_bytes() for path, file in files.items() if not file.is_symlink()}
+        paragraphs = [_paragraph(name, "1-r0", machine, paths, kept) for name, paths in packages.items()]
+        _add(root, "lib/apk/db/installed", "".join(paragraphs).encode())
+    return buffer.getvalue()
 
 
 def with_database(root: bytes, machine: str, *, versions: Mapping[str, str] | None = None) -> bytes:
@@ -89,22 +113,28 @@ def _unpack(package: Path, root: tarfile.TarFile) -> None:
 
 
 def _database(root: bytes, machine: str, versions: Mapping[str, str]) -> bytes:
-    paragraphs = []
     with tarfile.open(fileobj=io.BytesIO(root)) as files:
         names = [name for name in files.getnames() if name == "bin/busybox" or ".so" in name]
-        for package, version in {**_PACKAGES, **versions}.items():
-            lines = [f"P:{package}", f"V:{version}", f"A:{machine}", f"o:{package}"]
-            for name in names:
-                if (name == "bin/busybox") != (package == "busybox"):
-                    continue
-                directory, _, base = name.rpartition("/")
-                lines += [f"F:{directory}", f"R:{base}", "a:0:0:755"]
-                content = files.extractfile(name) if files.getmember(name).isreg() else None
-                if content is not None:
-                    digest = base64.b64encode(hashlib.sha1(content.read()).digest()).decode()
-                    lines.append(f"Z:Q1{digest}")
-            paragraphs.append("\n".join(lines) + "\n\n")
+        members = {name: files.extractfile(name) for name in names if files.getmember(name).isreg()}
+        kept = {name: content.read() for name, content in members.items() if content is not None}
+    paragraphs = []
+    for package, version in {**_PACKAGES, **versions}.items():
+        own = [name for name in names if (name == "bin/busybox") == (package == "busybox")]
+        paragraphs.append(_paragraph(package, version, machine, own, kept))
     return "".join(paragraphs).encode()
+
+
+def _paragraph(
+    package: str, version: str, machine: str, paths: Sequence[str], contents: Mapping[str, bytes]
+) -> str:
+    """What the database has of a package; `contents` are those of its files that are no links."""
+    lines = [f"P:{package}", f"V:{version}", f"A:{machine}", f"o:{package}"]
+    for path in paths:
+        directory, _, base = path.rpartition("/")
+        lines += [f"F:{directory}", f"R:{base}", "a:0:0:755"]
+        if path in contents:
+            lines.append(f"Z:Q1{base64.b64encode(hashlib.sha1(contents[path]).digest()).decode()}")
+    return "\n".join(lines) + "\n\n"
 
 
 def _add(root: tarfile.TarFile, path: str, content: bytes, *, mode: int = 0o644) -> None:

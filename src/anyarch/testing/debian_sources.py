@@ -79,7 +79,7 @@ SOURCES = {
     "markupsafe": Source(
         "m/markupsafe/markupsafe_2.1.2.orig.tar.gz",
         "abcabc8c2b26036d62d4c746381a6f7cf60aafcc653198ad678306986b09450d",
-        "python3 setup.py -q bdist_wheel && rm -r *.egg-info",
+        "python3 setup.py -q bdist_wheel && rm -r src/*.egg-info",
     ),
 }
 WHEEL_PACKAGES = ("python3-dev", "python3-setuptools", "python3-wheel")

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/17"
+_VERSION = "twins/19"
 
 
 class Acceleration:

@@ -9,7 +9,7 @@ that it stands for. Configuration options that change code must be equal.
 from __future__ import annotations
 
 import re
-import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +21,7 @@ from anyarch.emulation.accelerate.configuration import (
     offloading_rules,
 )
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.likeness import native_driver, native_linker_name, native_table
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import TARGETS, conditions
@@ -70,10 +71,6 @@ _KNOWN_FIXES = {
     # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
     ("12", "arm64", "+deb12u1"): ("-fstack-protector",),
 }
-# GCC's cppdefault.h: a directory, the component that it is of, four flags
-_ENTRY = struct.Struct("<2Q4B4x")
-_MOST_ENTRIES = 6  # between the compiler's own directory and the system's
-
 # a query, a file of options, a plug-in, a choice by this machine's CPU, other directories
 _DRIVER_REFUSED = (
     *("@", "-v", "--version", "-dump", "-print", "-###", "--help", "-Q", "-march=native", "-mcpu=native"),
@@ -242,12 +239,13 @@ def _binutil(
             swaps += [ArgumentRule("next", "-plugin", seen), ArgumentRule("swap", seen, f"{HIDDEN}/{place}")]
             break
         # the driver names the system root that it has
-        # and finds the linker under another name, which is told in front of what the linker says
+        # and may find the linker under another name, which is told in front of what the linker says
         root = _known(["--sysroot=/"])
-        name = ArgumentRule("swap", f"/usr/bin/{triplet}-ld", "/usr/bin/ld")
+        other_name = ArgumentRule("swap", f"/usr/bin/{triplet}-ld", "/usr/bin/ld")
+        name = () if natives.host == "amd64" else (other_name,)
         plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
         accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
-        rules = (*root, name, *swaps, *accepted, *_refusals(_LD_REFUSED), *plain)
+        rules = (*root, *name, *swaps, *accepted, *_refusals(_LD_REFUSED), *plain)
     return Twin(f"/{path}", natives.program(path, path, texts={}), (found,), arguments=rules)
 
 
@@ -285,7 +283,13 @@ def _compiler(
         if offloading_differs(theirs, ours):
             known = offloading_rules(TARGETS[target].multiarch, gcc)
     texts |= _directories(ours, target)
-    fix = _native_table(TARGETS[target].multiarch, gcc) if name in ("cc1", "cc1plus") else None
+    fix: Callable[[Program], None] | None = None
+    if name in ("cc1", "cc1plus"):
+        fix = native_table(TARGETS[target].multiarch, gcc)
+    elif name != "collect2":
+        fix = native_driver
+    elif natives.host == "amd64":
+        fix = partial(native_linker_name, triplet=TARGETS[target].multiarch)
     place = natives.program(own, f"{path}", texts=texts, change=fix)
     if name.startswith("cc1"):
         known = (*known, *_known(_CC1_KNOWN))
@@ -314,45 +318,3 @@ def _directories(raw: bytes, target: str) -> dict[bytes, bytes]:
             new = b"/usr/local/include"  # leads nowhere on a native system
         found[text] = new
     return found
-
-
-def _native_table(triplet: str, gcc: str) -> Callable[[Program], None]:
-    """The native compiler looks into /usr/local/include, first for the architecture and then for all, behind
-    its own headers; then for fixed ones, then into /usr/include. What the cross compiler has between its own
-    and /usr/include is set to that, as far as there is room."""
-    own = f"/usr/lib/gcc/{triplet}/{gcc}/include".encode()
-
-    def change(program: Program) -> None:
-        system = _entries(program, b"/usr/include")
-        first = min(system, default=0)
-        place = [
-            entry
-            for entry in _entries(program, own)
-            if first - _MOST_ENTRIES * _ENTRY.size <= entry < first and not (first - entry) % _ENTRY.size
-        ]
-        fixed = _addresses(program, own + b"-fixed")
-        local = _addresses(program, b"/usr/local/include")
-        if len(place) != 1 or len(system) != 2 or not fixed or not local:
-            raise NotSupported(f"{program.what} has another list of directories than is known")
-        slots = range(place[0] + _ENTRY.size, first, _ENTRY.size)
-        component = _ENTRY.unpack_from(program.raw, place[0])[1]
-        # no component that could be moved; not for C++ only, C++ knows it, no system root, with the
-        # architecture's directory or not
-        wanted = [(local[0], 0, 0, 1, 0, 2), (local[0], 0, 0, 1, 0, 0)]
-        wanted += [(fixed[0], component, 0, 0, 0, 2), (fixed[0], component, 0, 0, 0, 0)]
-        if not 2 <= len(slots) <= len(wanted):
-            raise NotSupported(f"{program.what} has another list of directories than is known")
-        for slot, entry in zip(slots, wanted, strict=False):
-            _ENTRY.pack_into(program.raw, slot, *entry)
-
-    return change
-
-
-def _addresses(program: Program, text: bytes) -> list[int]:
-    found = [program.address_of(place) for place in program.texts(text)]
-    return [address for address in found if address is not None]
-
-
-def _entries(program: Program, text: bytes) -> list[int]:
-    """Where the table has a directory."""
-    return sorted(entry for address in _addresses(program, text) for entry in program.pointers_to(address))

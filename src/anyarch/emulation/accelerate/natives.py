@@ -49,7 +49,7 @@ class Natives:
         self.packages = packages
         self.files: dict[str, bytes] = {}
         self._group = group
-        self._host = host
+        self.host = host
         self._names = native_texts(host, target) if names is None else names
         self._loaders = loaders(host)
         self._libraries: dict[str, str] = {}
@@ -74,8 +74,8 @@ class Natives:
         place = f"{self._group}/{name}"
         raw = read_file(self.packages, path)
         found = _inspected(raw)
-        if found is None or found.architectures != (self._host,) or found.format != "elf":
-            raise NotSupported(f"/{path} is no program of {self._host}")
+        if found is None or found.architectures != (self.host,) or found.format != "elf":
+            raise NotSupported(f"/{path} is no program of {self.host}")
         program = Program(raw, f"/{path}")
         pairs = self._named_texts(program, like) if texts is None else dict(texts)
         own = f"{HIDDEN}/{self._group}l"
@@ -106,8 +106,8 @@ class Natives:
         """Take a library in that is named by its path, such as a plug-in."""
         raw = read_file(self.packages, path)
         found = _inspected(raw)
-        if found is None or found.architectures != (self._host,):
-            raise NotSupported(f"/{path} is no library of {self._host}")
+        if found is None or found.architectures != (self.host,):
+            raise NotSupported(f"/{path} is no library of {self.host}")
         for soname in found.needed:
             self.library(soname)
         place = f"{self._group}/{path}"
@@ -121,8 +121,8 @@ class Natives:
         path = self._find(soname)
         raw = read_file(self.packages, path)
         found = _inspected(raw)
-        if found is None or found.architectures != (self._host,):
-            raise NotSupported(f"/{path} is no library of {self._host}")
+        if found is None or found.architectures != (self.host,):
+            raise NotSupported(f"/{path} is no library of {self.host}")
         self._libraries[soname] = path
         try:
             if not soname.startswith("ld-linux"):
@@ -131,7 +131,7 @@ class Natives:
                 self.files[f"{self._group}l/{soname}"] = raw
             else:
                 # the name by which libraries ask for the loader; it is there already when they do
-                self.files[f"{self._group}l/{soname}"] = GlibcLoader(self._host).patched(
+                self.files[f"{self._group}l/{soname}"] = GlibcLoader(self.host).patched(
                     raw, self._place_of_libraries()
                 )
         except NotSupported:

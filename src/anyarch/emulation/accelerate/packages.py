@@ -109,6 +109,12 @@ class Packages:
                 found.update(data)
         return found.hexdigest().startswith(wanted.digest)
 
+    def is_library_intact(self, name: str, path: str) -> bool:
+        """Whether the file that `path` leads to is a library of the package, and still that."""
+        real = self._real(path)
+        listed = next((one for one in self.files(name) if ".so" in one and self._real(one) == real), None)
+        return listed is not None and self.is_intact(name, listed)
+
     def _real(self, path: str) -> str:
         try:
             return self.tree.resolve(path)

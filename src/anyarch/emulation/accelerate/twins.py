@@ -10,6 +10,8 @@ import msgspec
 from anyarch.archive.entry import Kind
 from anyarch.elf.header import parse
 from anyarch.emulation.accelerate.dispatcher import PAGE, Twin, identity
+from anyarch.emulation.accelerate.libraries import Libraries
+from anyarch.emulation.accelerate.loaders import OF_LOADER
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import DebianTools
@@ -81,6 +83,7 @@ def choose_tools(
     tools = tools_of(target, native, host=host, architecture=architecture)
     natives = Natives(native, group, host=host, target=architecture, names=tools.names)
     chosen = Chosen([], natives.files, {})
+    libraries = Libraries(root or target, architecture)
     for package in sorted(target.installed):
         names = tools.programs(package)
         if not names:
@@ -101,7 +104,7 @@ def choose_tools(
             if name not in names or directory not in _DIRECTORIES:
                 continue
             try:
-                twin = _tool(target, root or target, native, natives, package, path, tools)
+                twin = _tool(target, root or target, libraries, native, natives, package, path, tools)
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
                 continue
@@ -112,7 +115,7 @@ def choose_tools(
 
 def state_of(target: Packages, native: Packages, *, host: str, architecture: str) -> bytes:
     """A digest of all in a tree that decides on the twins that `native` has for it: the packages that both
-    have, and the programs as they are. Raises `NotSupported` as `choose_tools` does."""
+    have, the programs and the libraries as they are. Raises `NotSupported` as `choose_tools` does."""
     tools = tools_of(target, native, host=host, architecture=architecture)
     common = sorted(set(target.installed) & set(native.installed))
     whole = hashlib.sha256(repr([target.installed[name] for name in common]).encode())
@@ -121,12 +124,14 @@ def state_of(target: Packages, native: Packages, *, host: str, architecture: str
         for path in target.files(package) if names else ():
             if path.rpartition("/")[2] in names:
                 whole.update(repr((path, identity_of(target, path))).encode())
+    whole.update(repr(Libraries(target, architecture).state()).encode())
     return whole.digest()
 
 
 def _tool(
     target: Packages,
     root: Packages,
+    libraries: Libraries,
     native: Packages,
     natives: Natives,
     package: str,
@@ -146,6 +151,8 @@ def _tool(
                 f"it needs {soname} of {owner or 'no package'} {native.version(owner)}, "
                 f"and this image has {root.version(owner) or 'none'}"
             )
+        if not soname.startswith((OF_LOADER, "ld-linux")):
+            libraries.check(soname, owner)
     name = path.rpartition("/")[2]
     theirs, ours = read_file(target, path), read_file(native, path)
     return Twin(
