@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.errors import InvalidDigest
+from anyarch.spec.digest import Digest
 from anyarch.spec.number import natural
 from anyarch.spec.oci import Descriptor, decode
 from anyarch.spec.snapshot import Snapshot, renamed
@@ -427,7 +429,7 @@ def descriptors_of(config: CacheConfig) -> dict[str, Descriptor]:
 
 def described(config: CacheConfig, blobs: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
     """The blobs of a document's layers that are among `blobs` and whose diff ID is known, which they have as
-    annotation."""
+    annotation. One whose digests or size are none is passed over."""
     found = {}
     for layer in config.layers:
         descriptor = blobs.get(layer.blob)
@@ -436,9 +438,17 @@ def described(config: CacheConfig, blobs: Mapping[str, Descriptor]) -> dict[str,
         notes = dict(descriptor.annotations or {})
         if layer.annotations is not None and layer.annotations.diff_id:
             notes.setdefault(UNCOMPRESSED, layer.annotations.diff_id)
-        if UNCOMPRESSED in notes:
+        if descriptor.size >= 0 and _is_digest(layer.blob) and _is_digest(notes.get(UNCOMPRESSED, "")):
             found[layer.blob] = msgspec.structs.replace(descriptor, annotations=notes)
     return found
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        Digest.parse(text)
+    except InvalidDigest:
+        return False
+    return True
 
 
 def decode_config(raw: bytes) -> CacheConfig:

@@ -122,8 +122,8 @@ def test_an_image_tells_where_layers_without_entries_are() -> None:
 @pytest.mark.parametrize(
     "raw",
     [
-        b'{"layers":[{"blob":"x","parent":0}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
-        b'{"layers":[{"blob":"x","parent":7}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"layers":[{"blob":"BLOB","parent":0}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
+        b'{"layers":[{"blob":"BLOB","parent":7}],"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":0}]}]}',
         b'{"anyarchRecords":[{"digest":"sha256:a","layers":[{"layer":-5}]}]}',
         b'{"anyarchRecords":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.key","link":9}]]}]}',
         b'{"anyarchRecords":[{"digest":"sha256:a","inputs":[[{"selector":"anyarch.output=x","link":0}]]}]}',
@@ -132,7 +132,23 @@ def test_an_image_tells_where_layers_without_entries_are() -> None:
     ],
 )
 def test_a_document_that_makes_no_sense_gives_nothing(raw: bytes) -> None:
-    assert parse(decode_config(raw), {"x": next(iter(descriptors("x").values()))}).results == {}
+    assert parse(decode_config(raw.replace(b"BLOB", blob("x").encode())), descriptors("x")).results == {}
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        Descriptor("m", blob("a"), 1),
+        Descriptor("m", blob("a"), 1, annotations={UNCOMPRESSED: ""}),
+        Descriptor("m", blob("a"), 1, annotations={UNCOMPRESSED: f"{blob('a')}0"}),
+        Descriptor("m", blob("a"), -1, annotations={UNCOMPRESSED: blob("a")}),
+        Descriptor("m", "x", 1, annotations={UNCOMPRESSED: blob("a")}),
+    ],
+    ids=["no diff ID", "an empty one", "a long one", "negative size", "no digest"],
+)
+def test_results_of_impossible_blobs_are_passed_over(descriptor: Descriptor) -> None:
+    config = write([KeyedResult(key("1"), outputs=(Snapshot((descriptor.digest,)),))])
+    assert parse(config, {descriptor.digest: descriptor}).results == {}
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b'{"records":3}', b'{"anyarchRecords":3}', b"\xff"])
