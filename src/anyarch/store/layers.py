@@ -181,9 +181,12 @@ class LayerRecords:
             database.execute("DELETE FROM layers WHERE id = ?", (layer,))
 
     def blobs(self, layer: str) -> list[LayerBlob]:
-        """All blobs known of a layer, pulled ones first. Their bytes need not be local."""
+        """All blobs known of a layer: pulled ones first, of those what came with the latest new image. Their
+        bytes need not be local."""
         rows = self._meta.query(
-            "SELECT descriptor, compression FROM layer_blobs WHERE layer = ? ORDER BY compression, digest",
+            """SELECT descriptor, compression FROM layer_blobs b WHERE layer = ? ORDER BY compression,
+               (SELECT max(seen_at) FROM layer_sources s WHERE s.layer = b.layer AND s.digest = b.digest)
+               DESC, digest""",
             (layer,),
         )
         return [LayerBlob(decode(Descriptor, bytes(raw)), compression) for raw, compression in rows]

@@ -386,6 +386,16 @@ def test_a_pulled_layer_keeps_its_blob_unless_forced(layers: LayerStore) -> None
     assert layers.blob(layer, GZIP) == pulled
 
 
+def test_of_several_pulled_blobs_that_of_the_latest_image_is_taken(layers: LayerStore) -> None:
+    raw = _foreign_tar(a=b"hello" * 1000)
+    for level in (0, 9, 1, 5):
+        blob = gzip.compress(raw, level, mtime=0)
+        layers.store.content.put(blob)
+        descriptor = Descriptor(OCI_LAYER_GZIP, str(Digest.of(blob)), len(blob))
+        layer = layers.add_blob(descriptor, Digest.of(raw), fetch_from=f"docker.io/library/x{level}")
+        assert layers.blob(layer, GZIP).digest == descriptor.digest
+
+
 def test_a_blob_that_is_not_its_diff_id_is_refused(layers: LayerStore, store: Store) -> None:
     layer = _pull(layers, _foreign_tar(a=b"hello"), diff_id=Digest.of(b"something else"))
     for ask in (layers.index, layers.directory):
