@@ -97,6 +97,20 @@ def test_joined_process_ends_with_the_step(steps: Steps) -> None:
 
 
 @pytest.mark.root
+def test_the_end_of_the_builder_ends_a_step_that_processes_have_joined(steps: Steps) -> None:
+    # The kernel lets a step's init go when the processes that joined it have been waited for, not before.
+    first = Background(steps, "cat")
+    joined = [Background(steps, "cat", join=first.handle) for _ in range(2)]
+    closing = threading.Thread(target=steps.executor.close, daemon=True)
+    closing.start()
+    closing.join(20)
+    assert not closing.is_alive()
+    for one in (first, *joined):
+        one.end()
+        assert one.error is not None
+
+
+@pytest.mark.root
 def test_nothing_joins_a_step_that_has_ended(steps: Steps) -> None:
     first = Background(steps, "true")
     first.end()

@@ -94,8 +94,11 @@ class Supervisor:
         them."""
         for running in self.running.values():
             os.kill(running.pid, 9)
+        # In whatever order they end: a step's init ends after those that joined it have been waited for.
+        left = set(self.running)
+        while left:
+            left.discard(os.waitpid(-1, 0)[0])
         for running in self.running.values():
-            os.waitpid(running.pid, 0)
             if running.cgroup is not None:
                 running.cgroup.remove()
 
