@@ -89,8 +89,9 @@ class Packages:
             for name in self.installed:
                 for each in self.files(name):
                     if ".so" in each:  # the owners of libraries are asked for
-                        real = self._real(each)
-                        if real == each or real not in self._owners:  # others have links to it
+                        real, (parent, _, last) = self._real(each), each.rpartition("/")
+                        is_file = real == f"{self._real(parent)}/{last}"  # others have links to it
+                        if is_file or real not in self._owners:
                             self._owners[real] = name
         return self._owners.get(self._real(path), "")
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
-from anyarch.emulation.accelerate.packages import is_same_source
+from anyarch.emulation.accelerate.packages import Packages, is_same_source
+from anyarch.snapshot.hosttree import HostTree
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -23,3 +29,23 @@ def test_a_package_that_was_built_anew_is_of_the_same_source(
     version: str, other: str, *, is_same: bool
 ) -> None:
     assert is_same_source(version, other) == is_same
+
+
+def test_the_owner_of_a_library_is_the_package_that_has_the_file_and_not_a_link_to_it(tmp_path: Path) -> None:
+    info = tmp_path / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "usr/lib/liba.so.1").write_text("")
+    (tmp_path / "usr/lib/liba.so").symlink_to("liba.so.1")
+    paths = {"a-tools": "usr/lib/liba.so", "liba": "lib/liba.so.1", "liba-dev": "usr/lib/liba.so"}
+    status = [
+        f"Package: {name}\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1\n" for name in paths
+    ]
+    (tmp_path / "var/lib/dpkg/status").write_text("\n".join(status))
+    for name, path in paths.items():
+        (info / f"{name}.list").write_text(f"/{path}\n")
+
+    packages = Packages(HostTree(str(tmp_path)))
+
+    assert packages.owner("usr/lib/liba.so") == packages.owner("lib/liba.so.1") == "liba"
