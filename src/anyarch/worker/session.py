@@ -84,6 +84,7 @@ class Lent:
         env: Mapping[str, str] | None = None,
     ) -> None:
         self._secrets = dict(secrets or {})
+        self._read_once: dict[str, bytes] = {}
         self._ssh = dict(ssh or {})
         self._env = os.environ if env is None else env
         texts = list(entitlements)
@@ -116,10 +117,14 @@ class Lent:
         if lent.env is not None or (lent.source is None and name in self._env):
             value = self._env.get(lent.env if lent.env is not None else name)
             return None if value is None else os.fsencode(value)
+        if name in self._read_once:
+            return self._read_once[name]
         path = lent.source if lent.source is not None else name
         try:
             with open(path, "rb") as file:
                 found = file.read(_MAX_SECRET + 1)
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe tells it once only
+                    self._read_once[name] = found
             if len(found) > _MAX_SECRET:
                 raise UsageError(f"secret {name} is too big: {path}", hint="at most 500 KiB are allowed")
             return found

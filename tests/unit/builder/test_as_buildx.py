@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from anyarch.worker.session import Lent, LentSecret
 from tests.unit.daemon.harness import daemon, run, tree
 
 if TYPE_CHECKING:
@@ -31,11 +32,19 @@ def with_builder(home: Path, work: Callable[[Callable[..., Awaitable[Answer]]], 
     async def anyarch(*argv: str) -> Answer:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "anyarch", *argv, env=env, cwd=home, stdout=pipe, stderr=pipe
+            sys.executable,
+            "-m",
+            "anyarch",
+            *argv,
+            env=env,
+            cwd=home,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
         )
         out, said = await process.communicate()
         assert process.returncode is not None
-        return Answer(process.returncode, out.decode(), said.decode())
+        return Answer(process.returncode, out.decode(errors="replace"), said.decode())
 
     async def all_of_it() -> None:
         async with daemon(home):
@@ -107,6 +116,29 @@ def test_directories_above_an_archive_are_made(tmp_path: Path) -> None:
             assert dest.stat().st_size
 
     with_builder(tmp_path, work)
+
+
+def test_a_proxy_says_its_builder_when_progress_is_asked_for(tmp_path: Path) -> None:
+    async def work(anyarch: Callable[..., Awaitable[Answer]]) -> None:
+        answer = await anyarch("dial-stdio", "--progress", "auto")
+        assert answer.status == 0
+        assert answer.err == "#0 builder: d\n\n"
+        assert (await anyarch("dial-stdio")).err == ""
+        wrong = await anyarch("dial-stdio", "--progress", "loud")
+        assert wrong.status == 1
+        assert "invalid progress mode loud" in wrong.err
+
+    with_builder(tmp_path, work)
+
+
+def test_a_secret_may_come_through_a_pipe() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"told once")
+    os.close(writer)
+    lent = Lent(secrets={"s": LentSecret(source=f"/dev/fd/{reader}")})
+    lent.check()
+    assert [lent.secret("s"), lent.secret("s")] == [b"told once", b"told once"]
+    os.close(reader)
 
 
 def test_what_makes_no_sense_is_refused_in_the_words_of_buildx(tmp_path: Path) -> None:

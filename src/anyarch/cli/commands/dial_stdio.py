@@ -25,7 +25,11 @@ COMMAND = Command(
     ),
     flags=(
         Flag("platform", "Target platform: this is used for node selection", metavar="OS/ARCH[/VARIANT]"),
-        Flag("progress", "Accepted for scripts: nothing is shown but errors (default: none)", metavar="MODE"),
+        Flag(
+            "progress",
+            "Whether the builder is said: none, or a mode as of build (default: none)",
+            metavar="MODE",
+        ),
     ),
     examples=(("From another machine", "ssh host anyarch dial-stdio --builder mybuild"),),
 )
@@ -37,9 +41,20 @@ def run(parsed: Parsed) -> int:
     from anyarch.cli.builders import chosen_builder
 
     builder = chosen_builder(parsed)
+    _tell(builder, parsed.text("progress") or "none")
     platform = parsed.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM") or ""
     asyncio.run(_connect(builder, platform))
     return 0
+
+
+def _tell(builder: Builder, progress: str) -> None:
+    """As the progress of a build begins. Raises `UsageError` for an unknown mode."""
+    from anyarch.cli.dispatch import stderr
+    from anyarch.progress import choose_mode
+
+    if choose_mode(progress, stderr(), os.environ) in ("plain", "tty"):
+        stderr().write(f"#0 builder: {builder.name}\n\n")
+        stderr().flush()
 
 
 async def _connect(builder: Builder, platform: str) -> None:
