@@ -17,7 +17,7 @@ from anyarch.testing.debian_roots import cross_packages, release_context
 from tests.engine.test_accelerate import ARM, BASE, BOTH, log, notes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anyarch.testing.builder import BuiltImage
@@ -179,7 +179,7 @@ def test_a_verified_step_makes_the_same_files_and_cache(shared: Builder, debian:
     told = log(image)
 
     assert "accelerate: verified: the files are the same" in told, told
-    assert "accelerate: made /usr/lib/go-1.19/bin/go in " in told
+    assert "accelerate: made a native go in " in told
     assert not re.search("accelerate: /usr/lib/go-1.19/.*emulated", told)
     assert image.read_text("/src/with.out") == image.read_text("/src/run.out") == "[a b] 0.3 1.5\n"
     assert 'GOHOSTARCH="arm64"' in image.read_text("/src/environment")
@@ -197,7 +197,7 @@ def test_go_is_made_when_it_has_compiled(tmp_path: Path, debian: Go) -> None:
     waiting = "/usr/lib/go-1.19/bin/go is emulated: its twin takes a minute to make"
     assert waiting in first
     assert waiting in second
-    assert "made /usr/lib/go-1.19/bin/go in" in third
+    assert "made a native go in" in third
     assert "/usr/lib/go-1.19/bin/go" not in notes(fourth)
     assert third.count("arm64") == 1
 
@@ -274,3 +274,111 @@ def test_go_of_the_base_image_is_taken_from_its_native_sibling(
     assert "/compile was emulated" not in notes(told)
     assert "/usr/local/go is emulated" not in notes(told)
     assert "/usr/local/go is emulated: go1.27.3 is not the base image's, but came by a step" in log(image)
+
+
+ODD = {
+    "go.mod": "module example.org/odd\n\ngo 1.19\n\nrequire example.org/other v1.0.0\n",
+    "main.go": (
+        'package main\n\nimport (\n\t_ "embed"\n\n\t"example.org/odd/answer"\n\t"example.org/other"\n)\n\n'
+        "//go:embed go.mod\nvar text string\n\n"
+        "func main() { println(len(text), word, other.Name, answer.Answer()) }\n"
+    ),
+    "word_arm64.go": 'package main\n\nconst word = "arm64"\n',
+    "word.go": '//go:build !arm64\n\npackage main\n\nconst word = "other"\n',
+    "answer/answer.go": SOURCES["answer/answer.go"],
+    "answer/answer_arm64.s": SOURCES["answer/answer_arm64.s"],
+    "answer/answer_other.go": (
+        "//go:build !arm64\n\npackage answer\n\nfunc init() { /* no body there */ }\n"
+    ),
+    "vendor/modules.txt": "# example.org/other v1.0.0\n## explicit\nexample.org/other\n",
+    "vendor/example.org/other/other.go": 'package other\n\nconst Name = "vendored"\n',
+    "six/six.go": (
+        "package main\n\n// #cgo CFLAGS: -O1 -DTWO=2 -DTHREE=3\n"
+        "// static int six(void) { return TWO * THREE; }\n"
+        'import "C"\n\nfunc main() { println(C.six()) }\n'
+    ),
+    "exec.sh": (
+        '#!/bin/sh\necho "$GOHOSTARCH $GOARCH $GOARM $CGO_ENABLED ${1##*/}" >> /src/executed\nexec "$@"\n'
+    ),
+}
+TRICKS = {
+    "modules, vendored, by architecture, embedded, with assembly": (
+        "go build -o odd . && ./odd 2> odd.out && go list -deps . > listed && go vet . ./answer"
+    ),
+    "settings that are kept": (
+        "go env -w GOARCH=arm CGO_ENABLED=0 && go env GOARCH GOARM CGO_ENABLED > kept && "
+        "go build -o shared.arm internal/goarch && go env -u GOARCH && go env -u CGO_ENABLED"
+    ),
+    "what programs of the build see": (
+        "chmod 755 exec.sh && GOFLAGS='-toolexec=/src/exec.sh -p=1' go build -a -o traced ./answer && "
+        "GOARM=6 GOARCH=arm GOFLAGS='-toolexec=/src/exec.sh -p=1' go build -o traced6 internal/goarch"
+    ),
+    "C with flags, and linking by its compiler": (
+        "go build -ldflags=-linkmode=external -o six.bin ./six && ./six.bin 2> six.out"
+    ),
+    "another GOROOT": (
+        "mkdir -p /opt/go/bin /opt/go/pkg && cp -p /usr/lib/go-1.19/bin/go /opt/go/bin && "
+        "cp -p /usr/lib/go-1.19/VERSION /opt/go && ln -s /usr/lib/go-1.19/src /opt/go/src && "
+        "ln -s /usr/lib/go-1.19/pkg/* /opt/go/pkg && /opt/go/bin/go env GOROOT GOTOOLDIR > roots && "
+        "ln -s /usr/lib/go-1.19/bin/go gone && ./gone env GOROOT GOTOOLDIR >> roots && "
+        "GOROOT=/opt/go go env GOROOT GOTOOLDIR >> roots"
+    ),
+    "programs in front of the compiler and of go": (
+        f"mkdir /opt/real && mv {TOOLS}/compile /opt/real/ && "
+        f"printf '#!/bin/sh\\necho $# >> /src/counted\\nexec /opt/real/compile \"$@\"\\n' "
+        f"> {TOOLS}/compile && chmod 755 {TOOLS}/compile && go build -p 1 -o fronted . && "
+        "mv /usr/lib/go-1.19/bin/go /usr/lib/go-1.19/bin/moved && "
+        "/usr/lib/go-1.19/bin/moved env GOROOT GOHOSTARCH > moved"
+    ),
+}
+
+
+def test_odd_builds_are_equal_in_a_verified_step(tmp_path: Path, shared: Builder, debian: Go) -> None:
+    script = "\n".join(f"echo '{name}'\n{line}" for name, line in TRICKS.items())
+    image = shared(
+        DOCKERFILE.replace("RUN ", "RUN --mount=type=tmpfs,target=/root/.cache ").format(
+            script=f"<<END\nset -e\n{script}\nEND"
+        ),
+        platform=ARM,
+        context=str(write(tmp_path / "odd", ODD)),
+        accelerate=debian.mode("verify"),
+    )
+    told = notes(log(image))
+
+    assert "accelerate: verified: the files are the same" in told, told
+    assert re.search("/usr/lib/go-1.19/bin/go was emulated .* because it was a copy in another place", told)
+    assert "arm64 vendored 42" in image.read_text("/src/odd.out")
+    assert image.read_text("/src/six.out") == "6\n"
+    assert image.read_text("/src/kept").split()[0::2] == ["arm", "0"]
+    assert "arm64 arm 6 0 compile" in image.read_text("/src/executed")
+    assert image.read_text("/src/roots").split()[0::2] == ["/opt/go", "/usr/lib/go-1.19", "/opt/go"]
+    assert "arm64" in image.read_text("/src/moved")
+
+
+MORE = "/usr/share/go-1.19/src/cmd/go/internal/cfg/more.go"
+CHANGED = f"FROM debian\nENV HOME=/root\nRUN echo package cfg > {MORE}\nRUN go version > /version\n"
+
+
+def test_go_is_not_made_from_sources_that_a_step_has_changed(tmp_path: Path, debian: Go) -> None:
+    """They are no more what the emulated one was made from."""
+    image = debian.builder(tmp_path)(CHANGED, platform=ARM, accelerate=debian.mode("verify"))
+
+    reason = f"{MORE} is not as golang-1.19-go brought it"
+    assert f"accelerate: /usr/lib/go-1.19/bin/go is emulated: {reason}" in log(image)
+    assert image.read_text("/version").endswith(" linux/arm64\n")
+
+
+def test_a_go_that_is_made_does_not_depend_on_its_sources(shared: Builder) -> None:
+    """Nor does the emulated one; what it compiles does."""
+    image = shared(CHANGED, platform=ARM)
+
+    assert "/usr/lib/go-1.19/bin/go" not in notes(log(image))
+    assert image.read_text("/version").endswith(" linux/arm64\n")
+
+
+def write(directory: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return directory

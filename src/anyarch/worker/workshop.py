@@ -70,10 +70,10 @@ class SandboxWorkshop:
             except StoreError:
                 pass  # collected: it is made again
         check()
-        self._say(f"making {work.argv[0]} for this machine, once")
+        self._say(f"making a native {work.product} ({work.name}), once")
         started = time.monotonic()
         product = self._run(work)
-        self._say(f"made {work.argv[0]} in {time.monotonic() - started:.0f} s")
+        self._say(f"made a native {work.product} in {time.monotonic() - started:.0f} s")
         with worker.layers.new_tar(description="a compiled native twin") as layer:
             layer.add(Entry(work.product, Kind.FILE, 0o755, size=len(product)), product)
             made = layer.commit().id

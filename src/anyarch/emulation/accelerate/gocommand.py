@@ -22,7 +22,7 @@ from anyarch.emulation.accelerate.natives import read_file
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anyarch.emulation.accelerate.packages import Packages
 
@@ -73,14 +73,17 @@ def sources(root: Packages, directory: str) -> Iterator[tuple[str, bool]]:
         yield path, node.entry.kind in (Kind.FILE, Kind.HARDLINK)
 
 
-def work(name: str, root: Packages, directory: str, *, minor: int, target: str, native: int) -> Work:
-    """How the `go` of the tree `directory` is made by that of the `native`th native tree. Raises
-    `NotSupported` for a Go that is too old or has no sources."""
+def work(
+    name: str, root: Packages, directory: str, *, command: str, minor: int, target: str, native: int
+) -> Work:
+    """How a command (`go`, `link`) of the tree `directory` is made by the `go` of the `native`th native tree.
+    Raises `NotSupported` for a Go that is too old or has no sources."""
     if minor < _LOWEST:
         raise NotSupported(f"Go 1.{minor} is older than 1.{_LOWEST}")
     try:
         source, include = (root.tree.resolve(f"{directory}/{name}") for name in ("src", "pkg/include"))
-        changed = dict(_changed(root, source, target, f"/{directory}/bin/go"))
+        parts = _SOURCES if command == "go" else (*_SOURCES, f"cmd/{command}")
+        changed = dict(_changed(root, source, parts, target, f"/{directory}/bin/go"))
     except PathNotFound:
         raise NotSupported("the sources of the go command are missing") from None
     if f"{source}/internal/buildcfg/zbootstrap.go" not in changed:
@@ -96,7 +99,7 @@ def work(name: str, root: Packages, directory: str, *, minor: int, target: str, 
         options.append("-pgo=off")
     return Work(
         name=name,
-        argv=(f"/{directory}/bin/go", "build", *options, "-o", f"{_PLACE}/go", "cmd/go"),
+        argv=(f"/{directory}/bin/go", "build", *options, "-o", f"{_PLACE}/{command}", f"cmd/{command}"),
         env=(
             *("PATH=/usr/bin:/bin", f"HOME={_PLACE}", f"GOCACHE={_PLACE}/cache", f"GOPATH={_PLACE}/path"),
             *("GOENV=off", "GOFLAGS=", "GOPROXY=off", "GOTOOLCHAIN=local", "GOTELEMETRY=off"),
@@ -104,7 +107,7 @@ def work(name: str, root: Packages, directory: str, *, minor: int, target: str, 
         ),
         place=_PLACE,
         files=tuple(files.items()),
-        product="go",
+        product=command,
         native=native,
         from_native=directory,
         from_root=((source, f"/{directory}/src"), (include, f"/{directory}/pkg/include")),
@@ -119,8 +122,10 @@ def is_static(program: bytes, host: str) -> bool:
     return machine_name(program[:64]) == host and found is not None and not found.interpreter
 
 
-def _changed(root: Packages, source: str, target: str, program: str) -> Iterator[tuple[str, bytes]]:
-    for part in _SOURCES:
+def _changed(
+    root: Packages, source: str, parts: Sequence[str], target: str, program: str
+) -> Iterator[tuple[str, bytes]]:
+    for part in parts:
         if root.tree.lookup(f"{source}/{part}") is None:
             continue  # not of this version of Go
         for path, is_file in sources(root, f"{source}/{part}"):

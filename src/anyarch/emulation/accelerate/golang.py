@@ -110,7 +110,8 @@ class Go:
                 chosen.emulated[tree.package or f"/{tree.directory}"] = error.message
                 continue
             natives = Natives(native, self.group, host=scene.host, target=scene.target)
-            for name, path in tree.tools(scene.target).items():
+            tools = tree.tools(scene.target)
+            for name, path in tools.items():
                 try:
                     twin = _twin(scene, native, natives, name, path, tree.tools(scene.host)[name])
                 except NotSupported as error:
@@ -118,17 +119,20 @@ class Go:
                     continue
                 if twin is not None:
                     chosen.twins.append(twin)
-            try:
-                twin = _command(scene, tree, native, natives)
+            made = {"go": tree.command}
+            if f"/{tools['link']}" not in {twin.path for twin in chosen.twins}:
+                made["link"] = tools["link"]
+            for name, path in made.items():
+                try:
+                    twin = _made(scene, tree, native, natives, name)
+                except NotSupported as error:
+                    chosen.emulated[f"/{path}"] = error.message
+                    if isinstance(error, _NotYet):
+                        beside = tuple(f"/{tool}" for tool in tools.values())
+                        chosen.awaited[_name(scene, tree)] = beside
+                    continue
                 if twin is not None:
                     chosen.twins.append(twin)
-            except _NotYet as error:
-                chosen.emulated[f"/{tree.command}"] = error.message
-                chosen.awaited[_name(scene, tree)] = tuple(
-                    f"/{path}" for path in tree.tools(scene.target).values()
-                )
-            except NotSupported as error:
-                chosen.emulated[f"/{tree.command}"] = error.message
             chosen.files |= natives.files
         return chosen
 
@@ -171,8 +175,8 @@ def _twin(scene: Scene, native: Packages, natives: Natives, name: str, path: str
     found = identity_of(scene.root, path)
     if found is None:
         return None  # not of this version of Go
-    if name == "link":
-        _check_loaders(read_file(scene.root, path), read_file(native, own))
+    if name == "link" and not _knows_loaders(read_file(scene.root, path), read_file(native, own)):
+        return None  # it is made, as the go command is
     place = natives.program(own, path, texts={})
     condition = _BY_ANYONE if name == "gofmt" else _BY_GO
     return Twin(f"/{path}", place, (found,), (condition,))
@@ -187,26 +191,29 @@ def _name(scene: Scene, tree: _Tree) -> str:
     return f"go {version} for {scene.target} on {scene.host}"
 
 
-def _command(scene: Scene, tree: _Tree, native: Packages, natives: Natives) -> Twin | None:
-    """The twin of `go`, which is made from the sources that the root has."""
-    found = identity_of(scene.root, tree.command)
+def _made(scene: Scene, tree: _Tree, native: Packages, natives: Natives, command: str) -> Twin | None:
+    """The twin of a command that is made from the sources that the root has."""
+    path = tree.command if command == "go" else tree.tools(scene.target)[command]
+    found = identity_of(scene.root, path)
     if found is None:
         return None  # a link or a script
     if scene.workshop is None:
         raise NotSupported("nothing can be compiled here")
-    if tree.package and not scene.root.is_intact(tree.package, tree.command):
+    if tree.package and not scene.root.is_intact(tree.package, path):
         raise NotSupported("it is not as its package brought it")
-    if not tree.package and not scene.is_of_base(tree.command):
+    if not tree.package and not scene.is_of_base(path):
         raise NotSupported("it is not the base image's, but came by a step")
-    if not scene.workshop.is_wanted(_name(scene, tree)):
+    name = _name(scene, tree)
+    if not scene.workshop.is_wanted(name):
         raise _NotYet("its twin takes a minute to make; it is made when Go has compiled a program here")
     minor = _MINOR.match(_version(scene.root, tree))
     if minor is None:
         raise NotSupported("its release is not known")
     work = gocommand.work(
-        _name(scene, tree),
+        name,
         scene.root,
         tree.directory,
+        command=command,
         minor=int(minor[1]),
         target=scene.target,
         native=scene.natives.index(native),
@@ -215,10 +222,10 @@ def _command(scene: Scene, tree: _Tree, native: Packages, natives: Natives) -> T
     made = scene.workshop.make(work, lambda: _check_sources(scene, tree, directories))
     if not gocommand.is_static(made, scene.host):
         raise NotSupported(f"what was made is no static program of {scene.host}")
-    theirs = read_file(scene.root, tree.command)
-    of_libc = () if gocommand.is_static(theirs, scene.target) else _OF_LIBC
-    condition = Condition((), tuple(map(EnvironmentRule, ("QEMU_", *of_libc))), here=True)
-    return Twin(f"/{tree.command}", natives.made(made, tree.command), (found,), (condition,))
+    of_libc = () if gocommand.is_static(read_file(scene.root, path), scene.target) else _OF_LIBC
+    rules = tuple(map(EnvironmentRule, ("QEMU_", *of_libc)))
+    condition = Condition((), rules, here=command == "go")
+    return Twin(f"/{path}", natives.made(made, path), (found,), (condition,))
 
 
 def _check_sources(scene: Scene, tree: _Tree, directories: Sequence[str]) -> None:
@@ -235,11 +242,10 @@ def _check_sources(scene: Scene, tree: _Tree, directories: Sequence[str]) -> Non
                 raise NotSupported(f"/{path} is not as {tree.package or 'the base image'} brought it")
 
 
-def _check_loaders(theirs: bytes, ours: bytes) -> None:
-    """A linker may have been built with a default for its own architecture that it has not for others."""
-    unknown = set(_LOADER.findall(theirs)) - set(_LOADER.findall(ours))
-    if unknown:
-        raise NotSupported(f"it was built for the loader {min(unknown).decode()}, the native one was not")
+def _knows_loaders(theirs: bytes, ours: bytes) -> bool:
+    """Whether the native linker has the default of the foreign one for the loader of programs: that may be
+    another than the table's, for its own architecture alone."""
+    return set(_LOADER.findall(theirs)) <= set(_LOADER.findall(ours))
 
 
 def _exists(packages: Packages, path: str) -> bool:
