@@ -35,32 +35,35 @@ class Cap:
         self._used = -1
         self._at = 0  # of the count when that was measured
 
-    def grew(self, size: int) -> None:
-        """Something of `size` bytes was added. Takes what no living process uses when that is too much;
-        `NoSpace` when there is not enough of it."""
+    def grew(self, size: int, *, is_there: bool = True) -> None:
+        """Something of `size` bytes was added, or is about to be. Takes what no living process uses when that
+        is too much; `NoSpace` when there is not enough of it."""
         if not self._cap:
             return
+        coming = 0 if is_there else size
         with self._lock:
             total = self._count(size)
             if self._used < 0:
-                self._measure()
+                self._measure(coming)
             if self._used + total - self._at <= self._cap:
                 return
             from anyarch.store.collect import collect
 
             # A little more than needed, so that not every further file collects again.
-            collect(self._store, (Policy(all=True, max_used=self._cap * 9 // 10),), keep_own=True)
-            self._measure()
-            if self._used > self._cap:
+            room = max(1, self._cap * 9 // 10 - coming)
+            collect(self._store, (Policy(all=True, max_used=room),), keep_own=True)
+            self._measure(coming)
+            if self._used + coming > self._cap:
                 raise NoSpace(
                     f"the store at {self._store.root} would pass its cap of {self._cap} bytes",
                     hint="what running builds use cannot be removed; raise cap under [gc] in config.toml",
                 )
 
-    def _measure(self) -> None:
+    def _measure(self, coming: int) -> None:
+        """What is there; `coming` is counted already and not there yet."""
         from anyarch.store.usage import records_of
 
-        self._at = self._count(0)  # before: what comes meanwhile counts twice rather than not at all
+        self._at = self._count(0) - coming  # before: what comes meanwhile counts twice rather than not at all
         self._used = sum(record.size for record in records_of(self._store))
 
     def _count(self, size: int) -> int:

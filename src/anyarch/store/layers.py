@@ -48,17 +48,17 @@ class LayerBlob(msgspec.Struct, frozen=True):
 
 class LayerRecords:
     """Thread-safe; raises `StoreError` only. `hold(layer)` is told of each layer before it is looked for (see
-    `leases`), `grew(size)` of what was added."""
+    `leases`), `grows(size)` of what is about to be added, which it may refuse."""
 
     def __init__(
         self,
         meta: Metadata,
         *,
         hold: Callable[[str], object] = lambda layer: None,
-        grew: Callable[[int], object] = lambda size: None,
+        grows: Callable[[int], object] = lambda size: None,
     ) -> None:
         self._meta = meta
-        self._grew = grew
+        self._grows = grows
         self._hold = hold
         self.has_orphans = False
         """Whether files were renamed into place whose rows could not be written (a full disk)."""
@@ -133,6 +133,10 @@ class LayerRecords:
         with `replace`) while no other process publishes. `size`, `diff_id`, `description` are for a layer
         that is new."""
         self._hold(layer)
+        known = set() if replace else {form for _, form in self._forms_of(layer)}
+        coming = sum(forms[form] for form in forms if form not in known)
+        if coming:
+            self._grows(coming)
         now = time.time()
         placed = False
         try:
@@ -160,8 +164,9 @@ class LayerRecords:
         except BaseException:
             self.has_orphans = self.has_orphans or placed
             raise
-        if new:
-            self._grew(sum(forms[form] for form in new))
+
+    def _forms_of(self, layer: str) -> list[tuple[str, str]]:
+        return self._meta.query("SELECT layer, form FROM layer_forms WHERE layer = ?", (layer,))
 
     def set_diff_id(self, layer: str, diff_id: str) -> None:
         with self._meta.transaction() as database:

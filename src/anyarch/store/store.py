@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,9 @@ class Store:
         self.leases = Leases(root, liveness)
         self.cache = CacheRecords(self.meta, hold=self.leases.hold)
         self.origins = Origins(self.meta)
-        self.records = LayerRecords(self.meta, hold=self.leases.hold, grew=self.grew)
+        self.records = LayerRecords(
+            self.meta, hold=self.leases.hold, grows=partial(self.grew, is_there=False)
+        )
         self.content = ContentStore(
             root, unfinished=self.unfinished_file, committed=self._record_blob, hold=self.leases.hold
         )
@@ -194,14 +197,15 @@ class Store:
             )
         self.grew(size)
 
-    def grew(self, size: int) -> None:
-        """So many bytes were added: keep to the configured cap. `NoSpace` when nothing can make room."""
+    def grew(self, size: int, *, is_there: bool = True) -> None:
+        """So many bytes were added, or are about to be: keep to the configured cap. `NoSpace` when nothing
+        can make room."""
         from anyarch.store.cap import Cap
 
         self.grown += size
         if self._cap is None:
             self._cap = Cap(self)
-        self._cap.grew(size)
+        self._cap.grew(size, is_there=is_there)
 
     def _unfinished(self) -> list[str]:
         """Paths of all that is unfinished, of whichever process."""

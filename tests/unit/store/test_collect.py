@@ -471,3 +471,16 @@ def test_a_cap_holds_while_a_build_runs(root: Path, tmp_path: Path) -> None:
         with pytest.raises(NoSpace, match="cap"):
             for number in range(4):
                 layer(store, f"more{number}", size=10_000)
+
+
+def test_what_would_pass_the_cap_is_refused_before_it_is_there(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[gc]\ncap = "40kB"\n')
+    with Store.open(root) as store:
+        layer(store, "one", size=30_000)
+        with pytest.raises(NoSpace, match="cap"):
+            layer(store, "two", size=30_000)
+        assert sum(record.size for record in disk_usage(store)) <= 40 * 1024
+        layer(store, "three", size=5_000)
+    with Store.open(root) as store:
+        layer(store, "four", size=38_000)  # in place of what nobody uses any more
+        assert sum(record.size for record in disk_usage(store)) <= 40 * 1024
