@@ -216,4 +216,4 @@ class Channel:
             raise RpcError(Code.DEADLINE_EXCEEDED, "context deadline exceeded") from None
         finally:
             call.cancel()
-        return parse(reply, raw)
+        return await parse(reply, raw)

@@ -185,12 +185,12 @@ class MessageStream:
     async def receive(self, kind: type[M]) -> M | None:
         """The next message, parsed. Raises `RpcError`."""
         raw = await self.recv()
-        return None if raw is None else parse(kind, raw)
+        return None if raw is None else await parse(kind, raw)
 
     async def messages(self, kind: type[M]) -> AsyncIterator[M]:
         """All messages up to the peer's end. Raises `RpcError`."""
         while (raw := await self.recv()) is not None:
-            yield parse(kind, raw)
+            yield await parse(kind, raw)
 
     def on_message(self, callback: Callable[[bytes | memoryview], None]) -> None:
         """From now on messages go to `callback`, on the loop and in order, instead of to `recv`. A view lasts
@@ -267,11 +267,12 @@ class MessageStream:
             callback(self._error)
 
 
-def parse(kind: type[M], raw: bytes) -> M:
+async def parse(kind: type[M], raw: bytes) -> M:
     """Raises `RpcError` for bytes that are no such message, and for one of too many parts."""
     from google.protobuf.message import DecodeError
 
-    if len(raw) > _COUNTED and has_more_fields(raw, kind.DESCRIPTOR, MAX_FIELDS):
+    # In a thread: it may take a second, in which others are to be answered.
+    if len(raw) > _COUNTED and await asyncio.to_thread(has_more_fields, raw, kind.DESCRIPTOR, MAX_FIELDS):
         raise RpcError(Code.RESOURCE_EXHAUSTED, f"{kind.__name__} has more than {MAX_FIELDS} fields")
 
     try:
