@@ -341,5 +341,11 @@ def _attachment(item: Any, platform: str) -> Attachment:
     )
 
 
+_LATEST_S = 253_402_300_799
+
+
 def _nanoseconds(stamp: Any) -> int:
-    return int(stamp.seconds) * 1_000_000_000 + int(stamp.nanos)
+    """Within the years that have names."""
+    return min(max(int(stamp.seconds), 0), _LATEST_S) * 1_000_000_000 + min(
+        max(int(stamp.nanos), 0), 999_999_999
+    )

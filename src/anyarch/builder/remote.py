@@ -21,7 +21,7 @@ from anyarch.api.rpc.status import RpcError
 from anyarch.builder.solve_request import FRONTEND, remote_build
 from anyarch.builder.status import events_of
 from anyarch.engine.request import BuildResult
-from anyarch.errors import CacheError, NotSupported
+from anyarch.errors import BuilderError, CacheError, InvalidDigest, NotSupported
 from anyarch.session.identity import base36_id
 from anyarch.session.offer.files import directory_methods, upload_methods
 from anyarch.session.offer.offer import offered, shared_key
@@ -363,8 +363,8 @@ def _solve_request(
 def _result(response: dict[str, str], warnings: int) -> BuildResult:
     descriptor = _decoded(response.pop("containerimage.descriptor", ""))
     names = response.pop("image.name", "")
-    digest = response.pop("containerimage.digest", None)
-    config = response.pop("containerimage.config.digest", None)
+    digest = _digest(response.pop("containerimage.digest", ""))
+    config = _digest(response.pop("containerimage.config.digest", ""))
     response.pop("cache.manifest", None)
     return BuildResult(
         digest=digest,
@@ -374,6 +374,18 @@ def _result(response: dict[str, str], warnings: int) -> BuildResult:
         metadata=dict(response),
         warnings=warnings,
     )
+
+
+def _digest(text: str) -> str | None:
+    """Raises `BuilderError` for what is none: others take its word."""
+    if not text:
+        return None
+    from anyarch.spec.digest import Digest
+
+    try:
+        return str(Digest.parse(text))
+    except InvalidDigest as error:
+        raise BuilderError(f"the builder answers with what is no digest: {error.message}") from None
 
 
 def _decoded(text: str) -> dict[str, Any] | None:

@@ -134,8 +134,8 @@ def _record(item: Any) -> Record:
         id=item.ID,
         kind=item.RecordType,
         size=item.Size,
-        created_at=item.CreatedAt.seconds + item.CreatedAt.nanos / 1e9,
-        last_used=item.LastUsedAt.seconds + item.LastUsedAt.nanos / 1e9,
+        created_at=_seconds(item.CreatedAt),
+        last_used=_seconds(item.LastUsedAt),
         description=item.Description,
         parents=tuple(item.Parents) or ((item.Parent,) if item.Parent else ()),
         shared=item.Shared,
@@ -143,3 +143,8 @@ def _record(item: Any) -> Record:
         mutable=item.Mutable,
         uses=item.UsageCount,
     )
+
+
+def _seconds(stamp: Any) -> float:
+    """Within the years that have names."""
+    return float(min(max(stamp.seconds + stamp.nanos / 1e9, 0.0), 253_402_300_799.0))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from anyarch.cli.dispatch import stderr
 from anyarch.cli.errors import excerpt
 from anyarch.errors import OutputError, SourceRange
-from anyarch.progress.trace import format_bytes
+from anyarch.progress.trace import clean_name, format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -207,5 +207,5 @@ def summary(result: BuildResult) -> str:
             lines.append(" " + "  ".join(cells).rstrip())
     if len(result.platforms) > 1 or not result.platforms:
         lines.append(f" {'index' if len(result.platforms) > 1 else 'image'} {result.digest}")
-    lines += [f" named {name}" for name in result.image_names]
+    lines += [f" named {clean_name(name)}" for name in result.image_names]
     return "\n".join(lines) + "\n"

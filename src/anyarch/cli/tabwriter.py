@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anyarch.spec.text import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,7 +19,9 @@ __all__ = ["align"]
 
 def align(rows: Sequence[Sequence[str]], *, least: int = 0, padding: int = 1, tabs: int = 0) -> str:
     """`rows` are the cells of each line, the last of them what is not followed by a tab. With `tabs`
-    cells are filled with tabs that lead to multiples of it, instead of spaces."""
+    cells are filled with tabs that lead to multiples of it, instead of spaces. What a terminal would act on
+    is made visible: much of it is a daemon's word."""
+    rows = [[cell if cell.isprintable() else visible(cell) for cell in row] for row in rows]
     widths: list[list[int]] = [[] for _ in rows]
     _measure(rows, widths, 0, len(rows), 0, least, padding)
     lines = []

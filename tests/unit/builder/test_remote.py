@@ -21,7 +21,7 @@ from anyarch.api.rpc.status import Code, RpcError
 from anyarch.api.rpc.tunnel import data_message
 from anyarch.archive.entry import Entry, Kind
 from anyarch.engine.request import BuildRequest, CacheOption, CancelToken, Output, Secret
-from anyarch.errors import AnyarchError, BuildError, Canceled, OutputError, ProtocolError
+from anyarch.errors import AnyarchError, BuilderError, BuildError, Canceled, OutputError, ProtocolError
 from anyarch.session.packet import (
     DATA,
     FIN,
@@ -447,3 +447,12 @@ def test_a_daemon_that_hangs_is_given_up_and_one_that_is_only_busy_is_not(
     assert asyncio.run(run(hangs=False)).metadata == {"done": "yes"}
     with pytest.raises(NodeLost, match="node n: the daemon has given no sign of life"):
         asyncio.run(run(hangs=True))
+
+
+@pytest.mark.parametrize("digest", ["../../x\x1b[2J", "sha256:short", "md5:0"])
+def test_a_digest_that_is_none_is_not_passed_on(tmp_path: Path, digest: str) -> None:
+    async def lies(_daemon: FakeDaemon, _request: control.SolveRequest) -> dict[str, str]:
+        return {"containerimage.digest": digest}
+
+    with pytest.raises(BuilderError, match="what is no digest"):
+        build(tmp_path, lies)
