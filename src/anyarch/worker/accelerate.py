@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/20"
+_VERSION = "twins/21"
 
 
 class Acceleration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,3 +50,26 @@ def test_the_owner_of_a_library_is_the_package_that_has_the_file_and_not_a_link_
     packages = Packages(HostTree(str(tmp_path)))
 
     assert packages.owner("usr/lib/liba.so") == packages.owner("lib/liba.so.1") == "liba"
+
+
+@pytest.mark.parametrize("content", [b"library", b"another"])
+def test_a_library_is_intact_while_the_file_behind_its_links_is_what_the_package_brought(
+    tmp_path: Path, content: bytes
+) -> None:
+    info = tmp_path / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    (tmp_path / "usr/lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "usr/lib/libz.so.1.2").write_bytes(content)
+    (tmp_path / "usr/lib/libz.so.1").symlink_to("libz.so.1.2")
+    (tmp_path / "var/lib/dpkg/status").write_text(
+        "Package: zlib1g\nStatus: install ok installed\nArchitecture: arm64\nVersion: 1\n"
+    )
+    (info / "zlib1g.list").write_text("/lib/libz.so.1\n/lib/libz.so.1.2\n")
+    digest = hashlib.md5(b"library", usedforsecurity=False).hexdigest()
+    (info / "zlib1g.md5sums").write_text(f"{digest}  lib/libz.so.1.2\n")
+
+    packages = Packages(HostTree(str(tmp_path)))
+
+    assert packages.is_library_intact("zlib1g", "lib/libz.so.1") == (content == b"library")
+    assert not packages.is_library_intact("zlib1g-dev", "lib/libz.so.1")
