@@ -1,7 +1,11 @@
-"""Twins of rustc.
+"""Twins of rustc, for executables that cargo has it make.
 
 rustc makes the same code for a target on every machine, and is told that of the image by a further argument.
-It loads procedural macros as libraries of its own architecture, though, and which of its runs needs one no
+Not so the metadata of libraries: parts of them are in the order of tables whose hashing depends on the
+machine (seen with 1.63 and 1.85, for syn and regex-syntax). So libraries are emulated; executables hold no
+metadata.
+
+rustc loads procedural macros as libraries of its own architecture, and which of its runs needs one no
 argument tells: a crate brings those in that it was compiled with, through `-L dependency`. But rustc itself
 knows: metadata name the triple that a macro was compiled for, one for another machine is not found, and a
 crate that cannot be found is an error, before anything is written. So a native rustc is tried; where it
@@ -38,18 +42,21 @@ _OWN = re.compile(r"(librustc_driver|libstd|libLLVM)[-.].*")
 _TOOLCHAINS = "usr/local/rustup/toolchains"
 _NAME = re.compile(r"([0-9a-z.-]+?)-([a-z0-9_]+)-unknown-linux-(gnu|musl)")
 _VERSION = re.compile(rb"1\.[0-9]+\.[0-9]+[-.a-z0-9]* \([0-9a-f]{9} [0-9-]{10}\)")
-# what rustc calls the machines that it runs on; on those of 32 bits its hashes have another size
-_MACHINES = {
-    "amd64": "x86_64",
-    "arm64": "aarch64",
-    "ppc64le": "powerpc64le",
-    "riscv64": "riscv64gc",
-    "s390x": "s390x",
-}
+# what rustc calls the machines that it runs on. Those where it was compared: with another byte order (s390x)
+# it makes other metadata, with 32 bits its hashes have another size
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "ppc64le": "powerpc64le"}
 
 # what says that all has been checked and other crates can be compiled against it: cargo waits for that
 _TRIAL = ',"emit":"metadata"}\n'
 
+# cargo says what a crate is to be; else an attribute in its source may make a library of it
+_BY_CARGO = "CARGO_CRATE_NAME="
+_EXECUTABLES = (
+    ArgumentRule("next", "--crate-type", "bin"),
+    ArgumentRule("refuse", "--crate-type="),
+    ArgumentRule("accept", "--emit=dep-info,link"),
+    ArgumentRule("refuse", "--emit"),
+)
 _REFUSED = (
     # what tells of the compiler, another target or place, what is for those who work on the compiler
     *("@", "-V", "-v", "-h", "--version", "--verbose", "--help", "--print", "--explain", "-Whelp", "-Chelp"),
@@ -216,6 +223,7 @@ def _twin(scene: Scene, natives: Natives, tree: _Tree) -> Twin:
             one,
             rules=tuple(rule for rule in one.rules if rule.prefix not in _NO_MATTER) + _VARIABLES,
             here=True,  # it looks around where it is
+            needs=(*one.needs, _BY_CARGO),
         )
         for one in conditions(scene.target)
     )
@@ -226,7 +234,7 @@ def _twin(scene: Scene, natives: Natives, tree: _Tree) -> Twin:
         (found,),
         allowed,
         # nothing can follow `-`: it reads its input, which can be read once
-        (*refused, ArgumentRule("next", "-", "\1")),
+        (*_EXECUTABLES, *refused, ArgumentRule("next", "-", "\1")),
         (f"--target={tree.triple}", f"--sysroot=/{tree.sysroot}"),
         _TRIAL,
     )

@@ -6,6 +6,8 @@ import hashlib
 import shutil
 from typing import TYPE_CHECKING
 
+import pytest
+
 from anyarch.emulation.accelerate.chains import Scene
 from anyarch.emulation.accelerate.clang import Clang
 from anyarch.emulation.accelerate.golang import Go
@@ -120,13 +122,14 @@ def test_a_rustc_of_another_version_has_no_twin(tmp_path: Path) -> None:
     assert emulated == {"rustc": "version 1.63.0+dfsg1-2, but 1.85.0+dfsg3-1 of the native package"}
 
 
-def test_rustc_has_no_twin_where_none_is_known_to_do_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["arm", "riscv64", "s390x"])
+def test_rustc_has_no_twin_where_none_is_known_to_do_the_same(tmp_path: Path, target: str) -> None:
     root = rust_of(tmp_path / "a", "1.63.0")
 
-    chosen = Rust().choose(scene(root, root)._replace(target="arm"))
+    chosen = Rust().choose(scene(root, root)._replace(target=target))
 
-    assert chosen.emulated == {"rustc": "no native rustc is known to do the same as that of arm"}
-    assert Rust().packages(root, "arm") == {}
+    assert chosen.emulated == {"rustc": f"no native rustc is known to do the same as that of {target}"}
+    assert Rust().packages(root, target) == {}
 
 
 def test_a_rustc_of_rustup_has_to_be_of_the_base_image(tmp_path: Path) -> None:
