@@ -1,8 +1,8 @@
 """Twins of rustc, for executables that cargo has it make.
 
 rustc makes the same code for a target on every machine, and is told that of the image by a further argument.
-Not so the metadata of libraries: parts of them are in the order of tables whose hashing depends on the
-machine (seen with 1.63 and 1.85, for syn and regex-syntax). So libraries are emulated; executables hold no
+Not so the metadata of libraries: parts of them are in an order, probably of hash tables, that depends on the
+machine (seen: syn with 1.63, regex-syntax with 1.85). So libraries are emulated; executables hold no
 metadata.
 
 rustc loads procedural macros as libraries of its own architecture, and which of its runs needs one no
