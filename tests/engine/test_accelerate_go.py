@@ -150,6 +150,11 @@ def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str
     return image, log(image)
 
 
+COVERED = (
+    "cp -r /root/.cache/go-build /root/.cache/covered && "
+    "GOCACHE=/root/.cache/covered go test -c -cover -o covered ."
+)
+"""In a cache of its own: what is made for coverage names the random directory of its build."""
 CACHED = """
 cd /root/.cache/go-build
 find . -name '*-d' | sort | xargs sha256sum > /src/cached
@@ -163,7 +168,8 @@ def test_a_verified_step_makes_the_same_files_and_cache(shared: Builder, debian:
     script = (
         "go build -o with . && CGO_ENABLED=0 go build -o without . && ./with > with.out && "
         "./without > without.out && go vet ./... && go test -count=1 . > tested && "
-        "go build -o answer.a ./answer && gofmt -l . > formatted && go test -c -cover -o covered . && "
+        "go build -o answer.a ./answer && gofmt -l . > formatted && "
+        f"{COVERED} && "
         "go env > environment && go version > version && go version -m with without >> version && "
         "go list -json -deps . > listed && go run . > run.out && go generate ./... && go tool > tools && "
         "go list -f '{{.GoFiles}}{{.CgoFiles}}' . >> listed"
@@ -199,7 +205,7 @@ def test_go_is_made_when_it_has_compiled(tmp_path: Path, debian: Go) -> None:
     assert waiting in second
     assert "made a native go in" in third
     assert "/usr/lib/go-1.19/bin/go" not in notes(fourth)
-    assert third.count("arm64") == 1
+    assert "\narm64\n" in third
 
 
 def test_a_native_program_calls_itself_what_the_emulated_one_does(shared: Builder) -> None:
