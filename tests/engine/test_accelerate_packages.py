@@ -29,6 +29,7 @@ TARGETS = {
     "linux/s390x": ("s390x", "bookworm"),
     "linux/ppc64le": ("ppc64el", "bookworm"),
 }
+ASKS = "an argument asks for what only the emulated one knows"
 NAMES = ("fmt", "jq", "lua", "markupsafe", "zlib")
 CASES = [*[(platform, name) for platform in TARGETS for name in NAMES], ("linux/arm64", "re2")]
 
@@ -67,4 +68,5 @@ def test_every_file_that_a_build_makes_is_the_same(
     assert differing(fast, plain, made) == []
     assert len([path for path in made if path.endswith((".o", ".so", ".lo"))]) >= 1
     emulated = [line for line in notes(log(fast)).splitlines() if "/cc1" in line and "emulated" in line]
-    assert emulated == []
+    # Python's build asks the compiler one question whose answer only the emulated one knows.
+    assert all(name == "markupsafe" and f"was emulated 1 times because {ASKS}" in line for line in emulated)
