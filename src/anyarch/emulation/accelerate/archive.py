@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.emulation.accelerate.deb import kept_files
-from anyarch.emulation.accelerate.packages import is_same_source
+from anyarch.emulation.accelerate.packages import is_same_source, names
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def archive_of(trees: Mapping[str, TreeView], release: Release) -> Archive:
         for one in found or [Repository(uri, release.codename)]:
             wanted.setdefault(one, []).append(architecture)
         for directory in _KEYS:
-            for name in _names(tree, directory):
+            for name in names(tree, directory):
                 if _is_key(name):
                     keys[name] = _read(tree, f"{directory}/{name}")
     repositories = [
@@ -99,7 +99,7 @@ def _repositories(tree: TreeView) -> list[Repository]:
     found: list[Repository] = []
     texts = [_read(tree, "etc/apt/sources.list").decode("utf-8", "replace")]
     directory = "etc/apt/sources.list.d"
-    for name in _names(tree, directory):
+    for name in names(tree, directory):
         text = _read(tree, f"{directory}/{name}").decode("utf-8", "replace")
         if name.endswith(".list"):
             texts.append(text)
@@ -274,10 +274,3 @@ def _read(tree: TreeView, path: str) -> bytes:
             return file.read()
     except PathNotFound:
         return b""
-
-
-def _names(tree: TreeView, path: str) -> list[str]:
-    try:
-        return tree.listdir(path)
-    except PathNotFound:
-        return []

@@ -13,7 +13,7 @@ import msgspec
 
 from anyarch.emulation.accelerate.natives import Natives
 from anyarch.emulation.accelerate.packages import is_same_source
-from anyarch.errors import NotSupported, PathNotFound
+from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,6 @@ __all__ = [
     "Workshop",
     "chains",
     "libraries_of",
-    "names",
     "owned_natives",
     "owner_of",
 ]
@@ -83,6 +82,11 @@ class Scene(NamedTuple):
         node = self.root.tree.lookup(path)
         return node is not None and node.position < self.based
 
+    def check_base(self, path: str, what: str) -> None:
+        """Raises `NotSupported` for a file, called `what`, that is not the base image's."""
+        if not self.is_of_base(path):
+            raise NotSupported(f"{what} is not the base image's, but came by a step")
+
 
 class Chain(Protocol):
     """The tool chain of a language."""
@@ -131,14 +135,6 @@ def owner_of(root: Packages, path: str, soname: str, library: str) -> str:
     if not owner:
         raise NotSupported(f"/{path} needs {soname}, which is of no package")
     return owner
-
-
-def names(root: Packages, path: str) -> list[str]:
-    """What is in a directory; nothing when there is none."""
-    try:
-        return sorted(root.tree.listdir(path))
-    except PathNotFound:
-        return []
 
 
 def owned_natives(scene: Scene, package: str, paths: Sequence[str]) -> Packages:

@@ -81,7 +81,7 @@ def work(
     if minor < _LOWEST:
         raise NotSupported(f"Go 1.{minor} is older than 1.{_LOWEST}")
     try:
-        source, include = (root.tree.resolve(f"{directory}/{name}") for name in ("src", "pkg/include"))
+        source, include = (root.tree.resolve(f"{directory}/{part}") for part in ("src", "pkg/include"))
         parts = _SOURCES if command == "go" else (*_SOURCES, f"cmd/{command}")
         changed = dict(_changed(root, source, parts, target, f"/{directory}/bin/go"))
     except PathNotFound:

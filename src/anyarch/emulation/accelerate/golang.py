@@ -102,7 +102,7 @@ class Go:
         ]
 
     def choose(self, scene: Scene) -> Chosen:
-        chosen = Chosen([], {}, {}, {})
+        chosen = Chosen([], {}, {})
         for tree in _trees(scene.root):
             try:
                 native = _native(scene, tree)
@@ -163,8 +163,7 @@ def _native(scene: Scene, tree: _Tree) -> Packages:
         return owned_natives(scene, tree.package, present)
     version = _version(scene.root, tree)
     for path in present:
-        if not scene.is_of_base(path):
-            raise NotSupported(f"{version} is not the base image's, but came by a step")
+        scene.check_base(path, version)
     sibling = _version(scene.natives[0], tree)
     if sibling != version:
         raise NotSupported(f"{version}, but {sibling or 'none'} in the native image")
@@ -201,8 +200,8 @@ def _made(scene: Scene, tree: _Tree, native: Packages, natives: Natives, command
         raise NotSupported("nothing can be compiled here")
     if tree.package and not scene.root.is_intact(tree.package, path):
         raise NotSupported("it is not as its package brought it")
-    if not tree.package and not scene.is_of_base(path):
-        raise NotSupported("it is not the base image's, but came by a step")
+    if not tree.package:
+        scene.check_base(path, "it")
     name = _name(scene, tree)
     if not scene.workshop.is_wanted(name):
         raise _NotYet("its twin takes a minute to make; it is made when Go has compiled a program here")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
 from anyarch.emulation.accelerate.dispatcher import PAGE
+from anyarch.emulation.accelerate.packages import names
 from anyarch.emulation.accelerate.selection import TARGETS
 from anyarch.errors import NotSupported, PathNotFound
 
@@ -49,7 +50,9 @@ class Libraries:
         found = []
         pages: dict[str, str] = {}
         for directory in (*self._first, *self._usual):
-            for name in self._names(directory):
+            for name in names(tree, directory):
+                if ".so" not in name:
+                    continue
                 try:
                     real = tree.resolve(f"{directory}/{name}")
                 except PathNotFound:
@@ -81,19 +84,11 @@ class Libraries:
         except PathNotFound:
             return False
 
-    def _names(self, directory: str) -> list[str]:
-        try:
-            return sorted(name for name in self._root.tree.listdir(directory) if ".so" in name)
-        except PathNotFound:
-            return []
-
     def _settings(self) -> Iterator[str]:
         tree = self._root.tree
-        try:
-            names = sorted(name for name in tree.listdir(_SETTINGS) if name.endswith(".conf"))
-        except PathNotFound:
-            return
-        for name in names:
+        for name in names(tree, _SETTINGS):
+            if not name.endswith(".conf"):
+                continue
             try:
                 node = tree.lookup(tree.resolve(f"{_SETTINGS}/{name}"))
             except PathNotFound:

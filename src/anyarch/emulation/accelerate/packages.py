@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anyarch.snapshot.tree import TreeView
 
-__all__ = ["Checksum", "Package", "Packages", "is_same_source"]
+__all__ = ["Checksum", "Package", "Packages", "is_same_source", "names"]
 
 _REBUILT = re.compile(r"\+b[0-9]+$")
 
@@ -60,6 +60,14 @@ def is_same_source(version: str, other: str) -> bool:
     """Whether two versions of a package are of the same source: `+bN` counts how often a distribution has
     built it anew on one architecture, from the same files (Debian Policy 5.6.12)."""
     return bool(version) and _REBUILT.sub("", version) == _REBUILT.sub("", other)
+
+
+def names(tree: TreeView, path: str) -> list[str]:
+    """What is in a directory, sorted; nothing when there is none."""
+    try:
+        return tree.listdir(path)
+    except PathNotFound:
+        return []
 
 
 class Packages:

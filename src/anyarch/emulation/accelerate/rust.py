@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.chains import names, owned_natives, owner_of
+from anyarch.emulation.accelerate.chains import owned_natives, owner_of
 from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
 from anyarch.emulation.accelerate.natives import Natives, read_file
-from anyarch.emulation.accelerate.packages import is_same_source
+from anyarch.emulation.accelerate.packages import is_same_source, names
 from anyarch.emulation.accelerate.selection import conditions
 from anyarch.emulation.accelerate.twins import Chosen, identity_of
 from anyarch.errors import NotSupported
@@ -117,8 +117,8 @@ class Rust:
         return [
             trees,
             [identity_of(scene.root, tree.program) for tree in trees],
-            [(names(scene.root, path), scene.is_of_base(path)) for path in paths],
-            [names(scene.natives[0], path) for tree in trees for path in tree.libraries[1]],
+            [(names(scene.root.tree, path), scene.is_of_base(path)) for path in paths],
+            [names(scene.natives[0].tree, path) for tree in trees for path in tree.libraries[1]],
         ]
 
     def choose(self, scene: Scene) -> Chosen:
@@ -146,7 +146,7 @@ def _trees(root: Packages, target: str, host: str) -> list[_Tree]:
     machine = _MACHINES.get(target, "")
     triple = f"{machine}-unknown-linux-gnu" if machine else ""
     found = [_Tree(_PROGRAM, "usr", triple, package) for package in _PACKAGES if root.version(package)]
-    for name in names(root, _TOOLCHAINS):
+    for name in names(root.tree, _TOOLCHAINS):
         match = _NAME.fullmatch(name)
         place = f"{_TOOLCHAINS}/{name}"
         if match is None:
@@ -176,10 +176,10 @@ def _native(scene: Scene, tree: _Tree) -> Packages:
                 told = native.version(owner) or "none"
                 raise NotSupported(f"{owner} {scene.root.version(owner)}, but {told} of the native package")
         return native
-    _check_base(scene, tree.program)
+    scene.check_base(tree.program, f"/{tree.program}")
     own = _own_libraries(scene.root, scene.target, tree)
-    for path in own.values():
-        _check_base(scene, scene.root.tree.resolve(path))
+    for path in map(scene.root.tree.resolve, own.values()):
+        scene.check_base(path, f"/{path}")
     native = scene.natives[0]
     other = Natives(native, "", host=scene.host, target=scene.host, directories=tree.libraries[1])
     theirs, ours = _version(scene.root, own), _version(native, other.libraries_of(tree.native))
@@ -192,11 +192,6 @@ def _own_libraries(root: Packages, target: str, tree: _Tree) -> dict[str, str]:
     """Those of rustc and LLVM, which decide on the code."""
     found = _libraries(root, target, tree)
     return {soname: path for soname, path in found.items() if _OWN.fullmatch(soname)}
-
-
-def _check_base(scene: Scene, path: str) -> None:
-    if not scene.is_of_base(path):
-        raise NotSupported(f"/{path} is not the base image's, but came by a step")
 
 
 def _version(packages: Packages, libraries: dict[str, str]) -> str:
@@ -215,7 +210,7 @@ def _twin(scene: Scene, natives: Natives, tree: _Tree) -> Twin:
     if found is None:
         raise NotSupported(f"/{tree.program} is no program")
     standard = f"{tree.sysroot}/lib/rustlib/{tree.triple}/lib"
-    if not names(scene.root, standard):
+    if not names(scene.root.tree, standard):
         raise NotSupported(f"/{standard} is missing")
     # its libraries have names of their own, so that cargo's and rustup's directories do not matter to it
     allowed = tuple(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyarch.emulation.accelerate.chains import names
+from anyarch.emulation.accelerate.packages import names
 from anyarch.emulation.accelerate.twins import Chosen
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class WithoutTwins:
 
 def _found(root: Packages) -> Iterator[tuple[str, str]]:
     for directory in _PYTHONS:
-        for name in names(root, directory):
+        for name in names(root.tree, directory):
             for packages in ("site-packages", "dist-packages"):
                 path = f"{directory}/{name}/{packages}/ziglang/zig"
                 if name.startswith("python3") and root.tree.lookup(path) is not None:
