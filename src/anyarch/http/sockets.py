@@ -8,7 +8,7 @@ import select
 import socket
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyarch.http.cancel import STEP_S, check
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
     from anyarch.http.cancel import Cancel
 
-__all__ = ["Patience", "PlainSocket", "dial", "start_tls"]
+    Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
+    """As `socket.getaddrinfo` has it."""
+
+__all__ = ["Patience", "PlainSocket", "dial", "first_of", "start_tls"]
+
+S = TypeVar("S", bound=socket.socket)
 
 
 class Patience:
@@ -113,16 +118,28 @@ def start_tls(
     return tls
 
 
-def dial(host: str, port: int, deadline: float, patience: Patience, cancel: Cancel | None) -> PlainSocket:
-    """Connect to the first address of `host` that answers. Raises the last address's OSError."""
+def first_of(host: str, port: int, deadline: float, connect: Callable[[Address, float], S]) -> S:
+    """What `connect(address, until)` gives for the first address of `host` that it raises no OSError for; the
+    time that is left is shared by those that are. Raises the last address's OSError."""
     # As bytes: a str makes Python load its IDNA codec, which takes longer than the whole exchange with a near
     # server.
     name = host.encode("ascii") if host.isascii() else host
     addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     last: OSError = OSError(errno.EHOSTUNREACH, "no address")
-    for position, (family, kind, protocol, _, address) in enumerate(addresses):
+    for position, address in enumerate(addresses):
         now = time.monotonic()
-        until = now + max(0.0, deadline - now) / (len(addresses) - position)
+        try:
+            return connect(address, now + max(0.0, deadline - now) / (len(addresses) - position))
+        except OSError as error:
+            last = error
+    raise last
+
+
+def dial(host: str, port: int, deadline: float, patience: Patience, cancel: Cancel | None) -> PlainSocket:
+    """Connect to the first address of `host` that answers. Raises the last address's OSError."""
+
+    def connect(found: Address, until: float) -> PlainSocket:
+        family, kind, protocol, _, address = found
         sock = PlainSocket(family, kind, protocol)
         try:
             sock.patience = patience
@@ -142,10 +159,8 @@ def dial(host: str, port: int, deadline: float, patience: Patience, cancel: Canc
             sock.settimeout(STEP_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return sock
-        except OSError as error:
-            sock.close()
-            last = error
         except BaseException:
             sock.close()
             raise
-    raise last
+
+    return first_of(host, port, deadline, connect)

@@ -11,8 +11,12 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 
+from anyarch.http.sockets import first_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from anyarch.http.sockets import Address
 
 __all__ = ["Egress", "Reach"]
 
@@ -59,31 +63,26 @@ class Egress:
     def connect(self, host: str, port: int, on_socket: Callable[[socket.socket], None]) -> socket.socket:
         """Connected to the first address that answers; `on_socket` gets each socket before it waits. Raises
         OSError."""
-        name = self._hosts.get(host, host)
-        found = socket.getaddrinfo(name.encode("ascii"), port, type=socket.SOCK_STREAM)
-        last = OSError(errno.EHOSTUNREACH, f"{host} has no address")
-        until = time.monotonic() + _CONNECT_S
-        for number, (family, _, _, _, address) in enumerate(found):
+
+        def connect(found: Address, until: float) -> socket.socket:
+            family, _, _, _, address = found
             why = self.refusal(str(address[0]))
             if why:
-                last = PermissionError(
+                raise PermissionError(
                     errno.EACCES, f"{host} is {why}, which the proxy network does not reach"
                 )
-                continue
             sock = self._make_socket(family)
             try:
                 on_socket(sock)
-                sock.settimeout(max(0.1, (until - time.monotonic()) / (len(found) - number)))
+                sock.settimeout(max(0.1, until - time.monotonic()))
                 sock.connect(address)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return sock
-            except OSError as error:
-                sock.close()
-                last = error
             except BaseException:
                 sock.close()
                 raise
-        raise last
+
+        return first_of(self._hosts.get(host, host), port, time.monotonic() + _CONNECT_S, connect)
 
     def refusal(self, text: str) -> str:
         """What an address is that is out of reach; empty for one that is not."""
