@@ -7,17 +7,21 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from anyarch.http.intercept.authority import Authority, subject_hash
+from anyarch.http.intercept.egress import Egress
+from anyarch.http.intercept.relay import Denied, Outside
+from anyarch.http.intercept.server import StepProxy
+from anyarch.http.intercept.traffic import Recorder
+from anyarch.http.intercept.upstream import Verifier
 from anyarch.llb.ops import SourceOp
+from anyarch.sandbox.plan import PROXY_PORT
+from anyarch.worker.trust import Trust
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine, Mapping
 
-    from anyarch.http.intercept.authority import Authority
     from anyarch.http.intercept.egress import Reach
-    from anyarch.http.intercept.server import StepProxy
-    from anyarch.http.intercept.upstream import Verifier
-    from anyarch.worker.trust import Trust
     from anyarch.worker.worker import Worker
 
     Decide = Callable[[SourceOp], Coroutine[Any, Any, SourceOp]]
@@ -31,8 +35,6 @@ _NOT_PROXIED = "127.0.0.1,localhost,::1"
 
 def proxy_env() -> tuple[str, ...]:
     """What tells a step of its proxy; BuildKit's names."""
-    from anyarch.sandbox.plan import PROXY_PORT
-
     proxy = f"http://127.0.0.1:{PROXY_PORT}"
     names = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
     return (
@@ -49,9 +51,8 @@ class BuildProxy:
         self._worker = worker
         self._loop = loop
         self._lock = threading.Lock()
-        self._authority: Authority | None = None
-        self._trust: Trust | None = None
-        self._verifier: Verifier | None = None
+        self._certified: tuple[Authority, Trust] | None = None
+        self._verifier = Verifier()
         self.decide: Decide | None = None
 
     def step(
@@ -62,48 +63,26 @@ class BuildProxy:
     ) -> StepProxy:
         """A proxy for one step. `hosts` are the addresses of names that the step knows itself. Raises
         `NotSupported` where no certificates can be made."""
-        from anyarch.http.intercept.egress import Egress
-        from anyarch.http.intercept.relay import Outside
-        from anyarch.http.intercept.server import StepProxy
-        from anyarch.http.intercept.traffic import Recorder
-
         egress = Egress(reach, hosts=hosts, make_socket=make_socket)
         policy = self._policy if self.decide is not None else None
-        return StepProxy(Outside(egress, self.authority, Recorder(), tls=self.verifier, policy=policy))
-
-    @property
-    def verifier(self) -> Verifier:
-        with self._lock:
-            if self._verifier is None:
-                from anyarch.http.intercept.upstream import Verifier
-
-                self._verifier = Verifier()
-            return self._verifier
-
-    @property
-    def authority(self) -> Authority:
-        with self._lock:
-            if self._authority is None:
-                from anyarch.http.intercept.authority import Authority
-
-                self._authority = Authority()
-            return self._authority
+        authority, _ = self._made()
+        return StepProxy(Outside(egress, authority, Recorder(), tls=self._verifier, policy=policy))
 
     @property
     def trust(self) -> Trust:
-        pem = self.authority.pem
-        with self._lock:
-            if self._trust is None:
-                from anyarch.http.intercept.authority import subject_hash
-                from anyarch.worker.trust import Trust
+        """Raises `NotSupported` as `step` does."""
+        return self._made()[1]
 
-                self._trust = Trust(self._worker, pem, subject_hash())
-            return self._trust
+    def _made(self) -> tuple[Authority, Trust]:
+        """With the first step: a build without steps needs no certificate."""
+        with self._lock:
+            if self._certified is None:
+                authority = Authority()
+                self._certified = authority, Trust(self._worker, authority.pem, subject_hash())
+            return self._certified
 
     def _policy(self, url: str) -> str:
         """On a thread of a proxy."""
-        from anyarch.http.intercept.relay import Denied
-
         decide = self.decide
         assert decide is not None
         try:

@@ -19,6 +19,7 @@ from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 __all__ = ["NAME", "Authority", "subject_hash"]
 
@@ -42,14 +43,13 @@ class Authority:
                 "the proxy network takes the Python package cryptography, which is not installed",
                 hint="install anyarch[proxy], or cryptography beside it",
             ) from None
-        from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.serialization import Encoding
 
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._leaf_key = ec.generate_private_key(ec.SECP256R1())
         self._lock = threading.Lock()
         self._contexts: OrderedDict[str, tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
-        self._certificate = _signed_by_itself(self._key, hashes.SHA256())
+        self._certificate = _signed_by_itself(self._key)
         self.pem = self._certificate.public_bytes(Encoding.PEM)
         self.der = self._certificate.public_bytes(Encoding.DER)
 
@@ -110,14 +110,11 @@ class Authority:
         return context
 
 
-def _signed_by_itself(key: object, algorithm: object) -> x509.Certificate:
+def _signed_by_itself(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
 
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
-    assert isinstance(algorithm, hashes.SHA256)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     now = datetime.datetime.now(datetime.UTC)
     own_key = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -132,7 +129,7 @@ def _signed_by_itself(key: object, algorithm: object) -> x509.Certificate:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(digital_signature=True, key_cert_sign=True), critical=True)
         .add_extension(own_key, critical=False)
-        .sign(key, algorithm)
+        .sign(key, hashes.SHA256())
     )
 
 
