@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anyarch.errors import AnyarchError
@@ -14,7 +15,7 @@ from anyarch.solver.vertex import Edge
 from anyarch.worker.result import LocalResult, SnapshotResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     from anyarch.cache.contents import Attributes, Selector
     from anyarch.cache.importer import ImportedCache
@@ -52,7 +53,7 @@ class StockKeys:
             if ask is not None:
                 with suppress(AnyarchError):  # what cannot be had is told when it is solved
                     self._sources[one.digest] = await ask()
-        for digest, number, vertex, _, selectors in self._used():
+        for digest, number, vertex, _, selectors in self._used:
             if self._is_local(vertex):
                 with suppress(AnyarchError):
                     (result,) = await self._solver.vertex(vertex).operation.run(())
@@ -81,7 +82,7 @@ class StockKeys:
         """Learn the contents of what was made or found, as far as its bytes are here. Answers all of that."""
         solved = self._solver.solved()
         results = {item.vertex.digest: item.outputs for item in solved if item.outputs is not None}
-        for digest, number, vertex, output, selectors in self._used():
+        for digest, number, vertex, output, selectors in self._used:
             outputs = results.get(vertex, ())
             if digest in results and output < len(outputs) and isinstance(outputs[output], SnapshotResult):
                 with suppress(AnyarchError):
@@ -117,7 +118,7 @@ class StockKeys:
             if ask is not None and one.digest in self.keys:
                 bases.update(await ask())
         used: dict[str, list[tuple[int, str, int, list[Selector]]]] = {}
-        for digest, number, vertex, output, selectors in self._used():
+        for digest, number, vertex, output, selectors in self._used:
             used.setdefault(digest, []).append((number, vertex, output, selectors))
         leading = self._leading(recorded, {vertex for _, results in found for vertex in results})
         idle = {one.digest for one in self._solver.vertices if self._is_local(one.digest)}
@@ -163,11 +164,13 @@ class StockKeys:
 
     # -- contents
 
-    def _used(self) -> Iterator[tuple[str, int, str, int, list[Selector]]]:
+    @cached_property
+    def _used(self) -> list[tuple[str, int, str, int, list[Selector]]]:
         """Of each operation the inputs of which the content may stand for them: vertex, number of the input,
         the input's vertex and output, and what is used of it."""
         from anyarch.cache.contents import copied, mounted
 
+        found = []
         seen: set[str] = set()
         for definition in self._definitions:
             for digest, op in definition.decoded.items():
@@ -183,7 +186,8 @@ class StockKeys:
                         case _:
                             selectors = None
                     if selectors is not None:
-                        yield digest, number, item.digest, item.index, selectors
+                        found.append((digest, number, item.digest, item.index, selectors))
+        return found
 
     async def _learn(self, digest: str, number: int, result: Result, selectors: Sequence[Selector]) -> bool:
         """Have the hash of a content, which is kept with what the content is of. False where that cannot be

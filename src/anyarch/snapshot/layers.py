@@ -318,17 +318,17 @@ class LayerStore:
     def unpack(self, layers: Iterable[Layer], *, overlay: Overlay | None = None) -> None:
         """Unpack those that are only blobs yet, several at a time: the kernel's work of making the files is
         most of it. Others are left as they are."""
+        packed = [layer for layer in layers if self._is_packed(self.store.records.get(layer.id))]
+        if len(packed) < 2:
+            return  # `directory` does one alone
         from concurrent.futures import ThreadPoolExecutor
 
         from anyarch.archive.parallel import usable_cpus
 
         kind = overlay or self.dirops.overlay
-        packed = [layer for layer in layers if self._is_packed(self.store.records.get(layer.id))]
-        threads = min(usable_cpus(), len(packed), _UNPACKING)
-        if threads > 1:
-            with ThreadPoolExecutor(threads, "anyarch-unpack") as pool:
-                for _ in pool.map(lambda layer: self._unpack(layer, kind), packed):
-                    continue
+        with ThreadPoolExecutor(min(usable_cpus(), _UNPACKING), "anyarch-unpack") as pool:
+            for _ in pool.map(lambda layer: self._unpack(layer, kind), packed):
+                continue
 
     def _unpack(self, layer: Layer, overlay: Overlay) -> None:
         """Directory and index in one pass, if the layer is only a blob."""

@@ -211,10 +211,9 @@ def _is_unchanged(
     and yet answer a conditional GET with everything. Under a new name, mode or owner BuildKit asks without a
     condition and for all of it; the ETag is enough to know that it need not come again."""
     asked = dict(headers)
-    if known.etag and is_new_form:
-        pass
-    elif known.etag:
-        asked["If-None-Match"] = known.etag
+    if known.etag:
+        if not is_new_form:
+            asked["If-None-Match"] = known.etag
     elif known.last_modified:
         asked["If-Modified-Since"] = known.last_modified
     else:
