@@ -24,6 +24,7 @@ from anyarch.archive.entry import Kind
 from anyarch.errors import PathNotFound
 from anyarch.llb.ops import ActionCopy, ActionRm, ActionSymlink, ContentCache, MountType, UserByName
 from anyarch.snapshot.contenthash import counts
+from anyarch.spec.digest import EMPTY, Digest
 from anyarch.spec.glob import has_wildcards, match
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ _TYPES = {
     Kind.DIRECTORY: "5",
     Kind.FIFO: "6",
 }
-_ROOT_HEADER = f"sha256:{hashlib.sha256().hexdigest()}"
+_ROOT_HEADER = EMPTY
 """Nobody sends the root of a client's directory, so its metadata does not count."""
 
 
@@ -178,7 +179,7 @@ def content_digest(
     """The hash of what `selectors` name in `tree`. `attributes` are given of a client's directory, whose
     entries have none of their own. Raises `PathNotFound` and what reading raises."""
     contents = _Contents(tree, patterns, attributes)
-    return _sha(b"\0".join(contents.digest(one).encode() for one in selectors))
+    return Digest.of(b"\0".join(contents.digest(one).encode() for one in selectors))
 
 
 class _Included:
@@ -211,7 +212,7 @@ class _Contents:
             if not any(one.path.startswith(required) for one in chosen):
                 raise PathNotFound(f'"{required}": not found')
         if not chosen:
-            return _sha(b"")
+            return EMPTY
         if len(chosen) == 1 and _base(path) == _base(chosen[0].path):
             return chosen[0].digest
         whole = hashlib.sha256()
@@ -359,7 +360,3 @@ def _raw(text: str) -> bytes:
 def _in_utf8(name: str) -> str:
     """Entries speak UTF-8 whatever the locale."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
-
-
-def _sha(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

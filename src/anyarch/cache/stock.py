@@ -14,7 +14,6 @@ its content alone.
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import posixpath
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from anyarch.llb.ops import (
     MountType,
     SourceOp,
 )
+from anyarch.spec.digest import Digest
 from anyarch.spec.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class StockKey(msgspec.Struct, frozen=True):
 
 
 def _record(digest: str, output: int) -> str:
-    return f"sha256:{hashlib.sha256(f'{digest}@{output}'.encode()).hexdigest()}"
+    return str(Digest.of(f"{digest}@{output}".encode()))
 
 
 def content_record(digest: str) -> str:
@@ -249,7 +249,7 @@ def _key(op: Op, sources: Sequence[str], platform: Platform) -> StockKey | None:
     """The key of an operation, each input known by what it was made of."""
     match op.kind:
         case SourceOp():
-            digests = [_sha(f"buildkit.source.v0:{name}".encode()) for name in sources]
+            digests = [Digest.of(f"buildkit.source.v0:{name}".encode()) for name in sources]
             return StockKey(digests[0], others=tuple(digests[1:])) if digests else None
         case ExecOp():
             return _exec(op, op.kind, op.platform or platform)
@@ -309,7 +309,7 @@ def _exec(op: Op, kind: ExecOp, platform: Platform) -> StockKey | None:
     inputs = tuple(
         ((item.digest, item.index, _paths(selectors[number])),) for number, item in enumerate(op.inputs)
     )
-    return StockKey(_sha(encode(document)), inputs)
+    return StockKey(Digest.of(encode(document)), inputs)
 
 
 def _mount(mount: Mount) -> dict[str, Any]:
@@ -369,7 +369,7 @@ def _file(op: Op, kind: FileOp) -> StockKey | None:
         else:
             paths = sorted(selected[number], key=os.fsencode, reverse=True)  # as its first versions had them
             inputs.append(((edge.digest, edge.index, _paths(paths)),))
-    return StockKey(_sha(encode(document)), tuple(inputs))
+    return StockKey(Digest.of(encode(document)), tuple(inputs))
 
 
 def _merge(op: Op, kind: MergeOp) -> StockKey:
@@ -377,12 +377,14 @@ def _merge(op: Op, kind: MergeOp) -> StockKey:
         "Type": "buildkit.merge.v0",
         "Merge": filled(inputs=[filled(input=number) for number in kind.inputs]),
     }
-    return StockKey(_sha(encode(document)), tuple(((item.digest, item.index, ""),) for item in op.inputs))
+    return StockKey(
+        Digest.of(encode(document)), tuple(((item.digest, item.index, ""),) for item in op.inputs)
+    )
 
 
 def _paths(paths: Sequence[str]) -> str:
     """The selector of what is used of an input."""
-    return _sha(b"\0".join(os.fsencode(path) for path in paths))
+    return str(Digest.of(b"\0".join(os.fsencode(path) for path in paths)))
 
 
 def _is_usual(indexes: list[list[int]]) -> bool:
@@ -394,7 +396,3 @@ def _is_usual(indexes: list[list[int]]) -> bool:
         if second not in (1, -1) or output != (0 if number == count - 1 else -1):
             return False
     return count > 0
-
-
-def _sha(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"

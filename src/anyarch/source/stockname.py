@@ -5,11 +5,11 @@ with what its daemon writes (tests/engine/test_cache_stock.py).
 
 from __future__ import annotations
 
-import hashlib
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from anyarch.llb.gojson import encode, filled
+from anyarch.spec.digest import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ def chain_id(diff_ids: Sequence[str]) -> str:
     """The digest that stands for a stack of layers (OCI image-spec config.md, "Layer ChainID")."""
     chain = diff_ids[0]
     for diff_id in diff_ids[1:]:
-        chain = _sha(f"{chain} {diff_id}".encode())
+        chain = Digest.of(f"{chain} {diff_id}".encode())
     return chain
 
 
@@ -41,7 +41,7 @@ def image_names(digest: str, platform: Platform, limit: int | None, diff_ids: Se
         OSFeatures=list(platform.os_features),
         Limit=limit,
     )
-    by_name = _sha(encode(document))
+    by_name = Digest.of(encode(document))
     return [chain_id(diff_ids), by_name] if diff_ids else [by_name]
 
 
@@ -80,7 +80,7 @@ def http_name(
         AuthHeaderSecret=attrs.get("http.authheadersecret", ""),
         Header=[{"Name": key, "Value": value} for key, value in headers],
     )
-    return _sha(encode(document))
+    return Digest.of(encode(document))
 
 
 def _time(text: str) -> str:
@@ -88,7 +88,3 @@ def _time(text: str) -> str:
         return format_datetime(parsedate_to_datetime(text), usegmt=True) if text else ""
     except (ValueError, TypeError):
         return ""
-
-
-def _sha(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
