@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from anyarch.api.proto import fsutil_pb2, gateway_pb2
 from anyarch.api.rpc.server import unary
@@ -16,7 +16,7 @@ from anyarch.session.gomode import go_mode
 from anyarch.spec.glob import match
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any, TypeVar
 
     from anyarch.api.rpc.server import Handler, ServerCall
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from anyarch.snapshot.live import LiveFile, LiveTree
 
     T = TypeVar("T")
+    JobOf = Callable[[ServerCall], Coroutine[Any, Any, Job]]
+    Looking = gateway_pb2.ReadFileRequest | gateway_pb2.ReadDirRequest | gateway_pb2.StatFileRequest
 
 __all__ = ["container_file_methods", "ref_file_methods"]
 
@@ -34,63 +36,109 @@ _MAX_FILE = 14 << 20
 """A file that is read has to fit into a message."""
 
 
-def ref_file_methods(job_of: Callable[[ServerCall], Coroutine[Any, Any, Job]]) -> dict[str, Handler]:
+class _Source(Protocol):
+    """Where files are looked at, by what requests name it with."""
+
+    async def read(self, call: ServerCall, request: gateway_pb2.ReadFileRequest) -> bytes:
+        """What `_read_range` says of a file."""
+
+    async def entries(
+        self, call: ServerCall, request: gateway_pb2.ReadDirRequest
+    ) -> Iterable[tuple[str, LiveFile | FileStat]]: ...
+
+    async def stat(self, call: ServerCall, request: gateway_pb2.StatFileRequest) -> LiveFile | FileStat: ...
+
+
+def ref_file_methods(job_of: JobOf) -> dict[str, Handler]:
     """Of results. `job_of` tells which build a call is about."""
+    return _methods("", _Refs(job_of))
 
-    async def looked(
-        call: ServerCall, identity: str, work: Callable[[EngineRef], Coroutine[Any, Any, T]]
-    ) -> T:
-        job = await job_of(call)
-        known = job.known(identity)
 
-        async def on_bench(bench: Workbench) -> T:
-            return await work(known.ref if known.ref is not None else bench.load(Definition()))
+def container_file_methods(job_of: JobOf) -> dict[str, Handler]:
+    """Of containers. `job_of` tells which build a call is about."""
+    return _methods("Container", _Containers(job_of))
 
-        with told_in_full(job, [known.definition]):
-            return await job.run(on_bench)
 
+def _methods(suffix: str, source: _Source) -> dict[str, Handler]:
     async def read_file(
         request: gateway_pb2.ReadFileRequest, call: ServerCall
     ) -> gateway_pb2.ReadFileResponse:
-        offset, length = _read_range(request)
-
-        async def read(ref: EngineRef) -> bytes:
-            return await ref.read_file(request.FilePath, offset=offset, length=length)
-
-        data = await looked(call, request.Ref, read)
+        data = await source.read(call, request)
         if len(data) > _MAX_FILE:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
         return gateway_pb2.ReadFileResponse(Data=data)
 
     async def read_dir(request: gateway_pb2.ReadDirRequest, call: ServerCall) -> gateway_pb2.ReadDirResponse:
-        found = await looked(call, request.Ref, lambda ref: ref.read_dir(request.DirPath))
+        found = await source.entries(call, request)
         pattern = request.IncludePattern
-        entries = [
-            _stat_message(item.stat, item.name) for item in found if not pattern or match(pattern, item.name)
-        ]
+        entries = [_stat_message(file, name) for name, file in found if not pattern or match(pattern, name)]
         return gateway_pb2.ReadDirResponse(entries=entries)
 
     async def stat_file(
         request: gateway_pb2.StatFileRequest, call: ServerCall
     ) -> gateway_pb2.StatFileResponse:
-        found = await looked(call, request.Ref, lambda ref: ref.stat_file(request.Path))
+        file = await source.stat(call, request)
         name = posixpath.basename(request.Path.rstrip("/")) or "/"
-        return gateway_pb2.StatFileResponse(stat=_stat_message(found, name))
+        return gateway_pb2.StatFileResponse(stat=_stat_message(file, name))
 
     return {
-        "ReadFile": unary(gateway_pb2.ReadFileRequest, read_file),
-        "ReadDir": unary(gateway_pb2.ReadDirRequest, read_dir),
-        "StatFile": unary(gateway_pb2.StatFileRequest, stat_file),
+        f"ReadFile{suffix}": unary(gateway_pb2.ReadFileRequest, read_file),
+        f"ReadDir{suffix}": unary(gateway_pb2.ReadDirRequest, read_dir),
+        f"StatFile{suffix}": unary(gateway_pb2.StatFileRequest, stat_file),
     }
 
 
-def container_file_methods(
-    job_of: Callable[[ServerCall], Coroutine[Any, Any, Job]],
-) -> dict[str, Handler]:
-    """Of containers. `job_of` tells which build a call is about."""
+class _Refs:
+    def __init__(self, job_of: JobOf) -> None:
+        self._job_of = job_of
 
-    async def looked(call: ServerCall, name: str, position: int, look: Callable[[LiveTree], T]) -> T:
-        job = await job_of(call)
+    async def read(self, call: ServerCall, request: gateway_pb2.ReadFileRequest) -> bytes:
+        offset, length = _read_range(request)
+        return await self._looked(
+            call, request.Ref, lambda ref: ref.read_file(request.FilePath, offset=offset, length=length)
+        )
+
+    async def entries(
+        self, call: ServerCall, request: gateway_pb2.ReadDirRequest
+    ) -> list[tuple[str, FileStat]]:
+        found = await self._looked(call, request.Ref, lambda ref: ref.read_dir(request.DirPath))
+        return [(item.name, item.stat) for item in found]
+
+    async def stat(self, call: ServerCall, request: gateway_pb2.StatFileRequest) -> FileStat:
+        return await self._looked(call, request.Ref, lambda ref: ref.stat_file(request.Path))
+
+    async def _looked(
+        self, call: ServerCall, identity: str, look: Callable[[EngineRef], Coroutine[Any, Any, T]]
+    ) -> T:
+        job = await self._job_of(call)
+        known = job.known(identity)
+
+        async def work(bench: Workbench) -> T:
+            return await look(known.ref if known.ref is not None else bench.load(Definition()))
+
+        with told_in_full(job, [known.definition]):
+            return await job.run(work)
+
+
+class _Containers:
+    def __init__(self, job_of: JobOf) -> None:
+        self._job_of = job_of
+
+    async def read(self, call: ServerCall, request: gateway_pb2.ReadFileRequest) -> bytes:
+        offset, length = _read_range(request)
+        return await self._looked(call, request, lambda tree: tree.read(request.FilePath, offset, length))
+
+    async def entries(
+        self, call: ServerCall, request: gateway_pb2.ReadDirRequest
+    ) -> list[tuple[str, LiveFile]]:
+        return await self._looked(call, request, lambda tree: tree.listdir(request.DirPath))
+
+    async def stat(self, call: ServerCall, request: gateway_pb2.StatFileRequest) -> LiveFile:
+        return await self._looked(call, request, lambda tree: tree.stat(request.Path))
+
+    async def _looked(self, call: ServerCall, request: Looking, look: Callable[[LiveTree], T]) -> T:
+        name, position = request.Ref, request.MountIndex
+        job = await self._job_of(call)
         container = job.containers.get(name)
         if container is None:
             raise RpcError(Code.UNKNOWN, f"container details for {name}@{position} not found")
@@ -100,38 +148,6 @@ def container_file_methods(
             return await asyncio.to_thread(look, tree)
 
         return await job.run(work)
-
-    async def read_file(
-        request: gateway_pb2.ReadFileRequest, call: ServerCall
-    ) -> gateway_pb2.ReadFileResponse:
-        offset, length = _read_range(request)
-        data = await looked(
-            call, request.Ref, request.MountIndex, lambda tree: tree.read(request.FilePath, offset, length)
-        )
-        if len(data) > _MAX_FILE:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{request.FilePath} is too large for one message")
-        return gateway_pb2.ReadFileResponse(Data=data)
-
-    async def read_dir(request: gateway_pb2.ReadDirRequest, call: ServerCall) -> gateway_pb2.ReadDirResponse:
-        found = await looked(
-            call, request.Ref, request.MountIndex, lambda tree: tree.listdir(request.DirPath)
-        )
-        pattern = request.IncludePattern
-        entries = [_stat_message(file, name) for name, file in found if not pattern or match(pattern, name)]
-        return gateway_pb2.ReadDirResponse(entries=entries)
-
-    async def stat_file(
-        request: gateway_pb2.StatFileRequest, call: ServerCall
-    ) -> gateway_pb2.StatFileResponse:
-        file = await looked(call, request.Ref, request.MountIndex, lambda tree: tree.stat(request.Path))
-        name = posixpath.basename(request.Path.rstrip("/")) or "/"
-        return gateway_pb2.StatFileResponse(stat=_stat_message(file, name))
-
-    return {
-        "ReadFileContainer": unary(gateway_pb2.ReadFileRequest, read_file),
-        "ReadDirContainer": unary(gateway_pb2.ReadDirRequest, read_dir),
-        "StatFileContainer": unary(gateway_pb2.StatFileRequest, stat_file),
-    }
 
 
 def _read_range(request: gateway_pb2.ReadFileRequest) -> tuple[int, int]:
