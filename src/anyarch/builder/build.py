@@ -17,7 +17,8 @@ from anyarch.builder.builder import load_node
 from anyarch.builder.placement import Assignment, Candidate, group, place, place_fixed
 from anyarch.builder.refs import save_state, state_of
 from anyarch.builder.renamed import renamed
-from anyarch.errors import AnyarchError, BuilderError, Canceled, NodeLost
+from anyarch.engine.running import canceled_by
+from anyarch.errors import AnyarchError, BuilderError, NodeLost
 from anyarch.session.identity import base36_id
 from anyarch.solver.work import Work
 from anyarch.spec.platform import Platform
@@ -41,18 +42,9 @@ async def build_on(
     builder: Builder, request: BuildRequest, on_event: EventSink, cancel: CancelToken | None = None
 ) -> BuildResult:
     """Build to the end. Raises `AnyarchError`; `Canceled` when `cancel` was set."""
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
-    assert task is not None
-    if cancel is not None:
-        cancel.add_callback(lambda: loop.call_soon_threadsafe(task.cancel))
-    with ExitStack() as held:
+    with ExitStack() as held, canceled_by(cancel):
         try:
             return await _Build(builder, request, on_event, cancel, held).run()
-        except asyncio.CancelledError:
-            if cancel is not None and cancel.is_set():
-                raise Canceled("context canceled") from None
-            raise
         finally:
             for node in builder.nodes:
                 client = node.take_client()

@@ -22,7 +22,7 @@ from anyarch.history.name import build_name
 from anyarch.history.record import Attachment, BuildRecord, RecordError
 from anyarch.solver.events import LogEvent, VertexEvent
 from anyarch.spec.intoto import MANIFEST_KIND, REFERENCE_TYPE, SLSA_PROVENANCE
-from anyarch.spec.timestamp import parse_time
+from anyarch.spec.timestamp import LATEST_S, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -341,11 +341,8 @@ def _attachment(item: Any, platform: str) -> Attachment:
     )
 
 
-_LATEST_S = 253_402_300_799
-
-
 def _nanoseconds(stamp: Any) -> int:
     """Within the years that have names."""
-    return min(max(int(stamp.seconds), 0), _LATEST_S) * 1_000_000_000 + min(
+    return min(max(int(stamp.seconds), 0), LATEST_S) * 1_000_000_000 + min(
         max(int(stamp.nanos), 0), 999_999_999
     )

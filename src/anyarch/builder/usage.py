@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyarch.engine.storage import Record
 from anyarch.errors import BuilderError, NotSupported, UsageError
+from anyarch.spec.timestamp import LATEST_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,4 +148,4 @@ def _record(item: Any) -> Record:
 
 def _seconds(stamp: Any) -> float:
     """Within the years that have names."""
-    return float(min(max(stamp.seconds + stamp.nanos / 1e9, 0.0), 253_402_300_799.0))
+    return float(min(max(stamp.seconds + stamp.nanos / 1e9, 0.0), float(LATEST_S)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["format_time", "parse_time"]
+__all__ = ["LATEST_S", "format_time", "parse_time"]
+
+LATEST_S = 253_402_300_799
+"""The end of the last year that four digits can tell, in seconds since the epoch."""
 
 
 def format_time(seconds: float) -> str:
