@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import pytest
 
 from anyarch.engine.request import Secret, Ssh
 from anyarch.errors import BuildError, ContextError, UsageError
+from tests.listening import answered
 
 if TYPE_CHECKING:
     from anyarch.testing.builder import Builder
@@ -71,22 +71,12 @@ def agent() -> object:
     listener.bind(str(path))
     listener.listen()
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            with connection:
-                while data := connection.recv(1024):
-                    connection.sendall(data.upper())
+    def echo(connection: socket.socket, _address: object) -> None:
+        while data := connection.recv(1024):
+            connection.sendall(data.upper())
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield path
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    thread.join()
+    with answered(listener, echo):
+        yield path
     directory.cleanup()
 
 

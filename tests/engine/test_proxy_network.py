@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from anyarch.errors import ExecFailed, IncompleteMaterials
 from anyarch.sandbox.net.namespace import inside
 from anyarch.solver.events import LogEvent
 from anyarch.testing.ordinary_user import as_ordinary_user
+from tests.listening import answered
 
 from ..unit.sandbox.conftest import BUSYBOX
 from ..unit.sandbox.machines import in_own_machine, world
@@ -53,30 +53,18 @@ def site(port: int = 8080) -> Iterator[Site]:
     with world() as other:
         listener = inside(other, lambda: socket.create_server(("0.0.0.0", port)))
 
-        def serve() -> None:
-            while True:
-                try:
-                    peer, _ = listener.accept()
-                except OSError:
-                    return
-                with peer:
-                    head = b""
-                    while b"\r\n\r\n" not in head and (data := peer.recv(4096)):
-                        head += data
-                    line = head.split(b"\r\n")[0].decode()
-                    found.seen.append(line)
-                    status = b"404 Not Found" if "/missing" in line else b"200 OK"
-                    fields = b"Content-Length: %d\r\nConnection: close" % len(found.content)
-                    peer.sendall(b"HTTP/1.1 %b\r\n%b\r\n\r\n%b" % (status, fields, found.content))
+        def answer(peer: socket.socket, _address: object) -> None:
+            head = b""
+            while b"\r\n\r\n" not in head and (data := peer.recv(4096)):
+                head += data
+            line = head.split(b"\r\n")[0].decode()
+            found.seen.append(line)
+            status = b"404 Not Found" if "/missing" in line else b"200 OK"
+            fields = b"Content-Length: %d\r\nConnection: close" % len(found.content)
+            peer.sendall(b"HTTP/1.1 %b\r\n%b\r\n\r\n%b" % (status, fields, found.content))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
+        with answered(listener, answer):
             yield found
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            listener.close()
-            thread.join()
 
 
 def run(*commands: str, more: str = "") -> str:
@@ -176,24 +164,12 @@ def inside_loopback() -> Iterator[list[bytes]]:
     heard: list[bytes] = []
     listener = socket.create_server(("127.0.0.1", 8081))
 
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = listener.accept()
-            except OSError:
-                return
-            with peer:
-                heard.append(peer.recv(4096))
-                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+    def answer(peer: socket.socket, _address: object) -> None:
+        heard.append(peer.recv(4096))
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
+    with answered(listener, answer):
         yield heard
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
 
 
 @in_own_machine

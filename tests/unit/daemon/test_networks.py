@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from anyarch.api.proto import control_pb2, sourcepolicy_pb2
 from anyarch.errors import SandboxError
 from anyarch.sandbox.net.dns import Dns
 from anyarch.sandbox.net.networks import NetworkSettings, open_networks
+from tests.listening import answered
 
 from ..sandbox.conftest import BUSYBOX
 from ..sandbox.machines import in_own_machine
@@ -97,24 +97,13 @@ def _service(address: str) -> Iterator[tuple[str, list[bytes]]]:
     heard: list[bytes] = []
     listener = socket.create_server((address, 0))
 
-    def serve() -> None:
-        while True:
-            try:
-                peer, _ = listener.accept()
-            except OSError:
-                return
-            with peer:
-                heard.append(peer.recv(4096))
-                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+    def answer(peer: socket.socket, _address: object) -> None:
+        heard.append(peer.recv(4096))
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield f"http://{address}:{listener.getsockname()[1]}/x", heard
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+    url = f"http://{address}:{listener.getsockname()[1]}/x"
+    with answered(listener, answer):
+        yield url, heard
 
 
 _GET = "NO_PROXY= no_proxy= /bin/busybox wget -q -O - {} || echo failed"

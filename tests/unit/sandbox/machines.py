@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
-import threading
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface
 from typing import TYPE_CHECKING
 
 from anyarch.sandbox.net.namespace import inside, make_namespace
 from anyarch.sandbox.net.netlink import Routes
+from tests.listening import answered
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
 __all__ = ["in_own_machine", "serving", "world"]
@@ -59,21 +59,7 @@ def world() -> Iterator[int]:
 def serving(sock: socket.socket) -> Iterator[None]:
     """Tell each who connects which address it is seen with."""
     sock.listen()
-
-    def serve() -> None:
-        while True:
-            try:
-                peer, address = sock.accept()
-            except OSError:
-                return
-            with peer:
-                peer.sendall(f"hello {address[0] if address else ''}\n".encode())
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
+    with answered(
+        sock, lambda peer, address: peer.sendall(f"hello {address[0] if address else ''}\n".encode())
+    ):
         yield
-    finally:
-        sock.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        sock.close()
