@@ -280,29 +280,33 @@ def test_a_record_counts_only_with_the_right_inputs() -> None:
         assert match(keys, *config_of(*other)).results == {}
 
 
+def cached_as(kind: str, directory: Path, name: str) -> tuple[CacheOption, CacheOption, tuple[Output, ...]]:
+    """Where a cache is written and read: in a directory with that mode, or `inline` with the image `name`,
+    which is pushed."""
+    push = (Output("image", None, {"name": name, "push": "true"}),)
+    if kind == "inline":
+        return CacheOption("inline"), CacheOption("registry", {"ref": name}), push
+    to = CacheOption("local", {"dest": str(directory), "mode": kind})
+    return to, CacheOption("local", {"src": str(directory)}), push
+
+
 @pytest.mark.root
 @pytest.mark.registry
-@pytest.mark.parametrize("kind", ["local", "inline"])
+@pytest.mark.parametrize("kind", ["max", "inline"])
 def test_steps_of_a_stock_cache_are_not_run_again(
     build: Builder, tmp_path: Path, only_stock: None, kind: str, remote: FakeRegistry
 ) -> None:
     text = "FROM busybox\nRUN echo one > /one\nWORKDIR /w\nENV B=2\nRUN echo $B > two\n"
-    name = f"{remote.address}/app:1"
-    if kind == "local":
-        to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": "max"})
-        source = CacheOption("local", {"src": str(tmp_path / "cache")})
-    else:
-        to, source = CacheOption("inline"), CacheOption("registry", {"ref": name})
-    push = (Output("image", None, {"name": name, "push": "true"}),)
+    to, source, push = cached_as(kind, tmp_path / "cache", f"{remote.address}/app:1")
     first = build(text, cache_to=(to,), outputs=push)
     assert len(first.executed) == 3
     other = Builder(tmp_path / "other")
     second = other(text, cache_from=(source,))
     assert second.executed == []
     assert second.read_text("/w/two") == "2\n"
-    if kind == "local":  # an inline cache is a part of the first image's config
+    if kind != "inline":  # an inline cache is a part of the first image's config
         assert second.result.digest == first.result.digest
-    if kind == "local":
+    if kind != "inline":
         # Layers of the base are known for what they are, so their files keep their times.
         rewritten = [
             made(
@@ -353,12 +357,7 @@ def test_a_linked_copy_from_a_stage_that_copies_itself_is_found_in_a_stock_cache
         "FROM scratch\nCOPY a /a\nCOPY --link --from=mid /m /o\n"
     )
     files = {"a": "a", "d/f": "f"}
-    name = f"{remote.address}/app:1"
-    to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": kind})
-    source = CacheOption("local", {"src": str(tmp_path / "cache")})
-    if kind == "inline":
-        to, source = CacheOption("inline"), CacheOption("registry", {"ref": name})
-    push = (Output("image", None, {"name": name, "push": "true"}),)
+    to, source, push = cached_as(kind, tmp_path / "cache", f"{remote.address}/app:1")
     first = scratch_build(text, files=files, cache_to=(to,), outputs=push)
     second = Builder(tmp_path / "second")(text, files=files, cache_from=(source,))
     assert second.executed == []
@@ -382,12 +381,7 @@ def test_copies_from_the_context_are_found_in_a_stock_cache(
         "COPY --link d/f /l/\nCOPY --link --from=other /other /o\n"
     )
     files = {"a": "a", "d/f": "f", "d/f.o": "o"}
-    name = f"{remote.address}/app:1"
-    to = CacheOption("local", {"dest": str(tmp_path / "cache"), "mode": kind})
-    source = CacheOption("local", {"src": str(tmp_path / "cache")})
-    if kind == "inline":
-        to, source = CacheOption("inline"), CacheOption("registry", {"ref": name})
-    push = (Output("image", None, {"name": name, "push": "true"}),)
+    to, source, push = cached_as(kind, tmp_path / "cache", f"{remote.address}/app:1")
     first = scratch_build(text, files=files, cache_to=(to,), outputs=push)
     other = Builder(tmp_path / "other")
     second = other(text, files=files, cache_from=(source,))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
-import threading
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +14,7 @@ from anyarch.engine.request import CacheOption
 from anyarch.testing.builder import Builder
 from anyarch.testing.git_server import GitServer, git
 from tests.engine.stock_keys import keys_of
+from tests.engine.test_language_sources import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,30 +27,6 @@ if TYPE_CHECKING:
 def server(tmp_path: Path) -> Iterator[GitServer]:
     with GitServer(tmp_path / "served") as server:
         yield server
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
-
-
-@contextmanager
-def web(directory: Path) -> Iterator[str]:
-    """Files of `directory` over HTTP; its URL."""
-    directory.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(directory))) as served:
-        thread = threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{served.server_address[1]}"
-        finally:
-            served.shutdown()
-            thread.join()
-
-
-def put(directory: Path, text: str, *, time: int = 1_600_000_000) -> None:
-    (directory / "file.txt").write_text(text)
-    os.utime(directory / "file.txt", (time, time))
 
 
 def make_repository(server: GitServer) -> None:
@@ -117,11 +90,11 @@ def test_what_is_fetched_has_the_keys_and_contents_of_buildkits_daemon(
     scratch_build: Builder, server: GitServer, tmp_path: Path
 ) -> None:
     make_repository(server)
-    with web(tmp_path / "web") as url:
-        put(tmp_path / "web", "hello\n")
+    with serving(tmp_path / "web") as files:
+        url = files.put("file.txt", b"hello\n")
         text = TEXT.format(
             git=server.url("app"),
-            url=f"{url}/file.txt",
+            url=url,
             sum=f"sha256:{hashlib.sha256(b'hello' + bytes([10])).hexdigest()}",
         )
         scratch_build(
@@ -149,11 +122,11 @@ def test_what_is_fetched_is_found_in_a_stock_cache_by_its_name_or_its_content(
     scratch_build: Builder, server: GitServer, tmp_path: Path, only_stock: None
 ) -> None:
     make_repository(server)
-    with web(tmp_path / "web") as url:
-        put(tmp_path / "web", "hello\n")
+    with serving(tmp_path / "web") as files:
+        url = files.put("file.txt", b"hello\n")
         text = f"""FROM scratch AS a
             ADD {server.url("app")}#main:src /src
-            ADD {url}/file.txt /f
+            ADD {url} /f
             FROM scratch
             COPY --from=a /src/sub /s
             COPY --link --from=a /f /f
@@ -167,7 +140,7 @@ def test_what_is_fetched_is_found_in_a_stock_cache_by_its_name_or_its_content(
         assert again.read_text("/s/b") == "b"
         # Another commit and another time, but nothing new in what is used.
         server.commit("app", {"other": "x"})
-        put(tmp_path / "web", "hello\n", time=1_700_000_000)
+        files.put("file.txt", b"hello\n", time=1_700_000_000)
         other = Builder(tmp_path / "other")(text, **local(cache))
         assert other.executed == []
         assert other.result.digest == first.result.digest
