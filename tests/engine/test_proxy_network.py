@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from anyarch.engine.request import BuildRequest
+from anyarch.engine.solve import build_async
 from anyarch.errors import ExecFailed, IncompleteMaterials
 from anyarch.sandbox.net.namespace import inside
 from anyarch.solver.events import LogEvent
@@ -121,9 +124,6 @@ def test_what_a_step_fetches_is_told_and_attested(proxied: Builder) -> None:
 
 @in_own_machine
 def test_materials_that_are_not_known_fail_a_build_that_wants_all(proxied: Builder) -> None:
-    (proxied.context / "Dockerfile").write_text(
-        run(f"RUN busybox wget -q -O - http://{_PLACE}/missing || true")
-    )
     with site(), pytest.raises(IncompleteMaterials) as refused:
         proxied(
             run(f"RUN busybox wget -q -O - http://{_PLACE}/missing || true"),
@@ -300,11 +300,6 @@ def test_steps_of_an_ordinary_user_have_it_too(home: Path) -> None:
 def test_a_step_that_fails_tells_what_it_asked_for(proxied: Builder) -> None:
     events: list[Any] = []
     with site(), pytest.raises(ExecFailed):
-        import asyncio
-
-        from anyarch.engine.request import BuildRequest
-        from anyarch.engine.solve import build_async
-
         request = BuildRequest(
             context=str(proxied.context),
             dockerfile_data=run(f"RUN busybox wget -q -O /x http://{_PLACE}/missing").encode(),

@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from anyarch.worker.session import Lent, LentSecret
-from tests.unit.daemon.harness import daemon, run, tree
+from tests.unit.daemon.harness import anyarch, daemon, run, tree
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from tests.unit.daemon.harness import Answer
+
 PLAIN = "FROM scratch\nCOPY Dockerfile /made\n"
 CASED = "\nfrOM scratch as base\ncOpy Dockerfile .\n"
 
 
-class Answer:
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
 def with_builder(home: Path, work: Callable[[Callable[..., Awaitable[Answer]]], Awaitable[None]]) -> None:
     """Do `work` with a command line whose builder `d` is a daemon."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("BUILDX", "DOCKER"))}
-    env |= {"HOME": str(home), "BUILDX_CONFIG": str(home / "buildx"), "ANYARCH_ROOT": str(home / "store")}
-
-    async def anyarch(*argv: str) -> Answer:
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "anyarch",
-            *argv,
-            env=env,
-            cwd=home,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipe,
-            stderr=pipe,
-        )
-        out, said = await process.communicate()
-        assert process.returncode is not None
-        return Answer(process.returncode, out.decode(errors="replace"), said.decode())
+    run_command = partial(anyarch, home)
 
     async def all_of_it() -> None:
         async with daemon(home):
-            made = await anyarch(
+            made = await run_command(
                 "create", "--use", "--name", "d", "--driver", "remote", f"unix://{home}/d.sock"
             )
             assert made.status == 0, made.err
-            await work(anyarch)
+            await work(run_command)
 
     run(all_of_it())
 

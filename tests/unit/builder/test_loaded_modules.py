@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from typing import TYPE_CHECKING
 
-from tests.unit.daemon.harness import daemon, run
+from tests.unit.daemon.harness import anyarch, daemon, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,22 +34,11 @@ FORBIDDEN = {
 }
 
 
-async def _anyarch(home: Path, *argv: str) -> set[str]:
+async def _loaded(home: Path, *argv: str) -> set[str]:
     """Run a command line in a process of its own. Answers the modules that it loaded."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("BUILDX", "DOCKER"))}
-    env |= {"HOME": str(home), "BUILDX_CONFIG": str(home / "buildx"), "ANYARCH_ROOT": str(home / "store")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _PROGRAM,
-        *argv,
-        env=env,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, said = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return set(out.decode().splitlines()[-1].split())
+    answer = await anyarch(home, *argv, program=("-c", _PROGRAM))
+    assert answer.status == 0, answer.err
+    return set(answer.out.splitlines()[-1].split())
 
 
 def test_a_cached_build_on_a_daemon_loads_no_engine_and_little_else(tmp_path: Path) -> None:
@@ -62,10 +48,10 @@ def test_a_cached_build_on_a_daemon_loads_no_engine_and_little_else(tmp_path: Pa
     async def work() -> None:
         async with daemon(tmp_path):
             endpoint = f"unix://{tmp_path}/d.sock"
-            await _anyarch(tmp_path, "create", "--name", "d", "--driver", "remote", endpoint)
+            await _loaded(tmp_path, "create", "--name", "d", "--driver", "remote", endpoint)
             words = ["build", "--builder", "d", "-q", "-o", "type=cacheonly", str(tmp_path / "c")]
-            await _anyarch(tmp_path, *words)
-            loaded = await _anyarch(tmp_path, *words)
+            await _loaded(tmp_path, *words)
+            loaded = await _loaded(tmp_path, *words)
             assert not loaded & FORBIDDEN
             engine = ("frontend", "exporter", "registry", "sandbox", "emulation", "http", "cache", "llb")
             assert not {name for name in loaded if name.startswith(tuple(f"anyarch.{it}" for it in engine))}

@@ -6,14 +6,16 @@ import asyncio
 import hashlib
 import io
 import os
+import sys
 import tarfile
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anyarch.api.proto import (
     auth_pb2,
     content_pb2,
     control_pb2,
+    gateway_pb2,
     health_pb2,
     secrets_pb2,
 )
@@ -29,7 +31,7 @@ from anyarch.session.offer.files import directory_methods
 from anyarch.session.receiver import TreeReceiver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Coroutine, Sequence
     from pathlib import Path
 
     from anyarch.api.rpc.client import Channel
@@ -167,11 +169,42 @@ async def solve(
     return await channel.unary(CONTROL + "Solve", request, control_pb2.SolveResponse)
 
 
+async def ask(channel: Channel, ref: str, method: str, request: Any, reply: Any) -> Any:
+    """Call what a client has that leads the build `ref`."""
+    metadata = [("buildkit-controlapi-buildid", ref)]
+    return await channel.unary(BRIDGE + method, request, reply, metadata=metadata)
+
+
+async def give_back(channel: Channel, ref: str, **fields: Any) -> None:
+    """End a build that a client leads: with a `result`, or an `error`."""
+    await ask(channel, ref, "Return", gateway_pb2.ReturnRequest(**fields), gateway_pb2.ReturnResponse)
+
+
 async def statuses(channel: Channel, ref: str) -> list[control_pb2.StatusResponse]:
     call = channel.start(CONTROL + "Status")
     await call.send(control_pb2.StatusRequest(Ref=ref))
     call.end()
     return [message async for message in call.messages(control_pb2.StatusResponse)]
+
+
+class Answer(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+async def anyarch(home: Path, *argv: str, program: Sequence[str] = ("-m", "anyarch")) -> Answer:
+    """Run the command line in a process of its own, for a user of that home with nothing set. The process is
+    Python's, with the arguments `program`."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("BUILDX", "DOCKER"))}
+    env |= {"HOME": str(home), "BUILDX_CONFIG": str(home / "buildx"), "ANYARCH_ROOT": str(home / "store")}
+    pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *program, *argv, env=env, cwd=home, stdin=none, stdout=pipe, stderr=pipe
+    )
+    out, said = await process.communicate()
+    assert process.returncode is not None
+    return Answer(process.returncode, out.decode(errors="replace"), said.decode())
 
 
 def tree(path: Path, **files: str) -> Path:

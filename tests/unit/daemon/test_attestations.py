@@ -15,7 +15,7 @@ from anyarch.api.proto import control_pb2, gateway_pb2, llb_pb2
 from anyarch.api.rpc.status import RpcError
 from anyarch.llb.ops import ActionMkfile
 from anyarch.llb.state import State
-from tests.unit.daemon.harness import BRIDGE, Client, daemon, run, solve
+from tests.unit.daemon.harness import Client, ask, daemon, give_back, run, solve
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,6 @@ async def lead(
     """A build of a client whose result is the file `greeting`, with attestations made of `files`; what it is
     answered, or the error's text."""
     client = Client()
-    metadata = [("buildkit-controlapi-buildid", "led")]
     async with daemon(path) as channel, client.serving(channel):
 
         async def ref(**content: bytes) -> gateway_pb2.Ref:
@@ -45,12 +44,8 @@ async def lead(
                     ActionMkfile(f"/{name}.json" if name != "greeting" else "/greeting", 0o644, data)
                 )
             definition = llb_pb2.Definition.FromString(state.marshal().marshal())
-            reply = await channel.unary(
-                BRIDGE + "Solve",
-                gateway_pb2.SolveRequest(Definition=definition, allowResultReturn=True),
-                gateway_pb2.SolveResponse,
-                metadata=metadata,
-            )
+            request = gateway_pb2.SolveRequest(Definition=definition, allowResultReturn=True)
+            reply = await ask(channel, "led", "Solve", request, gateway_pb2.SolveResponse)
             found: gateway_pb2.Ref = reply.result.ref
             return found
 
@@ -59,12 +54,7 @@ async def lead(
         result = gateway_pb2.Result(metadata={"refs.platforms": json.dumps(platforms).encode()})
         result.ref.CopyFrom(await ref(greeting=b"hello"))
         result.attestations[AMD64].attestation.extend(attest(await ref(**files)))
-        await channel.unary(
-            BRIDGE + "Return",
-            gateway_pb2.ReturnRequest(result=result),
-            gateway_pb2.ReturnResponse,
-            metadata=metadata,
-        )
+        await give_back(channel, "led", result=result)
         try:
             return client, (await building).ExporterResponse
         except RpcError as error:

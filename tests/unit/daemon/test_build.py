@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-from .harness import BRIDGE, Client, daemon, names_in, run, solve, statuses, tree
+from .harness import Client, ask, daemon, give_back, names_in, run, solve, statuses, tree
 
 
 def test_a_dockerfile_is_built_and_its_files_are_sent_as_a_tar(tmp_path: Path) -> None:
@@ -155,16 +156,13 @@ def test_what_the_frontend_cannot_do_is_named_for_clients_to_tell(
 def test_a_client_that_leads_the_build_solves_reads_and_returns(tmp_path: Path) -> None:
     async def work() -> None:
         client = Client()
-        build_id = [("buildkit-controlapi-buildid", "led")]
         async with daemon(tmp_path) as channel, client.serving(channel), asyncio.TaskGroup() as group:
             building = group.create_task(
                 solve(channel, client, "led", Exporters=[control_pb2.Exporter(Type="tar")])
             )
 
-            async def ask(method: str, request: Any, reply: Any) -> Any:
-                return await channel.unary(BRIDGE + method, request, reply, metadata=build_id)
-
-            pong = await ask("Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
+            call = partial(ask, channel, "led")
+            pong = await call("Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
             assert {"solve.base", "return"} <= {cap.ID for cap in pong.FrontendAPICaps}
             definition = (
                 State()
@@ -175,7 +173,7 @@ def test_a_client_that_leads_the_build_solves_reads_and_returns(tmp_path: Path) 
                 )
                 .marshal()
             )
-            reply = await ask(
+            reply = await call(
                 "Solve",
                 gateway_pb2.SolveRequest(
                     Definition=llb_pb2.Definition.FromString(definition.marshal()),
@@ -186,7 +184,7 @@ def test_a_client_that_leads_the_build_solves_reads_and_returns(tmp_path: Path) 
             )
             ref = reply.result.ref
             assert [bytes(op) for op in getattr(ref, "def").__getattribute__("def")] == list(definition.ops)
-            read = await ask(
+            read = await call(
                 "ReadFile",
                 gateway_pb2.ReadFileRequest(
                     Ref=ref.id, FilePath="/d/f", Range=gateway_pb2.FileRange(Offset=3, Length=2)
@@ -194,33 +192,33 @@ def test_a_client_that_leads_the_build_solves_reads_and_returns(tmp_path: Path) 
                 gateway_pb2.ReadFileResponse,
             )
             assert read.Data == b"te"
-            listed = await ask(
+            listed = await call(
                 "ReadDir", gateway_pb2.ReadDirRequest(Ref=ref.id, DirPath="/"), gateway_pb2.ReadDirResponse
             )
             assert [(e.path, e.mode) for e in listed.entries] == [("d", 1 << 31 | 0o755)]
-            found = await ask(
+            found = await call(
                 "StatFile", gateway_pb2.StatFileRequest(Ref=ref.id, Path="/d/f"), gateway_pb2.StatFileResponse
             )
             assert (found.stat.path, found.stat.mode, found.stat.size) == ("f", 0o640, 7)
-            listed = await ask(
+            listed = await call(
                 "ReadDir", gateway_pb2.ReadDirRequest(Ref=ref.id, DirPath="/d"), gateway_pb2.ReadDirResponse
             )
             # A link's size is that of its target's path, as lstat tells it.
             assert [(e.path, e.size, e.linkname) for e in listed.entries] == [("f", 7, ""), ("link", 1, "f")]
-            await ask("Evaluate", gateway_pb2.EvaluateRequest(Ref=ref.id), gateway_pb2.EvaluateResponse)
+            await call("Evaluate", gateway_pb2.EvaluateRequest(Ref=ref.id), gateway_pb2.EvaluateResponse)
             with pytest.raises(RpcError) as caught:
-                await ask(
+                await call(
                     "ReadFile",
                     gateway_pb2.ReadFileRequest(Ref=ref.id, FilePath="/none"),
                     gateway_pb2.ReadFileResponse,
                 )
             assert caught.value.code == Code.NOT_FOUND
-            await ask(
+            await call(
                 "Warn",
                 gateway_pb2.WarnRequest(digest="sha256:" + "0" * 64, short=b"beware"),
                 gateway_pb2.WarnResponse,
             )
-            await ask(
+            await call(
                 "Return",
                 gateway_pb2.ReturnRequest(
                     result=gateway_pb2.Result(ref=gateway_pb2.Ref(id=ref.id), metadata={"frontend.x": b"y"})
@@ -242,12 +240,7 @@ def test_an_error_that_the_client_returns_is_the_builds(tmp_path: Path) -> None:
         async with daemon(tmp_path) as channel, client.serving(channel):
             building = asyncio.ensure_future(solve(channel, client, "led"))
             error = rpcstatus_pb2.Status(code=7, message="not like this")
-            await channel.unary(
-                BRIDGE + "Return",
-                gateway_pb2.ReturnRequest(error=error),
-                gateway_pb2.ReturnResponse,
-                metadata=[("buildkit-controlapi-buildid", "led")],
-            )
+            await give_back(channel, "led", error=error)
             with pytest.raises(RpcError) as caught:
                 await building
             assert (caught.value.code, caught.value.message) == (7, "not like this")
@@ -259,12 +252,8 @@ def test_a_call_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
     async def work() -> None:
         async with daemon(tmp_path) as channel:
             with pytest.raises(RpcError) as caught:
-                await channel.unary(
-                    BRIDGE + "Evaluate",
-                    gateway_pb2.EvaluateRequest(Ref="x"),
-                    gateway_pb2.EvaluateResponse,
-                    metadata=[("buildkit-controlapi-buildid", "nobody")],
-                )
+                request = gateway_pb2.EvaluateRequest(Ref="x")
+                await ask(channel, "nobody", "Evaluate", request, gateway_pb2.EvaluateResponse)
             assert (caught.value.code, caught.value.message) == (Code.NOT_FOUND, "no such job nobody")
 
     run(work())

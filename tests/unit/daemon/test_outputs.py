@@ -17,7 +17,18 @@ from anyarch.llb.ops import ActionCopy, ActionMkfile
 from anyarch.llb.state import CopySource, State
 from anyarch.session.offer.content import BlobDirectory, content_methods
 from anyarch.spec.platform import Platform
-from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, statuses, tree
+from tests.unit.daemon.harness import (
+    BRIDGE,
+    CONTROL,
+    Client,
+    ask,
+    daemon,
+    give_back,
+    run,
+    solve,
+    statuses,
+    tree,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,14 +116,8 @@ async def lead(channel: Channel, client: Client, result: gateway_pb2.Result, *ou
     """A build that a client leads, with this result."""
     import asyncio
 
-    metadata = [("buildkit-controlapi-buildid", "led")]
     building = asyncio.ensure_future(solve(channel, client, "led", Exporters=list(outputs)))
-    await channel.unary(
-        BRIDGE + "Return",
-        gateway_pb2.ReturnRequest(result=result),
-        gateway_pb2.ReturnResponse,
-        metadata=metadata,
-    )
+    await give_back(channel, "led", result=result)
     return (await building).ExporterResponse
 
 
@@ -263,12 +268,8 @@ def test_a_client_says_what_is_made_of_a_result_after_it_has_seen_it(tmp_path: P
 
             async def find(request: Any, call: Any) -> exporter_pb2.FindExportersResponse:
                 (ref,) = request.refs
-                found = await channel.unary(
-                    BRIDGE + "ReadFile",
-                    gateway_pb2.ReadFileRequest(Ref=ref, FilePath="/f"),
-                    gateway_pb2.ReadFileResponse,
-                    metadata=[("buildkit-controlapi-buildid", "job")],
-                )
+                file = gateway_pb2.ReadFileRequest(Ref=ref, FilePath="/f")
+                found = await ask(channel, "job", "ReadFile", file, gateway_pb2.ReadFileResponse)
                 name = f"example.com/{found.Data.decode()}:1"
                 wanted = exporter_pb2.ExporterRequest(Type="image", Attrs={"name": name})
                 return exporter_pb2.FindExportersResponse(exporters=[wanted])
@@ -349,12 +350,7 @@ def test_a_ping_for_a_build_that_is_not_there_is_an_error(tmp_path: Path) -> Non
     async def work() -> None:
         async with daemon(tmp_path) as channel:
             with pytest.raises(RpcError) as caught:
-                await channel.unary(
-                    BRIDGE + "Ping",
-                    gateway_pb2.PingRequest(),
-                    gateway_pb2.PongResponse,
-                    metadata=[("buildkit-controlapi-buildid", "nobody")],
-                )
+                await ask(channel, "nobody", "Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
             assert (caught.value.code, caught.value.message) == (Code.NOT_FOUND, "no such job nobody")
             with pytest.raises(RpcError, match="no buildid found in context"):
                 await channel.unary(BRIDGE + "Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)

@@ -18,7 +18,7 @@ from anyarch.api.proto import (
 from anyarch.api.rpc.server import unary
 from anyarch.api.rpc.status import RpcError
 from anyarch.llb.source import image
-from tests.unit.daemon.harness import BRIDGE, Client, daemon, run, solve, tree
+from tests.unit.daemon.harness import Client, ask, daemon, give_back, run, solve, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,6 @@ def test_rules_of_one_request_of_a_frontend_hold_for_it(tmp_path: Path) -> None:
         import asyncio
 
         client = Client()
-        metadata = [("buildkit-controlapi-buildid", "led")]
         async with daemon(tmp_path) as channel, client.serving(channel):
             building = asyncio.ensure_future(solve(channel, client, "led"))
             for name, request, reply in (
@@ -97,13 +96,8 @@ def test_rules_of_one_request_of_a_frontend_hold_for_it(tmp_path: Path) -> None:
             ):
                 request.SourcePolicies.append(policy(1))  # type: ignore[attr-defined]
                 with pytest.raises(RpcError, match="denied by policy"):
-                    await channel.unary(BRIDGE + name, request, reply, metadata=metadata)  # type: ignore[arg-type]
-            await channel.unary(
-                BRIDGE + "Return",
-                gateway_pb2.ReturnRequest(result=gateway_pb2.Result()),
-                gateway_pb2.ReturnResponse,
-                metadata=metadata,
-            )
+                    await ask(channel, "led", name, request, reply)
+            await give_back(channel, "led", result=gateway_pb2.Result())
             await building
 
     run(work())

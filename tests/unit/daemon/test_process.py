@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from anyarch.api.proto import gateway_pb2, llb_pb2
 from anyarch.api.rpc.status import Code, RpcError
 
-from .harness import BRIDGE, Client, daemon, run, solve, tree
+from .harness import BRIDGE, Client, ask, daemon, run, solve, tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,10 +33,7 @@ class Shell:
     def __init__(self, channel: Any, ref: str) -> None:
         self.channel = channel
         self.ref = ref
-        self.metadata = [("buildkit-controlapi-buildid", "led")]
-
-    async def ask(self, method: str, request: Any, reply: Any) -> Any:
-        return await self.channel.unary(BRIDGE + method, request, reply, metadata=self.metadata)
+        self.ask = partial(ask, channel, "led")
 
     async def make(self, name: str, **fields: Any) -> None:
         mounts = [llb_pb2.Mount(dest="/", resultID=self.ref)]
@@ -43,7 +41,7 @@ class Shell:
         await self.ask("NewContainer", request, gateway_pb2.NewContainerResponse)
 
     def call(self) -> ClientCall:
-        return self.channel.start(BRIDGE + "ExecProcess", metadata=self.metadata)
+        return self.channel.start(BRIDGE + "ExecProcess", metadata=[("buildkit-controlapi-buildid", "led")])
 
 
 @asynccontextmanager

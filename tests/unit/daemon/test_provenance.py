@@ -28,7 +28,7 @@ from anyarch.spec.oci import Blob, Descriptor, Index, Manifest, encode
 from anyarch.spec.platform import host_platform
 from anyarch.spec.reference import Reference
 from anyarch.testing.registry import FakeRegistry
-from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, tree
+from tests.unit.daemon.harness import CONTROL, Client, ask, daemon, give_back, run, solve, tree
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -103,31 +103,23 @@ def test_who_made_an_input_is_told_with_the_request_that_takes_it(tmp_path: Path
         text = "FROM scratch AS base\nARG TEXT\nCOPY one /one\nFROM scratch\nCOPY --from=linked /one /two\n"
         context = tree(tmp_path / "c", Dockerfile=text, one="1")
         client = Client(context=context, dockerfile=context)
-        metadata = [("buildkit-controlapi-buildid", "led")]
         async with daemon(tmp_path) as channel, client.serving(channel):
 
-            async def ask(**opts: Any) -> gateway_pb2.Result:
+            async def made_of(**opts: Any) -> gateway_pb2.Result:
                 request = gateway_pb2.SolveRequest(Frontend="dockerfile.v0", allowResultReturn=True, **opts)
-                reply = await channel.unary(
-                    BRIDGE + "Solve", request, gateway_pb2.SolveResponse, metadata=metadata
-                )
+                reply = await ask(channel, "led", "Solve", request, gateway_pb2.SolveResponse)
                 found: gateway_pb2.Result = reply.result
                 return found
 
             building = asyncio.ensure_future(
                 solve(channel, client, "led", FrontendAttrs={"root-request": "r"})
             )
-            made = await ask(FrontendOpt={"target": "base", "build-arg:TEXT": "t"})
-            result = await ask(
+            made = await made_of(FrontendOpt={"target": "base", "build-arg:TEXT": "t"})
+            result = await made_of(
                 FrontendOpt={"context:linked": "input:made"},
                 FrontendInputs={"made": getattr(made.ref, "def")},
             )
-            await channel.unary(
-                BRIDGE + "Return",
-                gateway_pb2.ReturnRequest(result=result),
-                gateway_pb2.ReturnResponse,
-                metadata=metadata,
-            )
+            await give_back(channel, "led", result=result)
             await building
             record = await record_of(channel, "led")
             (attached,) = record.Result.Attestations
@@ -176,30 +168,21 @@ async def _asking(
 ) -> None:
     """`check` gets what asks a daemon about the image."""
     client = Client()
-    metadata = [("buildkit-controlapi-buildid", "led")]
     async with daemon(tmp_path) as channel, client.serving(channel):
         building = asyncio.ensure_future(solve(channel, client, "led"))
 
-        async def ask(**fields: Any) -> Any:
+        async def resolve(**fields: Any) -> Any:
             request = gateway_pb2.ResolveSourceMetaRequest(
                 Source=llb_pb2.SourceOp(identifier=f"docker-image://{name}"),
                 Image=gateway_pb2.ResolveSourceImageRequest(NoConfig=True, **fields),
             )
-            reply = await channel.unary(
-                BRIDGE + "ResolveSourceMeta",
-                request,
-                gateway_pb2.ResolveSourceMetaResponse,
-                metadata=metadata,
+            reply = await ask(
+                channel, "led", "ResolveSourceMeta", request, gateway_pb2.ResolveSourceMetaResponse
             )
             return reply.Image
 
-        await check(ask)
-        await channel.unary(
-            BRIDGE + "Return",
-            gateway_pb2.ReturnRequest(result=gateway_pb2.Result()),
-            gateway_pb2.ReturnResponse,
-            metadata=metadata,
-        )
+        await check(resolve)
+        await give_back(channel, "led", result=gateway_pb2.Result())
         await building
 
 
@@ -222,16 +205,16 @@ def test_a_client_sees_what_attests_an_image_and_what_signs_that(tmp_path: Path)
         name = f"{remote.address}/a/b:1"
         digest = pushed(tmp_path, name)
 
-        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
-            assert not (await ask()).HasField("AttestationChain")
-            chain = (await ask(AttestationChain=True)).AttestationChain
+        async def check(resolve: Callable[..., Awaitable[Any]]) -> None:
+            assert not (await resolve()).HasField("AttestationChain")
+            chain = (await resolve(AttestationChain=True)).AttestationChain
             assert chain.Root == digest
             assert set(chain.Blobs) == {digest, chain.AttestationManifest, *chain.SignatureManifests, SIGNED}
             assert chain.Blobs[SIGNED].data == b"signed"
             manifest = json.loads(chain.Blobs[chain.AttestationManifest].data)
             assert manifest["subject"]["digest"] == chain.ImageManifest
             (layer,) = manifest["layers"]
-            more = (await ask(ResolveAttestations=[SLSA])).AttestationChain
+            more = (await resolve(ResolveAttestations=[SLSA])).AttestationChain
             statement = json.loads(more.Blobs[layer["digest"]].data)
             assert "sha256:" + statement["subject"][0]["digest"]["sha256"] == chain.ImageManifest
 
@@ -292,8 +275,8 @@ def test_attestations_of_hardened_images_are_those_that_refer_to_them(tmp_path: 
     with FakeRegistry() as remote:
         digests = _hardened(remote, predicate=SLSA)
 
-        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
-            chain = (await ask(ResolveAttestations=[SLSA])).AttestationChain
+        async def check(resolve: Callable[..., Awaitable[Any]]) -> None:
+            chain = (await resolve(ResolveAttestations=[SLSA])).AttestationChain
             assert (chain.Root, chain.ImageManifest) == (digests["root"], digests["image"])
             assert chain.AttestationManifest == digests["attestation"]
             assert list(chain.SignatureManifests) == [digests["signature"]]
@@ -307,11 +290,11 @@ def test_a_hardened_image_that_nothing_attests_is_an_error(tmp_path: Path) -> No
     with FakeRegistry() as remote:
         digests = _hardened(remote, predicate="https://spdx.dev/Document")
 
-        async def check(ask: Callable[..., Awaitable[Any]]) -> None:
+        async def check(resolve: Callable[..., Awaitable[Any]]) -> None:
             with pytest.raises(
                 RpcError, match=f"no attestation referrers found for DHI manifest {digests['image']}"
             ):
-                await ask(AttestationChain=True)
+                await resolve(AttestationChain=True)
 
         run(_asking(tmp_path, f"{remote.address}/dhi/b:1", check))
 

@@ -12,7 +12,7 @@ from anyarch.api.proto import control_pb2, gateway_pb2
 from anyarch.api.rpc.socket import connect_unix
 from anyarch.api.rpc.status import Code, RpcError
 from anyarch.daemon.history import History
-from tests.unit.daemon.harness import BRIDGE, CONTROL, Client, daemon, run, solve, statuses, tree
+from tests.unit.daemon.harness import CONTROL, Client, ask, daemon, give_back, run, solve, statuses, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,18 +36,12 @@ async def leads(channel: Channel, ref: str) -> asyncio.Task[control_pb2.SolveRes
     return task
 
 
-async def ask(channel: Channel, ref: str, method: str, request: object, reply: type) -> None:
-    metadata = [("buildkit-controlapi-buildid", ref)]
-    await channel.unary(BRIDGE + method, request, reply, metadata=metadata)  # type: ignore[arg-type]
-
-
 async def warn(channel: Channel, ref: str, text: bytes) -> None:
     await ask(channel, ref, "Warn", gateway_pb2.WarnRequest(short=text), gateway_pb2.WarnResponse)
 
 
 async def end(channel: Channel, ref: str) -> None:
-    request = gateway_pb2.ReturnRequest(result=gateway_pb2.Result(ref=gateway_pb2.Ref()))
-    await ask(channel, ref, "Return", request, gateway_pb2.ReturnResponse)
+    await give_back(channel, ref, result=gateway_pb2.Result(ref=gateway_pb2.Ref()))
 
 
 async def builds(path: Path, channel: Channel) -> None:

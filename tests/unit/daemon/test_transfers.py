@@ -15,7 +15,7 @@ from anyarch.llb import source
 from anyarch.llb.ops import ActionCopy
 from anyarch.llb.state import CopySource, State
 from anyarch.session.offer.files import directory_methods
-from tests.unit.daemon.harness import BRIDGE, Client, daemon, names_in, run, solve, statuses, tree
+from tests.unit.daemon.harness import Client, ask, daemon, names_in, run, solve, statuses, tree
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,14 +152,10 @@ def test_a_graph_of_a_build_that_runs_brings_its_files_to_a_client_that_offers_n
             async with owner.serving(channel):
                 leading = asyncio.ensure_future(solve(channel, owner, "leads"))
                 for name in (unique, "guessed"):
-                    await channel.unary(
-                        BRIDGE + "Solve",
-                        gateway_pb2.SolveRequest(
-                            Definition=local(name), allowResultReturn=True, Evaluate=True
-                        ),
-                        gateway_pb2.SolveResponse,
-                        metadata=[("buildkit-controlapi-buildid", "leads")],
+                    request = gateway_pb2.SolveRequest(
+                        Definition=local(name), allowResultReturn=True, Evaluate=True
                     )
+                    await ask(channel, "leads", "Solve", request, gateway_pb2.SolveResponse)
                 await solve(channel, guest, "has it", Definition=local(unique), Exporters=output)
                 assert names_in(guest.archives["0"]) == ["copied"]
                 for ref, other in (("has not", "x" * 25), ("guesses", "guessed")):
@@ -178,12 +174,7 @@ async def until_ended(channel: Channel, ref: str) -> None:
     """Until the daemon knows no build of that name that runs."""
     while True:
         try:
-            await channel.unary(
-                BRIDGE + "Ping",
-                gateway_pb2.PingRequest(),
-                gateway_pb2.PongResponse,
-                metadata=[("buildkit-controlapi-buildid", ref)],
-            )
+            await ask(channel, ref, "Ping", gateway_pb2.PingRequest(), gateway_pb2.PongResponse)
         except RpcError:
             return
         await asyncio.sleep(0.02)
