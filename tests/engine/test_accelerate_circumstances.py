@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.engine.test_accelerate import ARM, log, notes
-from tests.engine.test_accelerate_hostile import FILES, contents, dockerfile_of, hostile_builder, said
+from tests.engine.test_accelerate import log, notes
+from tests.engine.test_accelerate_hostile import (
+    FILES,
+    both_ways,
+    check_alike,
+    hostile_builder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -302,22 +307,15 @@ make -s -f mk; ./s; echo $?; cp -p saved /bin/dash; sh -c 'echo back'; rm saved
 def both(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> tuple[BuiltImage, BuiltImage]:
     """The same step emulated and accelerated."""
     build = hostile_builder(tmp_path_factory, cache_directory)
-    files = {**FILES, "apart.c": APART}
-    fast = build(dockerfile_of(CASES), platform=ARM, files=files)
-    plain = build(dockerfile_of(CASES), platform=ARM, files=files, accelerate="off")
-    return plain, fast
+    return both_ways(build, CASES, {**FILES, "apart.c": APART})
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_files_output_and_status_are_those_of_emulated_programs(
     both: tuple[BuiltImage, BuiltImage], case: str
 ) -> None:
-    plain, fast = (contents(image.path(f"/src/out/{case}")) for image in both)
-
     # which `collect2 -v` shows of a cross compiler's driver, and which leads nowhere else
-    assert said(fast).replace(" --sysroot=/", "") == said(plain)
-    assert sorted(fast) == sorted(plain)
-    assert [name for name in plain if fast[name] != plain[name]] == []
+    check_alike(both, case, hidden=" --sysroot=/")
 
 
 def test_what_was_left_to_emulated_programs_is_told(both: tuple[BuiltImage, BuiltImage]) -> None:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.engine.test_accelerate import ARM
-from tests.engine.test_accelerate_hostile import FILES, contents, dockerfile_of, hostile_builder, said
+from tests.engine.test_accelerate_hostile import (
+    FILES,
+    both_ways,
+    check_alike,
+    hostile_builder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,18 +135,11 @@ cp /var/lib/dpkg/status /var/lib/dpkg/diversions .
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> tuple[BuiltImage, BuiltImage]:
     """The same step emulated and accelerated."""
-    build = hostile_builder(tmp_path_factory, cache_directory)
-    fast = build(dockerfile_of(CASES), platform=ARM, files=FILES)
-    plain = build(dockerfile_of(CASES), platform=ARM, files=FILES, accelerate="off")
-    return plain, fast
+    return both_ways(hostile_builder(tmp_path_factory, cache_directory), CASES, FILES)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_files_output_and_status_are_those_of_emulated_programs(
     both: tuple[BuiltImage, BuiltImage], case: str
 ) -> None:
-    plain, fast = (contents(image.path(f"/src/out/{case}")) for image in both)
-
-    assert said(fast) == said(plain)
-    assert sorted(fast) == sorted(plain)
-    assert [name for name in plain if fast[name] != plain[name]] == []
+    check_alike(both, case)
