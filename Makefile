@@ -1,6 +1,6 @@
 # The targets a developer uses. Each prepares what it needs first (tools/setup.sh) and can be repeated at will.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image test nightly lint format bench clean
+.PHONY: help setup demo image test nightly lint format bench bench-acceleration clean
 
 PY := .venv/bin/python
 PYTEST_ARGS ?=
@@ -14,6 +14,7 @@ help:
 	@echo "make lint     ruff, mypy, import-linter"
 	@echo "make format   let ruff format the code"
 	@echo "make bench    measure side by side with buildah, write docs/bench.md"
+	@echo "make bench-acceleration  the same for native twins of emulated programs"
 	@echo "make setup    only prepare .venv"
 	@echo "make clean    remove everything that was made here"
 
@@ -52,6 +53,10 @@ format:
 bench:
 	@tools/setup.sh bench
 	$(PY) bench/run.py
+
+bench-acceleration:
+	@tools/setup.sh bench
+	$(PY) bench/acceleration.py
 
 clean:
 	rm -rf .venv .cache .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -1,34 +1,27 @@
-"""Tool chains of languages in emulated steps, three ways in one run: native, emulated, accelerated.
-
-    python bench/chains.py [--chain go] [--rounds 1]
-
-As `acceleration`, with Debian's Go and clang in the base image of both platforms. Go builds gxz, and two
-commands of its own, with the standard library that they need; clang builds lua. Measured is the processor
-time of the step's programs, which what else the machine does hardly changes.
-"""
+"""Tool chains of languages in emulated steps, with Debian's packages of them in the base image of both
+platforms. Go builds gxz, and two commands of its own, with the standard library that they need; clang builds
+lua."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from acceleration import CACHE, debian_builder, three_ways
 from anyarch.testing.debian_sources import source_archive
+from ways import CACHE, debian_builder, three_ways
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-    from acceleration import Found
-
-PLATFORM = "linux/arm64"
+    from ways import Found
 
 
 class Chain(NamedTuple):
-    """What the root has, a source archive, what is run in /src, and the most times native it may take."""
+    """What is measured, what the root has, a source archive, what is run in /src, and the most times native
+    that it may take."""
 
+    what: str
     packages: tuple[str, ...]
     source: str
     script: str
@@ -39,43 +32,26 @@ class Chain(NamedTuple):
 
 _GO = "cd */ && HOME=/root CGO_ENABLED=0 go build -trimpath -o ."
 CHAINS = {
-    "go": Chain(("golang-go",), "gxz", f"{_GO} ./cmd/gxz", 1.4, first=2),
-    "go-commands": Chain(("golang-go",), "gxz", f"{_GO} cmd/vet cmd/asm", 1.4, first=2),
-    "clang": Chain(("clang", "lld"), "lua", "make -C */src linux CC=clang >/dev/null", 1.3),
+    "go": Chain("Go: `gxz`", ("golang-go",), "gxz", f"{_GO} ./cmd/gxz", 1.4, first=2),
+    "go-commands": Chain(
+        "Go: `vet` and `asm`", ("golang-go",), "gxz", f"{_GO} cmd/vet cmd/asm", 1.4, first=2
+    ),
+    "clang": Chain("clang: lua", ("clang", "lld"), "lua", "make -C */src linux CC=clang >/dev/null", 1.3),
 }
 
 
-def measure(chains: Iterable[str] = CHAINS, rounds: int = 1) -> Iterator[tuple[Found, float]]:
-    """Each chain three ways, in turn, and what it may take."""
-    for name in chains:
-        with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
-            yield _measure(Path(directory), name, rounds), CHAINS[name].most
-
-
-def _measure(top: Path, name: str, rounds: int) -> Found:
+def measure(name: str, platform: str, rounds: int = 1) -> Iterator[Found]:
+    """The workload of a chain."""
     chain = CHAINS[name]
-    build = debian_builder(top, PLATFORM, suite="bookworm", packages=chain.packages)
-    archive = source_archive(CACHE, chain.source)
-    files = {archive.name: archive.read_bytes()}
-    dockerfile = (
-        f"FROM debian AS work\nADD {archive.name} /src/\nWORKDIR /src\nARG ROUND\n"
-        f"RUN {chain.script} && times\n"
-        "FROM scratch\nCOPY --from=work /src /src\n"
-    )
-    return three_ways(build, name, PLATFORM, dockerfile, files, rounds, first=chain.first)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--chain", choices=sorted(CHAINS), action="append")
-    parser.add_argument("--rounds", type=int, default=1)
-    options = parser.parse_args()
-    failed = False
-    for one, most in measure(options.chain or CHAINS, options.rounds):
-        failed = failed or bool(one.different) or one.accelerated > most * one.native
-        print(f"{one.times}, at most {most}x; {one.told}", flush=True)
-    return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
+        build = debian_builder(Path(directory), platform, packages=chain.packages)
+        archive = source_archive(CACHE, chain.source)
+        files = {archive.name: archive.read_bytes()}
+        dockerfile = (
+            f"FROM debian AS work\nADD {archive.name} /src/\nWORKDIR /src\nARG ROUND\n"
+            f"RUN {chain.script} && times\n"
+            "FROM scratch\nCOPY --from=work /src /src\n"
+        )
+        yield three_ways(
+            build, chain.what, platform, dockerfile, files, chain.most, rounds=rounds, first=chain.first
+        )

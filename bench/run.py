@@ -20,13 +20,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import acceleration
 import builders
-import chains
 import daemon
-import installs
 import language
 import once
+import report
 import sandbox
 import transfers
 from anyarch.testing.debian_images import PLATFORMS as BASE_PLATFORMS
@@ -37,13 +35,10 @@ from layers import make_files
 from peers import PLATFORMS, Anyarch, Buildah, CommandFailed, host_emulation, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
-REPORT = ROOT / "docs/bench.md"
 MEASURE = "(what the next line is measured by)"
-LONG = frozenset({"acceleration", "chains", "installs"})
-"""Emulation takes minutes: only measured when asked for by `--only`."""
 
 
 class Result(NamedTuple):
@@ -223,14 +218,13 @@ def exports() -> list[Result]:
 # --- report ---
 
 
-def report(results: list[Result], peer: str) -> str:
-    kernel = platform.release().partition("-")[0]
+def table(results: list[Result], peer: str) -> str:
     lines = [
         "# Benchmarks",
         "",
         f"Made by `make bench`: anyarch {__version__} (CPython {platform.python_version()}) and {peer},",
         "alternating in one run, medians of fresh processes.",
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, Linux {kernel}.",
+        report.machine(),
         "",
         "| workload | anyarch | peer | ratio | target | met |",
         "|---|---|---|---|---|---|",
@@ -382,45 +376,11 @@ def the_daemon(directory: Path) -> list[Result]:
     ]
 
 
-def accelerated_steps(platforms: Iterable[str]) -> list[Result]:
-    return [
-        accelerated(f"RUN step that compiles {one.what}", one, acceleration.MOST)
-        for platform in platforms
-        for one in acceleration.measure(platform)
-    ]
-
-
-def tool_chains() -> list[Result]:
-    return [
-        accelerated(f"RUN step that compiles with {one.what}", one, most) for one, most in chains.measure()
-    ]
-
-
-def installed_packages(platforms: Iterable[str]) -> list[Result]:
-    return [accelerated(f"RUN {one.what}", one, installs.MOST) for one in installs.measure(platforms)]
-
-
-def accelerated(what: str, found: acceleration.Found, most: float) -> Result:
-    times = found.accelerated / found.native
-    native = f"{seconds(found.native)} of the processor, {times:.2f} times"
-    target = f"at most {most} times native ({native}); {found.told}"
-    met = times <= most and not found.different
-    return Result(
-        f"{what} with native twins, against emulated", found.accelerated, found.emulated, target, met
-    )
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="measure this workload and write no report")
-    parser.add_argument(
-        "--platform",
-        choices=sorted(acceleration.ARCHITECTURES),
-        action="append",
-        help="of `acceleration` and `installs` (default: linux/arm64)",
-    )
     options = parser.parse_args()
-    wanted, platforms = options.only, options.platform or ["linux/arm64"]
+    wanted = options.only
     if os.geteuid() != 0:
         print("the benchmarks need root: buildah mounts overlays and needs binfmt_misc handlers")
         return 1
@@ -447,16 +407,13 @@ def main() -> int:
                     "graph": cached_graph,
                     "builders": lambda: several_nodes(directory),
                     "daemon": lambda: the_daemon(directory),
-                    "acceleration": lambda: accelerated_steps(platforms),
-                    "chains": tool_chains,
-                    "installs": lambda: installed_packages(platforms),
                 }
                 unknown = set(wanted or ()) - set(workloads)
                 if unknown:
                     parser.error(
                         f"no workload {', '.join(sorted(unknown))}: there are {', '.join(workloads)}"
                     )
-                for name in wanted or (name for name in workloads if name not in LONG):
+                for name in wanted or workloads:
                     print(f"measuring: {name} ...", flush=True)
                     began = time.monotonic()
                     found = workloads[name]()
@@ -468,11 +425,11 @@ def main() -> int:
                 return 1
             finally:
                 buildah.forget()
-    text = report(results, peer)
+    text = table(results, peer)
     print(f"\n{text}")
     if not wanted:
-        REPORT.write_text(text)
-        print(f"written to {REPORT.relative_to(ROOT)}")
+        report.replace_top(text)
+        print(f"written to {report.REPORT.relative_to(ROOT)}")
     return 0  # a target that was missed is in the report; machines are noisy
 
 
