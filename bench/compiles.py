@@ -22,6 +22,7 @@ MOST = 1.3
 DISPATCH = r"""FROM debian AS work
 ARG ROUND
 RUN <<END
+set -e
 bash -c 'i=0; while [ $i -lt 1000 ]; do uname -m; i=$((i + 1)); done' >/said
 times
 END
@@ -45,7 +46,7 @@ def measure_dispatch(platform: str, rounds: int = 1) -> Iterator[Found]:
     """What the dispatcher costs where there is no twin."""
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
         yield three_ways(
-            debian_builder(Path(directory), platform),
+            debian_builder(Path(directory), platform, packages=("bash",)),
             "1,000 starts of a program without a twin",
             platform,
             DISPATCH,

@@ -33,6 +33,7 @@ TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 UNCOMPRESSED_SIZE = "io.containers.estargz.uncompressed-size"
 CHUNK_SIZE = 4 << 20
 _AHEAD = 1 << 20  # more than the reader of tars reads ahead
+_READ = 1 << 16  # buffered: a pipe gives what there is, and where members begin must not depend on that
 
 _TYPES = {
     Kind.FILE: "reg",
@@ -151,7 +152,7 @@ class EstargzPipe:
 
     def _run(self) -> None:
         try:
-            with open(self._reader, "rb", buffering=0) as raw:
+            with open(self._reader, "rb", buffering=_READ) as raw:
                 self._split(_Recorder(raw))
         except BaseException as error:  # raised again where it is written or closed
             self._error = error

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import mmap
 import os
 import random
 import struct
@@ -77,6 +78,30 @@ def test_all_sizes_come_back(compression: Compression, size: int) -> None:
     assert detect(raw) == (compression.type if raw else "uncompressed")
 
 
+def test_bytes_do_not_depend_on_where_in_memory_they_are_made() -> None:
+    """isal's own gzip gives two or three results: its matches with the first bytes depend on addresses."""
+    rng = random.Random(1)
+    first = rng.randbytes(12)
+    repeated = b"".join(bytes([number]) + first[number : number + 4] for number in range(6))
+    data = first + rng.randbytes(30) + repeated + bytes(10)
+    found: set[bytes] = set()
+    maps = []
+    before = threading.stack_size()
+    try:
+        for _ in range(2000):
+            maps.append(mmap.mmap(-1, rng.randrange(1, 64) << 16))
+            threading.stack_size(rng.randrange(16, 3000) << 16)
+            thread = threading.Thread(target=lambda: found.add(compress(GZIP, data)))
+            thread.start()
+            thread.join()
+    finally:
+        threading.stack_size(before)
+        for one in maps:
+            one.close()
+    assert len(found) == 1
+    assert plain(found.pop()) == data
+
+
 def test_defaults_of_this_release_are_pinned() -> None:
     """Blobs of equal keys must be equal bytes; a library that gives others needs another key."""
     import isal
@@ -87,7 +112,7 @@ def test_defaults_of_this_release_are_pinned() -> None:
     assert digests == PINNED
 
 
-PINNED = ["49f0417a88bf873a", "ee8b9b84e2ae2186"]
+PINNED = ["1e407ef074aefeb5", "ee8b9b84e2ae2186"]
 
 
 def test_gzip_names_neither_file_nor_time_nor_system() -> None:

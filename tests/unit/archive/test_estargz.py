@@ -49,13 +49,20 @@ def make_tar(contents: dict[str, bytes]) -> bytes:
     return raw.getvalue()
 
 
-def pack(tar: bytes, *, threads: int = 2, level: int | None = None) -> tuple[bytes, EstargzPipe]:
+def pack(
+    tar: bytes, *, threads: int = 2, level: int | None = None, chunk: int = 99_991
+) -> tuple[bytes, EstargzPipe]:
     parts: list[bytes] = []
     with EstargzPipe(level, parts.append, threads=threads) as pipe:
-        for start in range(0, len(tar), 99_991):
-            pipe.write(tar[start : start + 99_991])
+        for start in range(0, len(tar), chunk):
+            pipe.write(tar[start : start + chunk])
         pipe.close()
     return b"".join(parts), pipe
+
+
+def test_bytes_do_not_depend_on_how_the_tar_arrives() -> None:
+    many = make_tar({f"directory/{number}": b"" for number in range(14_000)})
+    assert len({pack(many, chunk=chunk)[0] for chunk in (10_007, 65_536, 1 << 20)}) == 1
 
 
 def table(blob: bytes) -> dict[str, Any]:
