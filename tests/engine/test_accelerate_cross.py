@@ -140,10 +140,13 @@ def test_objects_libraries_and_programs_are_equal_byte_by_byte(shared: Builder) 
 
 @pytest.mark.parametrize(
     "options",
-    ["-march=native", "-flto", "-fstack-protector-strong", "@options", "-fplugin=none", "-v"],
+    [
+        *("-march=native", "-flto -flto-compression-level=9", "-fstack-protector-strong", "@quoted"),
+        *("-fplugin=none", "-v", "@native"),
+    ],
 )
 def test_options_that_only_the_emulated_compiler_knows_are_left_to_it(shared: Builder, options: str) -> None:
-    _, told = run(shared, f"echo -O1 > options; gcc {options} -c c.c -o o.o; true")
+    _, told = run(shared, f"echo -march=native > native; echo \"-O'1'\" > quoted; gcc {options} -c c.c; true")
 
     assert "an argument asks for what only the emulated one knows" in notes(told), told
 

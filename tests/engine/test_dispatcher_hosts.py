@@ -22,11 +22,13 @@ from anyarch.emulation.accelerate.dispatcher import (
     FAILED,
     GONE,
     PAGE,
+    PLUGINS,
     RAN,
     REPLACED,
     ArgumentRule,
     Condition,
     EnvironmentRule,
+    Place,
     Twin,
     identity,
     read_log,
@@ -64,6 +66,15 @@ PROGRAM = bytes(range(256)) * 32
 MANY = PROGRAM[::-1]
 FIXED = PROGRAM[1:] + PROGRAM[:1]
 TRIED = PROGRAM[2:] + PROGRAM[:2]
+READING = PROGRAM[3:] + PROGRAM[:3]
+LOADING = PROGRAM[4:] + PROGRAM[:4]
+# a directory whose files are loaded: with one that is known, or with none
+WITH = (Place("/load", ("one.so", "two.so")), Place("/load/one.so", files=((3, 7), (5, 1 << 33))))
+PLACES = (
+    Condition(("A=",), places=WITH),
+    Condition(("B=",), places=WITH),
+    Condition(("B=",), places=(Place("/load"), Place("/more", ("x",)))),
+)
 
 
 class Root:
@@ -98,7 +109,19 @@ class Root:
         tried = identity(TRIED, size=len(TRIED), mtime=1000)
         assert tried is not None
         shell = Twin("/bin/tried", "t/sh", (tried,), trial="no more is needed\n")
-        twins = [*others, twin, many, there, shell]
+        self.write(directory / "bin/reading", READING)
+        reading = identity(READING, size=len(READING), mtime=1000)
+        assert reading is not None
+        rules = tuple(rule for rule in ARGUMENT_RULES if rule.text != "@")
+        reader = Twin("/bin/reading", "t/echo", (reading,), (), rules, ("-end",), expands=True)
+        self.write(directory / "bin/loading", LOADING)
+        loading = identity(LOADING, size=len(LOADING), mtime=1000)
+        assert loading is not None
+        loaders = [
+            Twin("/bin/loading", "t/echo", (loading,), (one,), append=(f"-{number}",))
+            for number, one in enumerate(PLACES)
+        ]
+        twins = [*others, twin, many, there, shell, reader, *loaders]
         self.write(directory / "bin/echo", dispatcher(emulator, twins, host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
@@ -203,6 +226,54 @@ def test_arguments_that_stand_in_the_way_leave_it_to_the_emulator(
 ) -> None:
     assert root.run(*arguments, env=env) == " ".join([EMULATED, *arguments])
     assert root.verdicts() == {ARGUMENT: 1}
+
+
+def read(root: Root, text: str | bytes, *arguments: str) -> tuple[str, dict[int, int]]:
+    """What a program that knows files of arguments gets where `/file` has this text; and the verdict."""
+    (root.directory / "file").write_bytes(text.encode() if isinstance(text, str) else text)
+    return root.run(*(arguments or ("before", "@/file", "behind")), path="/bin/reading"), root.verdicts()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("-O2 -DX=1\n", "-O2 -DX=1 "),
+        (" \t\v\f\r\n a\n\n b", "a b "),
+        ("", ""),
+        (" \n ", ""),
+        ("x", "x "),
+        ("-plugin /own.so other.o a@b", "-plugin /native.so other.o a@b "),
+        ("-fopenmp-simd " * 9000, "-fopenmp-simd " * 9000),
+    ],
+)
+def test_a_twin_gets_the_words_of_a_file_of_arguments(root: Root, text: str, words: str) -> None:
+    assert read(root, text) == (f"before {words}behind -end", {RAN: 1})
+
+
+def test_several_files_stand_where_they_are_named(root: Root) -> None:
+    (root.directory / "other").write_text("c\nd\n")
+    found = read(root, "a b", "@/file", "-m", "@/other", "@/file", "/own.so", "@file")
+    assert found == ("a b -m c d a b /native.so a b -end", {RAN: 1})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("-march=native", "-O2\n-fopenmp", "-plugin /other.so", "-plugin", "@/more", "a @/more", "'a b'"),
+        *('"a"', "a\\ b", 'a"b', b"a\0b", b"\0", "x" * (256 << 10), "x " * 17000),
+    ],
+    ids=range(14),
+)
+def test_a_file_of_arguments_that_stand_in_the_way_is_left_to_the_emulator(
+    root: Root, text: str | bytes
+) -> None:
+    assert read(root, text) == ("/bin/reading echo before @/file behind", {ARGUMENT: 1})
+
+
+def test_what_is_no_regular_file_is_not_opened(root: Root) -> None:
+    os.mkfifo(root.directory / "pipe")
+    for name in ("pipe", "bin", "none", ""):
+        assert read(root, "x", f"@/{name}") == (f"/bin/reading echo @/{name}", {ARGUMENT: 1})
 
 
 @pytest.mark.parametrize(
@@ -355,6 +426,63 @@ def test_a_program_that_looks_around_where_it_is_has_a_twin_in_its_place_alone(r
 
 LINES = "i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i + 1)); done; "
 WRITTEN = "".join(f"line {number}\n" for number in range(3000))
+
+
+def load(root: Root, files: Mapping[str, tuple[int, int]], env: str = "B") -> tuple[str, dict[int, int]]:
+    """What a program is that loads the files of a directory, which have these sizes and times."""
+    for path in ("load", "more"):
+        shutil.rmtree(root.directory / path, ignore_errors=True)
+    for path, (size, mtime) in files.items():
+        place = root.directory / path
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(bytes(size))
+        os.utime(place, (mtime, mtime))
+    return root.run("x", path="/bin/loading", env={env: ""}), root.verdicts()
+
+
+ONE = {"load/one.so": (3, 7)}
+
+
+@pytest.mark.parametrize(
+    ("files", "env", "end"),
+    [
+        (ONE, "A", "-0"),
+        (ONE, "B", "-1"),
+        ({"load/one.so": (5, 1 << 33)}, "B", "-1"),
+        ({**ONE, "load/two.so": (1, 1)}, "B", "-1"),
+        ({**ONE, **{f"more/{number}": (1, 1) for number in range(500)}}, "B", "-1"),
+        ({}, "B", "-2"),
+        ({"more/x": (1, 1)}, "B", "-2"),
+    ],
+)
+def test_what_a_program_would_load_decides_on_its_twin(
+    root: Root, files: Mapping[str, tuple[int, int]], env: str, end: str
+) -> None:
+    assert load(root, files, env) == (f"x {end}", {RAN: 1})
+
+
+@pytest.mark.parametrize(
+    ("files", "env", "verdict"),
+    [
+        ({"load/one.so": (4, 7)}, "B", PLUGINS),
+        ({"load/one.so": (3, 8)}, "B", PLUGINS),
+        ({"load/one.so": (3, 1 << 33)}, "B", PLUGINS),
+        ({**ONE, "load/one": (1, 1)}, "B", PLUGINS),
+        ({**ONE, "load/one.sox": (1, 1)}, "B", PLUGINS),
+        ({**ONE, "load/.x": (1, 1)}, "B", PLUGINS),
+        ({**ONE, "load/..x": (1, 1)}, "B", PLUGINS),
+        ({**ONE, "load/...": (1, 1)}, "B", PLUGINS),
+        ({**ONE, **{f"load/{number:0200}": (1, 1) for number in range(100)}}, "B", PLUGINS),
+        ({"load/two.so": (3, 7)}, "B", PLUGINS),
+        ({"more/y": (1, 1)}, "B", PLUGINS),
+        ({}, "A", PLUGINS),
+        (ONE, "C", ENVIRONMENT),
+    ],
+)
+def test_what_only_the_emulated_program_can_load_leaves_it_to_the_emulator(
+    root: Root, files: Mapping[str, tuple[int, int]], env: str, verdict: int
+) -> None:
+    assert load(root, files, env) == ("/bin/loading echo x", {verdict: 1})
 
 
 def emulated(script: str) -> tuple[str, str, int]:

@@ -24,6 +24,7 @@ _NUMBERS = (
     *(("write", 1, 64), ("close", 3, 57), ("fcntl", 72, 25), ("dup3", 292, 24), ("pipe2", 293, 59)),
     *(("clone", 56, 220), ("execve", 59, 221), ("wait4", 61, 260), ("exit", 231, 94), ("kill", 62, 129)),
     *(("getpid", 39, 172), ("prctl", 157, 167), ("brk", 12, 214)),
+    ("getdents64", 217, 61),
 )
 SYSTEM_CALLS = {
     "amd64": {name: number for name, number, _ in _NUMBERS},
@@ -80,7 +81,8 @@ class Assembler:
         """64, 32 or 8 bits, the rest zero."""
         raise AssertionError
 
-    def store(self, s: int, base: int, offset: int = 0) -> None:
+    def store(self, s: int, base: int, offset: int = 0, *, bits: int = 64) -> None:
+        """64 or 8 bits."""
         raise AssertionError
 
     def add(self, d: int, s: int) -> None:
@@ -170,8 +172,8 @@ class _Amd64(Assembler):
         opcode = {64: b"\x8b", 32: b"\x8b", 8: b"\x0f\xb6"}[bits]
         self._mem(opcode, self._r(d), self._r(base), offset, wide=bits == 64)
 
-    def store(self, s: int, base: int, offset: int = 0) -> None:
-        self._mem(b"\x89", self._r(s), self._r(base), offset)
+    def store(self, s: int, base: int, offset: int = 0, *, bits: int = 64) -> None:
+        self._mem({64: b"\x89", 8: b"\x88"}[bits], self._r(s), self._r(base), offset, wide=bits == 64)
 
     def add(self, d: int, s: int) -> None:
         self._rr(b"\x03", self._r(d), self._r(s))
@@ -268,10 +270,11 @@ class _Arm64(Assembler):
         assert 0 <= offset < size << 12
         self._word(opcode | offset // size << 10 | self._r(base) << 5 | self._r(d))
 
-    def store(self, s: int, base: int, offset: int = 0) -> None:
-        assert offset % 8 == 0
-        assert 0 <= offset < 8 << 12
-        self._word(0xF9000000 | offset // 8 << 10 | self._r(base) << 5 | self._r(s))
+    def store(self, s: int, base: int, offset: int = 0, *, bits: int = 64) -> None:
+        size, opcode = {64: (8, 0xF9000000), 8: (1, 0x39000000)}[bits]
+        assert offset % size == 0
+        assert 0 <= offset < size << 12
+        self._word(opcode | offset // size << 10 | self._r(base) << 5 | self._r(s))
 
     def add(self, d: int, s: int) -> None:
         self._word(0x8B000000 | self._r(s) << 16 | self._r(d) << 5 | self._r(d))

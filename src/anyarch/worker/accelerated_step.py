@@ -66,6 +66,7 @@ _REASONS = {
     6: "its standard input was closed",
     7: "it was a copy in another place",
     8: "the native one failed: it needs a library of the image's architecture, or its input has an error",
+    9: "plug-ins that only the emulated one can load are in /usr/lib/bfd-plugins",
 }
 
 
@@ -109,16 +110,18 @@ class Step:
             reasons = {_REASONS[verdict]: times for verdict, times in verdicts.items() if verdict != RAN}
             # these were counted before it was known
             native -= verdicts.get(_GONE, 0) + verdicts.get(_FAILED, 0)
-            if reasons:
-                emulated[self._set.twins[number][0]] = reasons
+            if reasons:  # a program can have several twins
+                told = emulated.setdefault(self._set.twins[number][0], {})
+                for reason, times in reasons.items():
+                    told[reason] = told.get(reason, 0) + times
         self._acceleration.reports[self._vertex] = StepReport(self._set.layer, native, emulated)
         self._acceleration.say(
             self._vertex,
             f"runs of native programs: {native}; programs with a native twin: {len(self._set.twins)}",
         )
         for path, reasons in emulated.items():
-            told = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
-            self._acceleration.say(self._vertex, f"{path} was emulated {told}")
+            why = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))
+            self._acceleration.say(self._vertex, f"{path} was emulated {why}")
 
     def _want(self, counts: Mapping[int, Mapping[int, int]]) -> None:
         """Remember which further twins would have been of use."""

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.emulation.accelerate.binutils import PROGRAMS, Binutils, foreign_plugin, owner_of
 from anyarch.emulation.accelerate.configuration import (
     check_configuration,
     check_specs,
     offloading_differs,
     offloading_rules,
 )
-from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.libraries import Libraries
 from anyarch.emulation.accelerate.likeness import native_driver, native_linker_name, native_table
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
@@ -62,24 +64,25 @@ _OPTIONAL = (
     "libsframe2",
     "libsframe3",
 )
-# not ar, nm and ranlib: they load GCC's plug-in from /usr/lib/bfd-plugins, which is of the root's
-# architecture, and without it leave the symbols of LTO objects out of an archive's index
-_BINUTILS = ("as", "ld.bfd", "strip", "objcopy", "size", "readelf", "objdump")
+_SAME_BYTECODE = ("arm64", "arm")  # of these it was seen
+_LTO = ("lto1", "lto-wrapper")
+_PARTS = ("cc1", "cc1plus", "collect2", *_LTO)
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
 # fixes that a distribution has put into one revision and that change code: what asks for it is emulated
 _KNOWN_FIXES = {
     # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
     ("12", "arm64", "+deb12u1"): ("-fstack-protector",),
 }
-# a query, a file of options, a plug-in, a choice by this machine's CPU, other directories
+# a query, a plug-in, a choice by this machine's CPU, other directories, a compressor's level
 _DRIVER_REFUSED = (
-    *("@", "-v", "--version", "-dump", "-print", "-###", "--help", "-Q", "-march=native", "-mcpu=native"),
-    *("-mtune=native", "-fplugin", "-specs", "--specs", "-B", "-wrapper", "--sysroot", "-isysroot", "-flto"),
-    *("-fuse-ld", "-save-temps", "-no-canonical-prefixes", "--target-help", "-pass-exit-codes", "-time"),
-    *("-fprofile", "--coverage", "-fdump", "-static-libasan", "-iprefix", "-ftime-report", "-fverbose-asm"),
+    *("-v", "--version", "-dumpm", "-dumpv", "-dumps", "-dumpf", "-print", "-###", "--help", "--target-help"),
+    *("-Q", "-march=native", "-mcpu=native", "-mtune=native", "-fplugin", "-specs", "--specs", "-B"),
+    *("-wrapper", "--sysroot", "-isysroot", "-flto-c", "-fuse-ld", "-save-temps", "-no-canonical-prefixes"),
+    *("-pass-exit-codes", "-time", "-fprofile", "--coverage", "-fdump", "-static-libasan", "-iprefix"),
+    *("-ftime-report", "-fverbose-asm"),
 )
 _CC1_REFUSED = (
-    *("-v", "-fplugin", "-flto", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm", "@"),
+    *("-v", "-fplugin", "-flto-c", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm"),
     *("-ftime-report", "--help", "-fpch", "--output-pch", "-Winvalid-pch"),
     # the order of its data is that in which arguments of a function were evaluated when GCC was compiled
     "-fsanitize=",
@@ -89,14 +92,6 @@ _CC1_REFUSED = (
 _CC1_KNOWN = (
     *("-fsanitize=address", "-fsanitize=thread", "-fsanitize=leak"),
     *("-finput-charset=UTF-8", "-finput-charset=utf-8", "-fexec-charset=UTF-8", "-fexec-charset=utf-8"),
-)
-_BINUTILS_REFUSED = ("@", "--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto")
-_LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
-_LD_REFUSED = (
-    *_BINUTILS_REFUSED,
-    # every option of several letters may have one dash or two
-    *("--sysroot", "-sysroot", "-version", "-help", "--verbose"),
-    *("-Map", "--Map", "-M", "--print-map", "-print-map", "-rpath-link", "--rpath-link"),
 )
 
 
@@ -144,22 +139,28 @@ def choose_compilers(
     chosen = Chosen([], natives.files, {})
     triplet = TARGETS[target].multiarch
     rules = conditions(target)
-    driver_rules = conditions(target, tuple(EnvironmentRule(f"{name}=", ("",)) for name in _DRIVER_VARIABLES))
+    binutils = Binutils(targets, natives, "p", target=target, gcc=gcc, conditions=rules)
+    driver_rules = conditions(target, _driver_variables(triplet, gcc))
     table = [
         *(
             (f"usr/bin/{triplet}-{name}-{gcc}", _DRIVER_REFUSED, driver_rules)
             for name in ("gcc", "g++", "cpp")
         ),
-        *((f"usr/bin/{triplet}-{name}", _BINUTILS_REFUSED, rules) for name in _BINUTILS),
+        *((f"usr/bin/{triplet}-{name}", (), ()) for name in PROGRAMS),
         *(
             (f"{directory}/gcc/{triplet}/{gcc}/{name}", _CC1_REFUSED, rules)
             for directory in ("usr/lib", "usr/libexec")
-            for name in ("cc1", "cc1plus", "collect2")
+            for name in _PARTS
         ),
     ]
+    bytecode = _has_same_bytecode(targets[0], native, target)
     known: set[tuple[str, Identity]] = set()
     for path, refused, allowed in table:
         name = path.rpartition("/")[2]
+        if not bytecode:
+            if name in _LTO:
+                continue
+            refused = (*refused, "-flto")
         own = path.replace("/gcc/", "/gcc-cross/") if "/gcc/" in path else path
         for packages in targets:
             found = identity_of(packages, path)
@@ -167,48 +168,69 @@ def choose_compilers(
                 continue
             known.add((path, found))
             try:
-                _check_intact(packages, path, triplet, gcc)
-                if name.removeprefix(f"{triplet}-") in _BINUTILS:
-                    twin = _binutil(packages, native, natives, path, found, triplet, gcc)
+                owner = owner_of(packages, path, triplet, gcc)
+                if name.removeprefix(f"{triplet}-") in PROGRAMS:
+                    chosen.twins += binutils.twins(packages, path, found)
                 else:
+                    _check_version(packages, owner, native, own, triplet, gcc)
                     twin = _compiler(packages, natives, path, own, gcc, target, found, refused)
+                    chosen.twins.append(msgspec.structs.replace(twin, conditions=allowed))
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
-                continue
-            chosen.twins.append(msgspec.structs.replace(twin, conditions=allowed))
     return chosen
 
 
-_DRIVER_VARIABLES = (
-    "LIBRARY_PATH",
-    "COMPILER_PATH",
-    "GCC_EXEC_PREFIX",
-    "GCC_COMPARE_DEBUG",
-    "COLLECT_NO_DEMANGLE",
-)
+def _has_same_bytecode(root: Packages, native: Packages, target: str) -> bool:
+    """Whether native compilers write and read what emulated ones do for optimizing at link time. It has
+    numbers in the byte order of the compiler's machine, and is compressed."""
+    own = root.version("libzstd1")
+    if target not in _SAME_BYTECODE or (own and not is_same_source(own, native.version("libzstd1"))):
+        return False
+    try:
+        if own:
+            Libraries(root, target).check("libzstd.so.1", "libzstd1")
+    except NotSupported:
+        return False
+    return True
+
+
+def _driver_variables(triplet: str, gcc: str) -> tuple[EnvironmentRule, ...]:
+    """A driver that the linker's plug-in starts finds its programs by what the first one has set."""
+    ends = f"/usr/lib/gcc/{triplet}/{gcc}/:/usr/lib/gcc/{triplet}/"
+    own = tuple(
+        f"{directory}/{gcc}/:{directory}/{gcc}/:{directory}/:{ends}"
+        for directory in (f"/usr/{name}/gcc/{triplet}" for name in ("lib", "libexec"))
+    )
+    names = ("GCC_EXEC_PREFIX", "GCC_COMPARE_DEBUG", "COLLECT_NO_DEMANGLE")
+    return (
+        EnvironmentRule("COMPILER_PATH=", ("", *own)),
+        *(EnvironmentRule(f"{name}=", ("",)) for name in names),
+    )
 
 
 def state_of_compilers(root: Packages, archive: Packages, *, target: str, gcc: str) -> bytes:
-    """A digest of what a root has that its distribution's archive has not in the same form."""
+    """A digest of what a root has that its distribution's archive has not in the same form, and of whether
+    GCC's plug-in is its package's."""
     triplet = TARGETS[target].multiarch
     names = [f"{triplet}-{name}-{gcc}" for name in ("gcc", "g++", "cpp")]
-    paths = [f"usr/bin/{name}" for name in (*names, *(f"{triplet}-{one}" for one in _BINUTILS))]
+    paths = [f"usr/bin/{name}" for name in (*names, *(f"{triplet}-{one}" for one in PROGRAMS))]
     paths += [
         f"{directory}/gcc/{triplet}/{gcc}/{name}"
         for directory in ("usr/lib", "usr/libexec")
-        for name in ("cc1", "cc1plus", "collect2")
+        for name in _PARTS
     ]
     found = [(path, identity_of(root, path)) for path in paths]
     other = [one for one in found if one[1] is not None and one[1] != identity_of(archive, one[0])]
-    return repr(other).encode()
+    return repr((other, foreign_plugin(root, triplet, gcc))).encode()
 
 
-def _check_intact(packages: Packages, path: str, triplet: str, gcc: str) -> None:
-    names = [f"binutils-{triplet}"]
-    names += [f"{each}-{gcc}{end}" for each in ("cpp", "gcc", "g++") for end in ("", f"-{triplet}")]
-    owner = next((name for name in names if path in packages.files(name)), "")
-    if not owner or not packages.is_intact(owner, path):
-        raise NotSupported("it is not as its package brought it")
+def _check_version(
+    packages: Packages, owner: str, native: Packages, own: str, triplet: str, gcc: str
+) -> None:
+    """Those parts that do not tell their version have that of their packages."""
+    theirs, ours = packages.version(owner), native.version(owner_of(native, own, triplet, gcc))
+    if theirs.rpartition("-")[0] != ours.rpartition("-")[0]:
+        raise NotSupported(f"its package is {theirs}, the native one {ours}")
 
 
 def _known(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
@@ -217,36 +239,6 @@ def _known(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
 
 def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
     return tuple(ArgumentRule("refuse", text) for text in texts)
-
-
-def _binutil(
-    packages: Packages, native: Packages, natives: Natives, path: str, found: Identity, triplet: str, gcc: str
-) -> Twin:
-    package = f"binutils-{triplet}"
-    own, other = packages.version(package), native.version(package)
-    if not is_same_source(own, other):
-        raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
-    rules: tuple[ArgumentRule, ...] = _refusals(_BINUTILS_REFUSED)
-    if path.endswith("-ld.bfd"):
-        swaps: list[ArgumentRule] = []
-        for directory in ("usr/libexec", "usr/lib"):  # where both are, the latter leads to the former
-            plugin = f"{directory}/gcc-cross/{triplet}/{gcc}/liblto_plugin.so"
-            try:
-                place = natives.data(plugin)
-            except NotSupported:
-                continue
-            seen = f"/{directory}/gcc/{triplet}/{gcc}/liblto_plugin.so"
-            swaps += [ArgumentRule("next", "-plugin", seen), ArgumentRule("swap", seen, f"{HIDDEN}/{place}")]
-            break
-        # the driver names the system root that it has
-        # and may find the linker under another name, which is told in front of what the linker says
-        root = _known(["--sysroot=/"])
-        other_name = ArgumentRule("swap", f"/usr/bin/{triplet}-ld", "/usr/bin/ld")
-        name = () if natives.host == "amd64" else (other_name,)
-        plain = () if swaps else (ArgumentRule("refuse", "-plugin"),)
-        accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
-        rules = (*root, *name, *swaps, *accepted, *_refusals(_LD_REFUSED), *plain)
-    return Twin(f"/{path}", natives.program(path, path, texts={}), (found,), arguments=rules)
 
 
 def _compiler(
@@ -263,10 +255,10 @@ def _compiler(
     name = path.rpartition("/")[2]
     texts: dict[bytes, bytes] = {}
     known: tuple[ArgumentRule, ...] = ()
-    if name != "collect2":
+    if name not in ("collect2", "lto-wrapper"):
         ident, cross_ident = _one(_IDENT, theirs, path), _one(_IDENT, ours, own)
         check_configuration(theirs, ours, path)
-        if not name.startswith("cc1"):
+        if name not in ("cc1", "cc1plus", "lto1"):
             check_specs(theirs, ours, path)
         if ident != cross_ident:
             texts[cross_ident] = ident
@@ -278,22 +270,25 @@ def _compiler(
                 )
             for (version, architecture, mark), options in _KNOWN_FIXES.items():
                 fixed = mark.encode() in ident and mark.encode() not in cross_ident
-                if (version, architecture) == (gcc, target) and fixed:
-                    refused = (*refused, *options) if name.startswith("cc1") else refused
+                if (version, architecture) != (gcc, target) or not fixed:
+                    continue
+                if name == "lto1":  # what functions were compiled with is in the objects that it reads
+                    raise NotSupported(f"it has a fix ({mark}) that the native one has not")
+                refused = (*refused, *options) if name.startswith("cc1") else refused
         if offloading_differs(theirs, ours):
             known = offloading_rules(TARGETS[target].multiarch, gcc)
     texts |= _directories(ours, target)
     fix: Callable[[Program], None] | None = None
     if name in ("cc1", "cc1plus"):
         fix = native_table(TARGETS[target].multiarch, gcc)
-    elif name != "collect2":
+    elif name not in _PARTS:
         fix = native_driver
-    elif natives.host == "amd64":
+    elif name == "collect2" and natives.host == "amd64":
         fix = partial(native_linker_name, triplet=TARGETS[target].multiarch)
     place = natives.program(own, f"{path}", texts=texts, change=fix)
     if name.startswith("cc1"):
         known = (*known, *_known(_CC1_KNOWN))
-    return Twin(f"/{path}", place, (found,), arguments=(*known, *_refusals(refused)))
+    return Twin(f"/{path}", place, (found,), arguments=(*known, *_refusals(refused)), expands=True)
 
 
 def _one(pattern: re.Pattern[bytes], raw: bytes, path: str) -> bytes:

@@ -29,12 +29,14 @@ __all__ = [
     "HIDDEN",
     "LOG",
     "PAGE",
+    "PLUGINS",
     "RAN",
     "REPLACED",
     "ArgumentRule",
     "Condition",
     "EnvironmentRule",
     "Identity",
+    "Place",
     "Twin",
     "identity",
     "read_log",
@@ -46,7 +48,7 @@ looks at `/` or walks through it does not come there."""
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
-RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE, FAILED = range(1, 9)
+RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE, FAILED, PLUGINS = range(1, 10)
 RECORD = struct.Struct("<II")
 PRIME, BASIS = 0x100000001B3, 0xCBF29CE484222325  # FNV-1a, of 64 bit words
 WORD = (1 << 64) - 1
@@ -78,6 +80,15 @@ class ArgumentRule(msgspec.Struct, frozen=True, order=True):
     value: str = ""
 
 
+class Place(msgspec.Struct, frozen=True, order=True):
+    """What a step's tree may have at `path` at most: a directory with files of these `names`, or one of the
+    `files` (size, seconds of its time of change)."""
+
+    path: str
+    names: tuple[str, ...] = ()
+    files: tuple[tuple[int, int], ...] = ()
+
+
 class Condition(msgspec.Struct, frozen=True, order=True):
     """When a twin may run: each of `needs` begins some variable, no rule forbids another, and the first
     argument begins with `first`.
@@ -87,7 +98,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
     programs of the file are emulated without a word.
 
     With `here` a copy elsewhere has no twin: the file has to be the one that the twin's path leads to, by no
-    other name. That is for programs which look around where they are."""
+    other name. That is for programs which look around where they are. `places` have to be as they say."""
 
     needs: tuple[str, ...] = ()
     rules: tuple[EnvironmentRule, ...] = ()
@@ -95,6 +106,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
     names: tuple[str, ...] = ()
     wrapper: str = ""
     here: bool = False
+    places: tuple[Place, ...] = ()
 
 
 class Twin(msgspec.Struct, frozen=True, order=True):
@@ -105,7 +117,10 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     With a `trial` the twin is tried: what it says is held back, and if it fails nothing of that is seen, but
     the program is emulated. From the moment that it says `trial` it is no longer one: then all that it says
     is passed on, and how it ends is how the program ends. A text that it never says makes that no sooner
-    than it has ended well."""
+    than it has ended well.
+
+    If it `expands`, an argument `@FILE` stands for the words in that file: rules are for these, and the twin
+    gets them (`response`)."""
 
     path: str
     program: str
@@ -114,6 +129,7 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     arguments: tuple[ArgumentRule, ...] = ()
     append: tuple[str, ...] = ()
     trial: str = ""
+    expands: bool = False
 
 
 def identity(head: bytes, *, size: int, mtime: int) -> Identity | None:
@@ -135,7 +151,7 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for place in range(0, len(raw) - len(raw) % RECORD.size, RECORD.size):
         number, verdict = RECORD.unpack_from(raw, place)
-        if number < count and RAN <= verdict <= FAILED:
+        if number < count and RAN <= verdict <= PLUGINS:
             counts = found.setdefault(number, {})
             counts[verdict] = counts.get(verdict, 0) + 1
     return found

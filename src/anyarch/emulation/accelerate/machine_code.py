@@ -18,6 +18,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     HIDDEN,
     LOG,
     PAGE,
+    PLUGINS,
     PRIME,
     RAN,
     RECORD,
@@ -25,6 +26,8 @@ from anyarch.emulation.accelerate.dispatcher import (
     WORD,
     Condition,
 )
+from anyarch.emulation.accelerate.places import check_places, encoded
+from anyarch.emulation.accelerate.response import expand, give_memory_back
 from anyarch.emulation.accelerate.trial import NOT_STARTED, try_out
 
 if TYPE_CHECKING:
@@ -48,13 +51,15 @@ _F_SETFD, _FD_CLOEXEC = 2, 1
 _END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
 
 _FRAME = 0x2000
-_STAT, _HEAD, _MESSAGE, _ARGV = 0, 0x200, 0x1800, 0x1808
+_STAT, _HEAD, _MESSAGE, _ARGV, _GIVEN, _RESPONSE = 0, 0x200, 0x1800, 0x1808, 0x1810, 0x1818
+_DIFFERS, _PLACES = 0x1900, 0x1908
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<14Q")
+_ENTRY = struct.Struct("<16Q")
 _HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
-_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _ARGS_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT = range(
+_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _PLACES_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(
     40, 112, 8
 )
+_TRIAL_AT, _EXPANDS_AT = 112, 120
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -84,6 +89,9 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     asm.move(frame, top)
     asm.add_constant(frame, -_FRAME)
     asm.stack_from(frame)
+    asm.constant(a, 0)
+    asm.store(a, frame, _RESPONSE)
+    asm.store(a, frame, _DIFFERS)
 
     asm.load(b, top, 16)
     asm.constant(a, _AT_FDCWD)
@@ -145,9 +153,28 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     _check_place(asm, _STAT_LINKS[host])
     _check_environment(asm)
     _check_needs(asm)
+    asm.label("environment_ok")
+    check_places(
+        asm,
+        rules_at=_PLACES_AT,
+        frame_at=_PLACES,
+        room_at=_HEAD,
+        size_at=_STAT_SIZE,
+        time_at=_STAT_MTIME,
+        host=host,
+    )
+    expand(
+        asm,
+        wanted_at=_EXPANDS_AT,
+        given_at=_GIVEN,
+        frame_at=_RESPONSE,
+        mode_at=_STAT_MODE[host],
+        size_at=_STAT_SIZE,
+    )
     _check_arguments(asm)
     _run(asm)
     _tell(asm)
+    give_memory_back(asm, _RESPONSE)
 
     asm.label("emulate")
     asm.stack_from(top)
@@ -366,13 +393,12 @@ def _check_needs(asm: Assembler) -> None:
 def _check_arguments(asm: Assembler) -> None:
     """Every argument against every rule. What is swapped is swapped in a copy of argv, in a second pass: the
     emulator, if it comes to that, is to see what was given."""
-    a, b, c, d, entry, frame, limit, top = range(8)
-    asm.label("environment_ok")
+    a, b, c, d, entry, frame, limit, _top = range(8)
     for number in (1, 2):
         end = f"arguments_done{number}"
         if number == 1:
-            asm.move(limit, top)
-            asm.add_constant(limit, 32)  # behind the program's own name
+            asm.load(limit, frame, _GIVEN)
+            asm.add_constant(limit, 8)  # behind the program's own name
         else:
             _copy_arguments(asm)
         asm.label(f"argument{number}")
@@ -445,20 +471,23 @@ def _check_arguments(asm: Assembler) -> None:
 def _copy_arguments(asm: Assembler) -> None:
     """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
     at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
-    a, b, c, d, entry, frame, limit, top = range(8)
-    asm.load(a, top)
-    asm.constant(b, -8)
-    asm.multiply(a, b)
+    a, b, c, d, entry, frame, limit, _top = range(8)
+    asm.load(c, frame, _GIVEN)
     asm.move(d, frame)
-    asm.add(d, a)
+    asm.label("copy_room")
+    asm.add_constant(d, -8)
+    asm.load(a, c)
+    asm.add_constant(c, 8)
+    asm.branch_zero(a, "copy_begin")
+    asm.jump("copy_room")
+    asm.label("copy_begin")
     asm.add_constant(d, -8 * (_MOST_APPENDED + 2))
     asm.constant(a, -16)
     asm.mask(d, a)
     asm.stack_from(d)
     asm.store(d, frame, _ARGV)
     asm.move(limit, d)
-    asm.move(c, top)
-    asm.add_constant(c, 24)
+    asm.load(c, frame, _GIVEN)
     asm.label("copy")
     asm.load(a, c)
     asm.branch_zero(a, "copy_rest")
@@ -525,14 +554,21 @@ def _run(asm: Assembler) -> None:
     asm.load(b, entry, _HASH_AT)
     asm.branch("eq", a, b, "known")
     asm.jump("emulate")
+    asm.label("refuse_places")
+    asm.constant(a, PLUGINS)
+    asm.store(a, frame, _DIFFERS)
     asm.label("refuse_environment")
     asm.load(a, entry, _HASH_AT)
     asm.load(b, entry, _ENTRY.size + _HASH_AT)
     asm.add_constant(entry, _ENTRY.size)
     asm.branch("eq", a, b, "known")
     asm.add_constant(entry, -_ENTRY.size)
-    asm.constant(d, ENVIRONMENT)
     asm.address(c, "emulate")
+    asm.load(d, frame, _DIFFERS)
+    asm.branch_zero(d, "environment_differs")
+    asm.jump("tell")
+    asm.label("environment_differs")
+    asm.constant(d, ENVIRONMENT)
     asm.jump("tell")
     asm.label("refuse_place")
     asm.constant(d, ELSEWHERE)
@@ -657,12 +693,13 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
                 text(one.first.encode() + b"\0"),
                 text(_names(one)),
                 int(one.here),
+                text(encoded(one.places)),
             )
             for one in twin.conditions or (Condition(),)
         ]
         for each in twin.identities:
             known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rest_of = (arguments, rest, number, trial)
+            rest_of = (arguments, rest, number, trial, int(twin.expands))
             rows += [_ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
     asm.align(8)
     asm.label("entries")

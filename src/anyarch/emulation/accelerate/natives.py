@@ -43,9 +43,11 @@ class Natives:
         target: str,
         names: Mapping[bytes, bytes] | None = None,
         directories: Sequence[str] = (),
+        library_texts: Mapping[str, Mapping[bytes, bytes]] | None = None,
     ) -> None:
         """`names` are texts that name this machine's architecture, and the target's. Libraries are looked
-        for in `directories` before the usual ones."""
+        for in `directories` before the usual ones; `library_texts` are put into those whose names begin so.
+        """
         self.packages = packages
         self.files: dict[str, bytes] = {}
         self._group = group
@@ -53,6 +55,7 @@ class Natives:
         self._names = native_texts(host, target) if names is None else names
         self._loaders = loaders(host)
         self._libraries: dict[str, str] = {}
+        self._library_texts = library_texts or {}
         multiarch = TARGETS[host].multiarch
         usual = (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib")
         self._directories = (*directories, *usual)
@@ -102,15 +105,16 @@ class Natives:
         self.files[place] = program
         return place
 
-    def data(self, path: str) -> str:
-        """Take a library in that is named by its path, such as a plug-in."""
+    def data(self, path: str, place: str = "") -> str:
+        """Take a library in that is named by its path, such as a plug-in; answer where it is (at `place` if
+        that is told) below `HIDDEN`."""
         raw = read_file(self.packages, path)
         found = _inspected(raw)
         if found is None or found.architectures != (self.host,):
             raise NotSupported(f"/{path} is no library of {self.host}")
         for soname in found.needed:
             self.library(soname)
-        place = f"{self._group}/{path}"
+        place = place or f"{self._group}/{path}"
         self.files[place] = raw
         return place
 
@@ -128,7 +132,7 @@ class Natives:
             if not soname.startswith("ld-linux"):
                 for each in found.needed:
                     self.library(each)
-                self.files[f"{self._group}l/{soname}"] = raw
+                self.files[f"{self._group}l/{soname}"] = self._with_texts(soname, raw)
             else:
                 # the name by which libraries ask for the loader; it is there already when they do
                 self.files[f"{self._group}l/{soname}"] = GlibcLoader(self.host).patched(
@@ -137,6 +141,14 @@ class Natives:
         except NotSupported:
             del self._libraries[soname]  # nor has the next program that asks for it all of it
             raise
+
+    def _with_texts(self, soname: str, raw: bytes) -> bytes:
+        for start, texts in self._library_texts.items():
+            if soname.startswith(start):
+                program = Program(raw, soname)
+                program.replace_texts(texts)
+                raw = program.finished()
+        return raw
 
     def libraries_of(self, path: str) -> dict[str, str]:
         """Sonames and paths of all libraries that a program needs, at any remove."""

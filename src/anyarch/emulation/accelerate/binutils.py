@@ -1,0 +1,167 @@
+"""Twins of the assembler, the linker and their companions, from a distribution's cross packages.
+
+Most of them load plug-ins: what GCC's tells of objects with bytecode belongs into an archive's index and into
+what `nm` says. They look for plug-ins in two directories, one of which has none but binutils' own, that
+knows no objects. What lies in the other decides: where that is GCC's plug-in as its package brought it, the
+native programs have the native one; where it is nothing, they load nothing as well; else they are emulated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, Place, Twin
+from anyarch.emulation.accelerate.natives import Natives
+from anyarch.emulation.accelerate.packages import is_same_source
+from anyarch.emulation.accelerate.selection import TARGETS
+from anyarch.errors import NotSupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anyarch.emulation.accelerate.dispatcher import Condition, Identity
+    from anyarch.emulation.accelerate.packages import Packages
+
+__all__ = ["PROGRAMS", "Binutils", "foreign_plugin", "owner_of"]
+
+_LOADING = ("ar", "nm", "ranlib", "strip", "objcopy", "objdump", "size", "addr2line", "strings")
+PROGRAMS = ("as", "ld.bfd", "readelf", "c++filt", *_LOADING)
+"""Behind the triplet and a dash."""
+
+_PLUGIN = "liblto_plugin.so"
+_DIRECTORIES = ("usr/libexec", "usr/lib")  # where it is in both, the latter leads to the former
+_OF_COMPILERS = "usr/lib/bfd-plugins"
+# GNU's getopt takes an option by its first letters
+_REFUSED = ("--ver", "-V", "-v", "--he", "--pl", "-plugin=", "-flto")
+_LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
+_LD_REFUSED = (
+    *("--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto"),
+    # every option of several letters may have one dash or two
+    *("--sysroot", "-sysroot", "-version", "-help", "--verbose"),
+    *("-Map", "--Map", "-M", "--print-map", "-print-map", "-rpath-link", "--rpath-link"),
+)
+
+
+class Binutils:
+    """Of one set of twins. `targets` are the trees that may have foreign programs, `native` is the one of the
+    native ones, which get their files from `natives` or, with GCC's plug-in, from those of `group`."""
+
+    def __init__(
+        self,
+        targets: Sequence[Packages],
+        natives: Natives,
+        group: str,
+        *,
+        target: str,
+        gcc: str,
+        conditions: tuple[Condition, ...],
+    ) -> None:
+        self._natives = natives
+        self._triplet = TARGETS[target].multiarch
+        self._conditions = conditions
+        self._plugin, self._seen = self._native_plugin(gcc)
+        foreign = (foreign_plugin(packages, self._triplet, gcc) for packages in targets)
+        known = tuple(dict.fromkeys(found for found in foreign if found is not None))
+        nothing = (self._of_binutils(), Place(f"/{_OF_COMPILERS}"))
+        self._places: list[tuple[Natives, tuple[Place, ...]]] = [(natives, nothing)]
+        # the symbols in objects with bytecode have the byte order of the compiler's machine
+        if known and self._plugin and TARGETS[target].is_little:
+            one = (
+                self._of_binutils(),
+                Place(f"/{_OF_COMPILERS}", (_PLUGIN,)),
+                Place(f"/{_OF_COMPILERS}/{_PLUGIN}", files=known),
+            )
+            texts = {b"/usr/bin/../lib/bfd-plugins": f"{HIDDEN}/{group}b".encode()}
+            with_plugin = Natives(
+                natives.packages, group, host=natives.host, target=target, library_texts={"libbfd-": texts}
+            )
+            with_plugin.files = natives.files
+            with_plugin.data(self._plugin, f"{group}b/{_PLUGIN}")
+            self._places.insert(0, (with_plugin, one))
+
+    def twins(self, packages: Packages, path: str, found: Identity) -> list[Twin]:
+        """Of one program of `PROGRAMS`. Raises `NotSupported`."""
+        package = f"binutils-{self._triplet}"
+        own, other = packages.version(package), self._natives.packages.version(package)
+        if not is_same_source(own, other):
+            raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
+        name = path.rpartition("/")[2].removeprefix(f"{self._triplet}-")
+        if name not in _LOADING:
+            rules = self._rules_of_linker() if name == "ld.bfd" else _refusals(_REFUSED)
+            place = self._natives.program(path, path, texts={})
+            return [Twin(f"/{path}", place, (found,), self._conditions, rules, expands=True)]
+        made = []
+        for natives, places in self._places:
+            conditions = tuple(
+                msgspec.structs.replace(one, here=True, places=places) for one in self._conditions
+            )
+            rules = (*self._known_plugin("--plugin"), *_refusals(_REFUSED))
+            place = natives.program(path, path, texts={})
+            made.append(Twin(f"/{path}", place, (found,), conditions, rules, expands=True))
+        return made
+
+    def _of_binutils(self) -> Place:
+        return Place(f"/usr/lib/{self._triplet}/bfd-plugins", ("libdep.so",))
+
+    def _native_plugin(self, gcc: str) -> tuple[str, str]:
+        """GCC's plug-in among the native files, and by which name it is asked for; empty if there is none."""
+        for directory in _DIRECTORIES:
+            path = f"{directory}/gcc-cross/{self._triplet}/{gcc}/{_PLUGIN}"
+            try:
+                self._natives.data(path)
+            except NotSupported:
+                continue
+            return path, f"/{directory}/gcc/{self._triplet}/{gcc}/{_PLUGIN}"
+        return "", ""
+
+    def _known_plugin(self, option: str) -> tuple[ArgumentRule, ...]:
+        if not self._plugin:
+            return ()
+        place = f"{HIDDEN}/{self._natives.data(self._plugin)}"
+        return (
+            ArgumentRule("next", option, self._seen),
+            ArgumentRule("swap", option, option),
+            ArgumentRule("swap", self._seen, place),
+        )
+
+    def _rules_of_linker(self) -> tuple[ArgumentRule, ...]:
+        # the driver names the system root that it has
+        root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
+        # and may find the linker under another name, which is told in front of what the linker says
+        named = ArgumentRule("swap", f"/usr/bin/{self._triplet}-ld", "/usr/bin/ld")
+        name = () if self._natives.host == "amd64" else (named,)
+        plugin = self._known_plugin("-plugin") or (ArgumentRule("refuse", "-plugin"),)
+        accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
+        return (root, *name, *plugin, *accepted, *_refusals(_LD_REFUSED))
+
+
+def foreign_plugin(packages: Packages, triplet: str, gcc: str) -> tuple[int, int] | None:
+    """Size and time of change of a tree's own GCC plug-in, if that is as its package brought it."""
+    for directory in _DIRECTORIES:
+        path = f"{directory}/gcc/{triplet}/{gcc}/{_PLUGIN}"
+        try:
+            owner_of(packages, path, triplet, gcc)
+        except NotSupported:
+            continue
+        node = packages.tree.lookup(packages.tree.resolve(path))
+        assert node is not None  # it has been read
+        entry = packages.tree.target(node).entry
+        return entry.size, entry.mtime_ns // 1_000_000_000
+    return None
+
+
+def owner_of(packages: Packages, path: str, triplet: str, gcc: str) -> str:
+    """The package of a compiler or binutils that a file is of and has not been changed since. Raises
+    `NotSupported` if there is none."""
+    names = [f"binutils-{triplet}"]
+    names += [f"{each}-{gcc}{end}" for each in ("cpp", "gcc", "g++") for end in ("", f"-{triplet}")]
+    owner = next((name for name in names if path in packages.files(name)), "")
+    if not owner or not packages.is_intact(owner, path):
+        raise NotSupported("it is not as its package brought it")
+    return owner
+
+
+def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
+    return tuple(ArgumentRule("refuse", text) for text in texts)
