@@ -1,6 +1,6 @@
 """Measure emulated steps with native twins, for their section of docs/bench.md: `make bench-acceleration`.
 
-    python bench/acceleration.py [--only compiles] [--platform linux/arm64] [--rounds 1]
+    python bench/acceleration.py [--only compiles] [--platform linux/arm64] [--rounds 3]
 
 Needs root, QEMU, and the network for packages that are not in `.cache` yet. A round of emulation takes
 minutes, all of it more than an hour. With `--only` or `--platform` no report is written.
@@ -19,7 +19,7 @@ import chains
 import compiles
 import installs
 from report import ACCELERATION, machine, replace_section
-from ways import ARCHITECTURES, WAYS
+from ways import ARCHITECTURES, ROUNDS, WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,8 +59,8 @@ def section(results: list[Found]) -> str:
             ACCELERATION,
             "",
             f"Made by `make bench-acceleration`. {machine()} One RUN step, native,",
-            "emulated and with native twins (`--accelerate cross`) in turn: seconds of the processor.",
-            "*Results* compares, path by path, what the last two left.",
+            "emulated and with native twins (`--accelerate cross`) in turn: seconds of the processor,",
+            "medians of three (emulated: of one). *Results* compares, path by path, what the last two left.",
             "",
             f"| {' | '.join(HEADINGS)} |",
             f"|{'---|' * len(HEADINGS)}",
@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", choices=sorted(WORKLOADS), action="append")
     parser.add_argument("--platform", choices=sorted(ARCHITECTURES), action="append")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     if os.geteuid() != 0:
         print("the benchmarks need root: roots of Debian have files of several owners", file=sys.stderr)

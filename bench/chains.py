@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from anyarch.testing.debian_sources import source_archive
-from ways import CACHE, debian_builder, three_ways
+from ways import CACHE, ROUNDS, debian_builder, three_ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ CHAINS = {
 }
 
 
-def measure(name: str, platform: str, rounds: int = 1) -> Iterator[Found]:
+def measure(name: str, platform: str, rounds: int = ROUNDS) -> Iterator[Found]:
     """The workload of a chain."""
     chain = CHAINS[name]
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyarch.testing.debian_sources import dockerfile_of, source_archive
-from ways import CACHE, debian_builder, three_ways
+from ways import CACHE, ROUNDS, debian_builder, three_ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +31,7 @@ COPY --from=work /said /
 """
 
 
-def measure(platform: str, rounds: int = 1) -> Iterator[Found]:
+def measure(platform: str, rounds: int = ROUNDS) -> Iterator[Found]:
     """Each package."""
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
         build = debian_builder(Path(directory), platform)
@@ -42,7 +42,7 @@ def measure(platform: str, rounds: int = 1) -> Iterator[Found]:
             yield three_ways(build, what, platform, dockerfile_of(name), files, MOST, rounds=rounds)
 
 
-def measure_dispatch(platform: str, rounds: int = 1) -> Iterator[Found]:
+def measure_dispatch(platform: str, rounds: int = ROUNDS) -> Iterator[Found]:
     """What the dispatcher costs where there is no twin."""
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
         yield three_ways(

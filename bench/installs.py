@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyarch.testing.debian_roots import INSTALL_PACKAGES, package_repository
-from ways import ARCHITECTURES, CACHE, debian_builder, suite_of, three_ways
+from ways import ARCHITECTURES, CACHE, ROUNDS, debian_builder, suite_of, three_ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ COPY --from=work / /src/
 """
 
 
-def measure(platform: str, rounds: int = 1) -> Iterator[Found]:
+def measure(platform: str, rounds: int = ROUNDS) -> Iterator[Found]:
     """The one workload."""
     suite = suite_of(platform)
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:

@@ -279,3 +279,26 @@ def test_without_any_network_packages_and_twins_come_from_the_disk(
         assert (tmp_path / f"out{number}/src/{number}.o").exists()
         told.append(re.findall(r"accelerate: runs of native programs: (\d+)", done.stderr))
     assert [int(one) >= 4 for (one,) in told] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_library_that_only_native_programs_of_apt_load_does_not_matter(
+    tmp_path: Path, cache_directory: Path
+) -> None:
+    """Debian's apt filters system calls on amd64, and knows no libseccomp on riscv64."""
+    platform = "linux/riscv64"
+    base = base_image(cache_directory, tmp_path / "debian", "trixie", "riscv64", platform, packages=("apt",))
+    build = Builder(tmp_path / "build", build_contexts={"debian": base}, accelerate="tools")
+    recipe = (
+        "FROM debian AS work\nRUN <<END\nset -e\nmkdir /src\n"
+        r"printf '600 URI Acquire\nURI: file:/etc/debian_version\nFilename: /x\n\n' >/src/asked"
+        "\n"
+        "/usr/lib/apt/methods/file </src/asked >/src/said\nEND\nFROM scratch\nCOPY --from=work /src /src\n"
+    )
+    fast = build(recipe, platform=platform)
+    plain = build(recipe, platform=platform, accelerate="off")
+
+    assert "methods/" not in notes(log(fast))
+    assert b"SHA256-Hash" in plain.path("/src/said").read_bytes()
+    assert differing(fast, plain, ["said"]) == []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "NATIVE_ONLY",
     "TARGETS",
     "TOLD_BY_MACHINE",
     "DebianTools",
@@ -90,6 +91,10 @@ _NOT_BIG = frozenset({"mawk"})
 # its matcher depends on vector instructions: small inputs compress to other bytes
 _SIMD_ONLY = frozenset({"zstd"})
 _SIMD = frozenset({"amd64", "arm64"})
+
+NATIVE_ONLY = frozenset({("apt", "libseccomp.so.2")})
+"""Packages, and libraries that only some architectures' programs of them load, and which do not matter: apt
+filters system calls only where its configuration asks for it (`APT::Sandbox::Seccomp`)."""
 
 # on 32 bits its output depends on the memory that a process can have
 _BUILDS = tuple(ArgumentRule("refuse", text) for text in ("-b", "--build"))

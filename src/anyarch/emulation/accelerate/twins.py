@@ -14,7 +14,7 @@ from anyarch.emulation.accelerate.libraries import Libraries
 from anyarch.emulation.accelerate.loaders import OF_LOADER
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
-from anyarch.emulation.accelerate.selection import DebianTools
+from anyarch.emulation.accelerate.selection import NATIVE_ONLY, DebianTools
 from anyarch.errors import NotSupported, PathNotFound
 
 if TYPE_CHECKING:
@@ -144,8 +144,14 @@ def _tool(
     for tree, whose in ((target, "this image"), (native, "the native image")):
         if not tree.is_intact(package, path):
             raise NotSupported(f"/{path} of {whose} is not the package's")
+    name = path.rpartition("/")[2]
+    theirs, ours = read_file(target, path), read_file(native, path)
+    texts = tools.texts(name, theirs, ours)
     for soname, library in natives.libraries_of(path).items():
         owner = native.owner(library)
+        if (package, soname) in NATIVE_ONLY and not root.version(owner):
+            texts = {}  # an architecture's name is for that library
+            continue
         if not is_same_source(native.version(owner), root.version(owner)):
             raise NotSupported(
                 f"it needs {soname} of {owner or 'no package'} {native.version(owner)}, "
@@ -153,11 +159,9 @@ def _tool(
             )
         if not soname.startswith((OF_LOADER, "ld-linux")):
             libraries.check(soname, owner)
-    name = path.rpartition("/")[2]
-    theirs, ours = read_file(target, path), read_file(native, path)
     return Twin(
         f"/{path}",
-        natives.program(path, path, texts=tools.texts(name, theirs, ours), like=theirs),
+        natives.program(path, path, texts=texts, like=theirs),
         (found,),
         tools.conditions(name, theirs, ours),
         tools.arguments(name),
