@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/23"
+_VERSION = "twins/24"
 
 
 class Acceleration:

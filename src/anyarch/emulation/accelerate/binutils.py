@@ -42,6 +42,9 @@ _LD_REFUSED = (
     *("--sysroot", "-sysroot", "-version", "-help", "--verbose"),
     *("-Map", "--Map", "-M", "--print-map", "-print-map", "-rpath-link", "--rpath-link"),
 )
+# what goes to standard output cannot be taken back
+_LD_TELLING = ("-t", "--trace", "-trace", "-y", "--print", "-print", "--cref", "-cref", "--stats", "-stats")
+_NEVER_SAID = "no linker says so\n"
 
 
 class Binutils:
@@ -60,14 +63,15 @@ class Binutils:
     ) -> None:
         self._natives = natives
         self._triplet = TARGETS[target].multiarch
+        # of symbols in bytecode the plug-in tells names as they are, numbers in its machine's byte order
+        self._has_same_numbers = TARGETS[target].is_little
         self._conditions = conditions
         self._plugin, self._seen = self._native_plugin(gcc)
         foreign = (foreign_plugin(packages, self._triplet, gcc) for packages in targets)
         known = tuple(dict.fromkeys(found for found in foreign if found is not None))
         nothing = (self._of_binutils(), Place(f"/{_OF_COMPILERS}"))
         self._places: list[tuple[Natives, tuple[Place, ...]]] = [(natives, nothing)]
-        # the symbols in objects with bytecode have the byte order of the compiler's machine
-        if known and self._plugin and TARGETS[target].is_little:
+        if known and self._plugin:
             one = (
                 self._of_binutils(),
                 Place(f"/{_OF_COMPILERS}", (_PLUGIN,)),
@@ -89,15 +93,19 @@ class Binutils:
             raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
         name = path.rpartition("/")[2].removeprefix(f"{self._triplet}-")
         if name not in _LOADING:
-            rules = self._rules_of_linker() if name == "ld.bfd" else _refusals(_REFUSED)
             place = self._natives.program(path, path, texts={})
-            return [Twin(f"/{path}", place, (found,), self._conditions, rules, expands=True)]
+            twin = Twin(f"/{path}", place, (found,), self._conditions, _refusals(_REFUSED), expands=True)
+            return [self._linker(twin) if name == "ld.bfd" else twin]
         made = []
         for natives, places in self._places:
             conditions = tuple(
                 msgspec.structs.replace(one, here=True, places=places) for one in self._conditions
             )
-            rules = (*self._known_plugin("--plugin"), *_refusals(_REFUSED))
+            rules = _refusals(_REFUSED)
+            if name != "nm" or self._has_same_numbers:
+                rules = (*self._known_plugin("--plugin"), *rules)
+            elif natives is not self._natives:
+                continue
             place = natives.program(path, path, texts={})
             made.append(Twin(f"/{path}", place, (found,), conditions, rules, expands=True))
         return made
@@ -126,7 +134,7 @@ class Binutils:
             ArgumentRule("swap", self._seen, place),
         )
 
-    def _rules_of_linker(self) -> tuple[ArgumentRule, ...]:
+    def _linker(self, twin: Twin) -> Twin:
         # the driver names the system root that it has
         root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
         # and may find the linker under another name, which is told in front of what the linker says
@@ -134,7 +142,14 @@ class Binutils:
         name = () if self._natives.host == "amd64" else (named,)
         plugin = self._known_plugin("-plugin") or (ArgumentRule("refuse", "-plugin"),)
         accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
-        return (root, *name, *plugin, *accepted, *_refusals(_LD_REFUSED))
+        refused = _refusals(_LD_REFUSED)
+        if self._plugin and not self._has_same_numbers:
+            # once there is bytecode it fails, before anything comes of these numbers, and is emulated
+            wrapper = f"-plugin-opt={self._seen.removesuffix(_PLUGIN)}lto-wrapper"
+            plugin = (*plugin, ArgumentRule("swap", wrapper, f"-plugin-opt={HIDDEN}/none"))
+            refused = (*refused, *_refusals(("-plugin-opt=-nop", "-plugin-opt=nop", *_LD_TELLING)))
+            twin = msgspec.structs.replace(twin, trial=_NEVER_SAID)
+        return msgspec.structs.replace(twin, arguments=(root, *name, *plugin, *accepted, *refused))
 
 
 def foreign_plugin(packages: Packages, triplet: str, gcc: str) -> tuple[int, int] | None:

@@ -64,7 +64,7 @@ _OPTIONAL = (
     "libsframe2",
     "libsframe3",
 )
-_SAME_BYTECODE = ("arm64", "arm")  # of these it was seen
+_SAME_BYTECODE = ("arm64", "arm", "riscv64", "ppc64le")  # of these it was seen
 _LTO = ("lto1", "lto-wrapper")
 _PARTS = ("cc1", "cc1plus", "collect2", *_LTO)
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
