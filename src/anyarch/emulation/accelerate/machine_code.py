@@ -48,18 +48,16 @@ _AT_EXECFD = 2
 _F_SETFD, _FD_CLOEXEC = 2, 1
 
 # the marks in the tables of texts
-_END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5"
+_END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT, _SUFFIX = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5", b"\6"
 
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV, _GIVEN, _RESPONSE = 0, 0x200, 0x1800, 0x1808, 0x1810, 0x1818
 _DIFFERS, _PLACES = 0x1900, 0x1908
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<16Q")
+_ENTRY = struct.Struct("<18Q")
 _HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
-_ENV_AT, _NEED_AT, _FIRST_AT, _CALLED_AT, _HERE_AT, _PLACES_AT, _ARGS_AT, _REST_AT, _NUMBER_AT = range(
-    40, 112, 8
-)
-_TRIAL_AT, _EXPANDS_AT = 112, 120
+_ENV_AT, _NEED_AT, _FIRST_AT, _ASKED_AT, _CALLED_AT, _HERE_AT, _PLACES_AT = range(40, 96, 8)
+_ARGS_AT, _INSERT_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT, _EXPANDS_AT = range(96, 144, 8)
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -347,7 +345,7 @@ def _variables(asm: Assembler, place: int) -> None:
 
 
 def _check_needs(asm: Assembler) -> None:
-    """For every need some variable that begins with it; and the first argument."""
+    """For every need some variable that begins with it; the first argument, and one that has to be given."""
     a, b, c, d, entry, frame, limit, top = range(8)
     asm.label("needs")
     asm.load(b, entry, _NEED_AT)
@@ -377,17 +375,47 @@ def _check_needs(asm: Assembler) -> None:
     asm.address(c, "texts")
     asm.add(b, c)
     asm.load(c, b, bits=8)
-    asm.branch_zero(c, "environment_ok")
+    asm.branch_zero(c, "asked")
     asm.load(a, top, 32)  # behind the program's own name
     asm.branch_zero(a, "refuse_environment")
     asm.label("first_compare")
     asm.load(c, b, bits=8)
-    asm.branch_zero(c, "environment_ok")
+    asm.branch_zero(c, "asked")
     asm.load(d, a, bits=8)
     asm.branch("ne", c, d, "refuse_environment")
     asm.add_constant(a, 1)
     asm.add_constant(b, 1)
     asm.jump("first_compare")
+    asm.label("asked")
+    asm.load(b, entry, _ASKED_AT)
+    asm.address(c, "texts")
+    asm.add(b, c)
+    asm.store(b, frame, _ARGV)
+    asm.load(c, b, bits=8)
+    asm.branch_zero(c, "environment_ok")
+    asm.move(limit, top)
+    asm.add_constant(limit, 32)  # behind the program's own name
+    asm.label("asked_argument")
+    asm.load(a, limit)
+    asm.branch_zero(a, "refuse_environment")
+    asm.load(b, frame, _ARGV)
+    asm.label("asked_compare")
+    asm.load(c, b, bits=8)
+    asm.load(d, a, bits=8)
+    asm.branch_zero(c, "asked_end")
+    asm.add_constant(a, 1)
+    asm.add_constant(b, 1)
+    asm.branch("eq", c, d, "asked_compare")
+    asm.jump("asked_on")
+    asm.label("asked_end")  # of the text: of the argument too, unless a value follows
+    asm.branch_zero(d, "environment_ok")
+    asm.add_constant(b, -1)
+    asm.load(c, b, bits=8)
+    asm.constant(d, ord("="))
+    asm.branch("eq", c, d, "environment_ok")
+    asm.label("asked_on")
+    asm.add_constant(limit, 8)
+    asm.jump("asked_argument")
 
 
 def _check_arguments(asm: Assembler) -> None:
@@ -413,6 +441,9 @@ def _check_arguments(asm: Assembler) -> None:
         asm.store(c, frame, _MESSAGE)
         asm.add_constant(b, 1)
         asm.load(a, limit)
+        if number == 1:
+            asm.constant(d, _SUFFIX[0])
+            asm.branch("eq", c, d, "argument_suffix")
         asm.label(f"argument_compare{number}")
         asm.load(c, b, bits=8)
         asm.add_constant(b, 1)
@@ -465,13 +496,41 @@ def _check_arguments(asm: Assembler) -> None:
         asm.label(f"next_argument{number}")
         asm.add_constant(limit, 8)
         asm.jump(f"argument{number}")
+        if number == 1:
+            _check_suffix(asm)
         asm.label(end)
 
 
+def _check_suffix(asm: Assembler) -> None:
+    """Whether the argument at a ends with the text at b."""
+    a, b, c, d, _entry, frame = range(6)
+    asm.label("argument_suffix")
+    asm.store(b, frame, _ARGV)
+    asm.label("suffix_from")
+    asm.store(a, frame, _STAT)
+    asm.load(b, frame, _ARGV)
+    asm.label("suffix_compare")
+    asm.load(c, b, bits=8)
+    asm.load(d, a, bits=8)
+    asm.branch("ne", c, d, "suffix_differs")
+    asm.branch_zero(c, "refuse_argument")
+    asm.add_constant(a, 1)
+    asm.add_constant(b, 1)
+    asm.jump("suffix_compare")
+    asm.label("suffix_differs")
+    asm.load(a, frame, _STAT)
+    asm.load(d, a, bits=8)
+    asm.add_constant(a, 1)
+    asm.load(b, frame, _ARGV)
+    asm.branch_zero(d, "argument_skip1")
+    asm.jump("suffix_from")
+
+
 def _copy_arguments(asm: Assembler) -> None:
-    """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
-    at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
-    a, b, c, d, entry, frame, limit, _top = range(8)
+    """Below the frame: argv from the program's own name on, what the twin is given behind the first argument
+    and what behind all. `limit` is at that name then, which may be swapped too, and the place of the copy is
+    kept in the frame."""
+    a, _, c, d, _entry, frame, limit, _top = range(8)
     asm.load(c, frame, _GIVEN)
     asm.move(d, frame)
     asm.label("copy_room")
@@ -488,6 +547,16 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.store(d, frame, _ARGV)
     asm.move(limit, d)
     asm.load(c, frame, _GIVEN)
+    for _ in range(2):  # the name and the first argument
+        asm.load(a, c)
+        asm.branch_zero(a, "copy_rest")
+        asm.store(a, d)
+        asm.add_constant(c, 8)
+        asm.add_constant(d, 8)
+    asm.store(c, frame, _MESSAGE)
+    _copy_texts(asm, "insert", _INSERT_AT, "copy_on")
+    asm.label("copy_on")
+    asm.load(c, frame, _MESSAGE)
     asm.label("copy")
     asm.load(a, c)
     asm.branch_zero(a, "copy_rest")
@@ -495,24 +564,30 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.add_constant(c, 8)
     asm.add_constant(d, 8)
     asm.jump("copy")
-    asm.label("copy_rest")  # texts, each behind the mark _ITEM
-    asm.load(b, entry, _REST_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
-    asm.label("rest")
-    asm.load(a, b, bits=8)
-    asm.branch_zero(a, "rest_done")
-    asm.add_constant(b, 1)
-    asm.store(b, d)
-    asm.add_constant(d, 8)
-    asm.label("rest_skip")
-    asm.load(a, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(a, "rest")
-    asm.jump("rest_skip")
+    asm.label("copy_rest")
+    _copy_texts(asm, "rest", _REST_AT, "rest_done")
     asm.label("rest_done")
     asm.constant(a, 0)
     asm.store(a, d)
+
+
+def _copy_texts(asm: Assembler, name: str, offset: int, end: str) -> None:
+    """The addresses of texts of the entry, each behind the mark _ITEM, to where d points; then to `end`."""
+    a, b, c, d, entry = range(5)
+    asm.load(b, entry, offset)
+    asm.address(c, "texts")
+    asm.add(b, c)
+    asm.label(name)
+    asm.load(a, b, bits=8)
+    asm.branch_zero(a, end)
+    asm.add_constant(b, 1)
+    asm.store(b, d)
+    asm.add_constant(d, 8)
+    asm.label(f"{name}_skip")
+    asm.load(a, b, bits=8)
+    asm.add_constant(b, 1)
+    asm.branch_zero(a, name)
+    asm.jump(f"{name}_skip")
 
 
 def _run(asm: Assembler) -> None:
@@ -683,14 +758,18 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         name = text(twin.path.encode() + b"\0")
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + _END)
-        rest = text(b"".join(_ITEM + item.encode() + b"\0" for item in twin.append) + _END)
+        insert, rest = (
+            text(b"".join(_ITEM + item.encode() + b"\0" for item in items) + _END)
+            for items in (twin.insert, twin.append)
+        )
         trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
-        assert len(twin.append) <= _MOST_APPENDED
+        assert len(twin.insert) + len(twin.append) <= _MOST_APPENDED
         conditions = [
             (
                 text(b"".join(map(_environment_rule, one.rules)) + _END),
                 text(b"".join(_ITEM + need.encode() + b"\0" for need in one.needs) + _END),
                 text(one.first.encode() + b"\0"),
+                text(one.given.encode() + b"\0"),
                 text(_names(one)),
                 int(one.here),
                 text(encoded(one.places)),
@@ -699,7 +778,7 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         ]
         for each in twin.identities:
             known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rest_of = (arguments, rest, number, trial, int(twin.expands))
+            rest_of = (arguments, insert, rest, number, trial, int(twin.expands))
             rows += [_ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
     asm.align(8)
     asm.label("entries")
@@ -726,5 +805,5 @@ def _environment_rule(rule: EnvironmentRule) -> bytes:
 
 
 def _argument_rule(rule: ArgumentRule) -> bytes:
-    mark = {"refuse": _PREFIX, "next": _NEXT, "swap": _SWAP, "accept": _ACCEPT}[rule.kind]
+    mark = {"refuse": _PREFIX, "end": _SUFFIX, "next": _NEXT, "swap": _SWAP, "accept": _ACCEPT}[rule.kind]
     return mark + rule.text.encode() + b"\0" + rule.value.encode() + b"\0"

@@ -231,5 +231,5 @@ def _twin(scene: Scene, natives: Natives, tree: _Tree) -> Twin:
         # nothing can follow `-`: it reads its input, which can be read once
         (*_EXECUTABLES, *refused, ArgumentRule("next", "-", "\1")),
         (f"--target={tree.triple}", f"--sysroot=/{tree.sysroot}"),
-        _TRIAL,
+        trial=_TRIAL,
     )

@@ -31,12 +31,13 @@ _DIRECTORIES = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/lib/apt/methods")
 class Chosen(msgspec.Struct):
     """Twins and the files that they are made of (by path below `HIDDEN`). `emulated` says by package or path
     why there are none. `awaited` names what is made (`Workshop.is_wanted`) after a step in which the programs
-    of these paths together have run often enough."""
+    of these paths together have run often enough. `links` are symbolic links by name, beside the files."""
 
     twins: list[Twin]
     files: dict[str, bytes]
     emulated: dict[str, str]
     awaited: dict[str, tuple[str, ...]] = {}
+    links: dict[str, str] = {}
 
 
 class Tools(Protocol):

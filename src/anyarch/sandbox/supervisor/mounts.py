@@ -95,7 +95,8 @@ class Tree:
                 self.root_fd, b"", kernel.OPEN_TREE_CLONE | kernel.AT_EMPTY_PATH | kernel.AT_RECURSIVE
             )
             kernel.move_mount(view, self.root_fd)
-            for place, clone in zip((b"/../dev/mqueue", b"/../dev/mqueue/log"), self._hidden, strict=True):
+            places = (b"/../dev/mqueue", b"/../dev/mqueue/log", b"/../dev/pts")
+            for place, clone in zip(places, self._hidden, strict=True):
                 target = os.open(place, os.O_PATH | os.O_CLOEXEC)
                 kernel.move_mount(clone, target)
                 os.close(target)
@@ -114,8 +115,11 @@ class Tree:
             self._sources[position] = _open_device(op[2])
         elif op[0] == "hidden":
             # mounts already: the file systems they come from are out of reach when they are attached
-            for path, attributes in zip(
-                op[1:], (kernel.MOUNT_ATTR_RDONLY, kernel.MOUNT_ATTR_NOEXEC), strict=True
+            source, log = op[1:]
+            for path, attributes in (
+                (source, kernel.MOUNT_ATTR_RDONLY),
+                (log, kernel.MOUNT_ATTR_NOEXEC),
+                (source, kernel.MOUNT_ATTR_RDONLY),
             ):
                 with gate("source", path):
                     clone = kernel.open_tree(kernel.AT_FDCWD, path, kernel.OPEN_TREE_CLONE)

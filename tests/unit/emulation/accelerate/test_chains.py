@@ -13,7 +13,7 @@ from anyarch.emulation.accelerate.clang import Clang
 from anyarch.emulation.accelerate.golang import Go
 from anyarch.emulation.accelerate.packages import Packages
 from anyarch.emulation.accelerate.rust import Rust
-from anyarch.emulation.accelerate.without import WithoutTwins
+from anyarch.emulation.accelerate.zig import Zig
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.testing.debian_images import native
 
@@ -102,7 +102,7 @@ def test_a_go_of_no_package_has_to_be_of_the_base_image(tmp_path: Path) -> None:
 def test_a_root_without_tool_chains_asks_for_nothing(tmp_path: Path) -> None:
     root = tree(tmp_path / "a", {"base-files": "12"})
 
-    for chain in (Go(), Clang(), Rust(), WithoutTwins()):
+    for chain in (Go(), Clang(), Rust(), Zig()):
         chosen = chain.choose(scene(root, root))
         assert chain.packages(root, "arm64") == {}
         assert (chosen.twins, chosen.files, chosen.emulated) == ([], {}, {})
@@ -146,8 +146,72 @@ def test_a_rustc_of_rustup_has_to_be_of_the_base_image(tmp_path: Path) -> None:
     assert "no native rustc is known" in by_step["/usr/local/rustup/toolchains/mine/bin/rustc"]
 
 
-def test_zig_is_told_to_be_emulated(tmp_path: Path) -> None:
-    zig = "usr/local/lib/python3.11/site-packages/ziglang/zig"
-    root = tree(tmp_path / "a", {}, programs=(zig,))
+WHEEL = "usr/local/lib/python3.11/site-packages/ziglang/zig"
+ARCHIVE = "opt/zig-linux-{}-0.14.0/zig"
 
-    assert list(WithoutTwins().choose(scene(root)).emulated) == [f"/{zig}"]
+
+def zig_of(directory: Path, versions: dict[str, str]) -> Packages:
+    """Programs that call themselves Zig of a version."""
+    tree(directory, {}, programs=tuple(versions))
+    for path, version in versions.items():
+        with (directory / path).open("ab") as file:
+            file.write(f"\0zig {version}\0/proc/self/exe\0".encode())
+    return read(directory)
+
+
+def test_a_zig_of_another_release_than_the_native_one_has_no_twin(tmp_path: Path) -> None:
+    root = zig_of(tmp_path / "a", {WHEEL: "0.14.1", ARCHIVE.format("aarch64"): "0.14.0"})
+    other = zig_of(tmp_path / "b", {WHEEL: "0.15.2"})
+
+    chosen = Zig().choose(scene(root, other, based=1))
+
+    assert chosen.twins == []
+    assert chosen.emulated == {
+        f"/{WHEEL}": "Zig 0.14.1, but 0.15.2 in the native image",
+        f"/{ARCHIVE.format('aarch64')}": "Zig 0.14.0, but none in the native image",
+    }
+
+
+def test_a_zig_has_to_be_of_the_base_image(tmp_path: Path) -> None:
+    root = zig_of(tmp_path / "a", {WHEEL: "0.14.1"})
+
+    chosen = Zig().choose(scene(root, root, based=0))
+
+    assert chosen.emulated == {f"/{WHEEL}": "it is not the base image's, but came by a step"}
+
+
+@pytest.mark.parametrize(
+    ("version", "target", "reason"),
+    [
+        ("0.13.0", "arm64", "Zig 0.13.0 is none of the releases that were compared: 0.14"),
+        (
+            "0.14.0-dev.7+abc",
+            "arm64",
+            "Zig 0.14.0-dev.7+abc is none of the releases that were compared: 0.14",
+        ),
+        ("2", "arm64", "Zig of no known release, but none in the native image"),
+        ("0.14.1", "arm", "no native Zig is known to do the same as that of arm"),
+    ],
+)
+def test_a_zig_that_was_not_compared_has_no_twin(
+    tmp_path: Path, version: str, target: str, reason: str
+) -> None:
+    root = zig_of(tmp_path / "a", {WHEEL: version})
+
+    chosen = Zig().choose(scene(root, root, based=1)._replace(target=target))
+
+    assert chosen.emulated == {f"/{WHEEL}": reason}
+
+
+def test_the_name_of_an_archive_of_zig_has_the_machine_in_it(tmp_path: Path) -> None:
+    machine = native().machine
+    root = zig_of(tmp_path / "a", {ARCHIVE.format("aarch64"): "0.14.0"})
+    sibling = zig_of(tmp_path / "b", {ARCHIVE.format(machine): "0.14.0"})
+    (tmp_path / "a/usr/local").mkdir(parents=True)
+    (tmp_path / "a/usr/local/zig").symlink_to("../../opt/zig-linux-aarch64-0.14.0")
+    root = read(tmp_path / "a")
+
+    (reason,) = Zig().choose(scene(root, sibling, based=1)).emulated.values()
+
+    assert reason.startswith("/lib")  # the program is this machine's `true`, whose loader is missing
+    assert reason.endswith(" is missing")
