@@ -62,7 +62,7 @@ _COMPILER = (
     # further code in the compiler, what it writes of its own runs, languages other than C
     *("-fplugin", "-fpass-plugin", "-load", "-fmodule", "-emit-pch", "-include-pch", "--config"),
     *("-specs", "-fprofile", "-fcoverage-mapping", "-fcrash", "-gen-reproducer", "-ccc", "-fproc-stat"),
-    *("-save-temps", "--save-temps"),
+    *("-save-temps", "--save-temps", "c-header", "c++-header", "-xc-header", "-xc++-header"),
 )
 _PROGRAMS_OF_LLVM = ("ar", "ranlib", "ld.lld")
 
