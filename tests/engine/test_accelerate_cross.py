@@ -154,7 +154,7 @@ def test_options_that_only_the_emulated_compiler_knows_are_left_to_it(shared: Bu
 def test_the_compiler_says_what_it_is_emulated(shared: Builder) -> None:
     image, _ = run(shared, "gcc --version > v; gcc -dumpmachine > m; gcc -print-search-dirs > s; ld -v > l")
 
-    assert "12.2.0-14+deb12u1" in image.read_text("/src/v") or "Debian 12" in image.read_text("/src/v")
+    assert image.read_text("/src/v").splitlines()[0].endswith("(Debian 12.2.0-14+deb12u1) 12.2.0")
     assert image.read_text("/src/m") == "aarch64-linux-gnu\n"
 
 
@@ -211,6 +211,21 @@ ALL_OPTIONS = "; ".join(
     for number, options in enumerate(OPTIONS)
 )
 
+# what build systems ask for
+ANSWERS = """
+for c in gcc g++ cpp; do for o in --version -dumpmachine -dumpversion -dumpfullversion -print-search-dirs \\
+-print-libgcc-file-name -print-multi-lib -print-multi-directory -print-multiarch -print-multi-os-directory \\
+-print-prog-name=ld -print-prog-name=cc1 -print-prog-name=none -print-file-name=libc.so -qversion -V --help \\
+-print-file-name=liblto_plugin.so -print-file-name=none -print-file-name=include --print-file-name=libgcc.a \\
+--print-multiarch --print-prog-name=as --target-help --version=x
+do echo "$c $o"; $c $o; done; done
+LIBRARY_PATH=/src:/lib gcc -print-search-dirs; LIBRARY_PATH=/src gcc -print-file-name=c.c
+cd /usr/bin; ./gcc -print-prog-name=cc1; ./gcc -print-search-dirs; cd /src; ln -s /usr/bin/gcc other
+./other --version
+for t in as ld ar nm ranlib strip objcopy objdump readelf size strings addr2line c++filt
+do $t --version; $t -V < /dev/null; done; as -v < /dev/null; ld -v
+"""
+
 
 @pytest.mark.parametrize(("suite", "architecture", "platform"), TARGETS)
 def test_the_compilers_of_every_target_have_twins_that_make_the_same(
@@ -222,17 +237,21 @@ def test_the_compilers_of_every_target_have_twins_that_make_the_same(
         tmp_path / "build", build_contexts={"debian": base}, accelerate=f"cross,packages={packages}"
     )
     script = f"make -j2 CC=gcc CXX=g++ && ./c > c.out && ./cc > cc.out; {ALL_OPTIONS}"
-    dockerfile = DOCKERFILE.format(script=script)
-    fast = build(dockerfile, platform=platform, files=SOURCES)
-    plain = build(dockerfile, platform=platform, files=SOURCES, accelerate="off")
+    files = {**SOURCES, "ask": ANSWERS}
+    dockerfile = DOCKERFILE.format(script=f"{script}; sh ask > answers 2>&1")
+    dockerfile = dockerfile.replace(" Makefile /src/", " Makefile ask /src/")
+    fast = build(dockerfile, platform=platform, files=files)
+    plain = build(dockerfile, platform=platform, files=files, accelerate="off")
 
     told = [line for line in notes(log(fast)).splitlines() if "emulated" in line]
-    assert told == []
+    # there symbols in bytecode have another byte order
+    other = ("-ld.bfd ", "-nm ") if architecture == "s390x" else ()
+    assert [line for line in told if not any(name in line for name in other)] == []
     # a driver, a compiler and an assembler for each object; three for each of the links; strip
     assert ran(fast)[1] >= 3 * (2 + 2 * len(OPTIONS)) + 3 * 3 + 1
-    files = {path.name: path.read_bytes() for path in plain.path("/src").iterdir()}
-    assert len(files) >= 22
-    assert [name for name, raw in files.items() if fast.path(f"/src/{name}").read_bytes() != raw] == []
+    made = {path.name: path.read_bytes() for path in plain.path("/src").iterdir() if not path.is_symlink()}
+    assert len(made) >= 24
+    assert [name for name, raw in made.items() if fast.path(f"/src/{name}").read_bytes() != raw] == []
 
 
 def test_ubuntu_is_known_by_its_name(tmp_path: Path, base: str, packages: Path) -> None:

@@ -67,6 +67,28 @@ def test_arithmetic_and_memory(tmp_path: Path, machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
+def test_a_byte_is_stored_alone(tmp_path: Path, machine: str) -> None:
+    asm = assembler_for(machine)
+    asm.stack_to(6)
+    asm.add_constant(6, -64)
+    asm.constant(1, 0x1111111111111111)
+    asm.store(1, 6)
+    for place in range(1, 8):  # with and without a prefix, on amd64
+        asm.constant(place % 6, 0xFF05)
+        asm.store(place % 6, 6, place, bits=8)
+    asm.load(2, 6)
+    asm.constant(3, 0x0505050505050511)
+    asm.xor(2, 3)
+    asm.move(0, 2)
+    asm.branch_zero(2, "end")
+    asm.constant(0, 1)
+    asm.label("end")
+    leave(asm)
+
+    assert status(tmp_path, machine, asm) == 0
+
+
+@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize(
     ("condition", "first", "second", "taken"),
     [

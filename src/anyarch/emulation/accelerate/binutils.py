@@ -34,16 +34,19 @@ _PLUGIN = "liblto_plugin.so"
 _DIRECTORIES = ("usr/libexec", "usr/lib")  # where it is in both, the latter leads to the former
 _OF_COMPILERS = "usr/lib/bfd-plugins"
 # GNU's getopt takes an option by its first letters
-_REFUSED = ("--ver", "-V", "-v", "--he", "--pl", "-plugin=", "-flto")
-_LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
+_REFUSED = ("--he", "--pl", "-plugin=", "-flto")
 _LD_REFUSED = (
-    *("--version", "-V", "-v", "--help", "--plugin", "-plugin=", "-flto"),
+    *("--help", "--plugin", "-plugin=", "-flto"),
     # every option of several letters may have one dash or two
-    *("--sysroot", "-sysroot", "-version", "-help", "--verbose"),
+    *("--sysroot", "-sysroot", "-help", "--verb", "-verb"),
     *("-Map", "--Map", "-M", "--print-map", "-print-map", "-rpath-link", "--rpath-link"),
 )
 # what goes to standard output cannot be taken back
-_LD_TELLING = ("-t", "--trace", "-trace", "-y", "--print", "-print", "--cref", "-cref", "--stats", "-stats")
+_LD_TELLING = (
+    *("-t", "--trace", "-trace", "-y", "--print", "-print", "--cref", "-cref", "--stats", "-stats"),
+    *("-v", "-V", "--version", "-version"),
+)
+_LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
 _NEVER_SAID = "no linker says so\n"
 
 
@@ -141,15 +144,16 @@ class Binutils:
         named = ArgumentRule("swap", f"/usr/bin/{self._triplet}-ld", "/usr/bin/ld")
         name = () if self._natives.host == "amd64" else (named,)
         plugin = self._known_plugin("-plugin") or (ArgumentRule("refuse", "-plugin"),)
-        accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
         refused = _refusals(_LD_REFUSED)
         if self._plugin and not self._has_same_numbers:
             # once there is bytecode it fails, before anything comes of these numbers, and is emulated
             wrapper = f"-plugin-opt={self._seen.removesuffix(_PLUGIN)}lto-wrapper"
             plugin = (*plugin, ArgumentRule("swap", wrapper, f"-plugin-opt={HIDDEN}/none"))
-            refused = (*refused, *_refusals(("-plugin-opt=-nop", "-plugin-opt=nop", *_LD_TELLING)))
+            accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
+            more = ("-plugin-opt=-nop", "-plugin-opt=nop", *_LD_TELLING)
+            refused = (*refused, *accepted, *_refusals(more))
             twin = msgspec.structs.replace(twin, trial=_NEVER_SAID)
-        return msgspec.structs.replace(twin, arguments=(root, *name, *plugin, *accepted, *refused))
+        return msgspec.structs.replace(twin, arguments=(root, *name, *plugin, *refused))
 
 
 def foreign_plugin(packages: Packages, triplet: str, gcc: str) -> tuple[int, int] | None:

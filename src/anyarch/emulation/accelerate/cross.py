@@ -73,9 +73,20 @@ _KNOWN_FIXES = {
     # CVE-2023-4039: the frame of functions with stack protector, since 12.2.0-14+deb12u1
     ("12", "arm64", "+deb12u1"): ("-fstack-protector",),
 }
-# a query, a plug-in, a choice by this machine's CPU, other directories, a compressor's level
+# what tells how it was configured, a plug-in, a choice by this machine's CPU, other directories, a
+# compressor's level
 _DRIVER_REFUSED = (
-    *("-v", "--version", "-dumpm", "-dumpv", "-dumps", "-dumpf", "-print", "-###", "--help", "--target-help"),
+    *(
+        "-v",
+        "--verb",
+        "-Wl,-v",
+        "-Wl,--v",
+        "-Wl,--help",
+        "-dumps",
+        "-print-sysroot",
+        "--print-sysroot",
+        "-###",
+    ),
     *("-Q", "-march=native", "-mcpu=native", "-mtune=native", "-fplugin", "-specs", "--specs", "-B"),
     *("-wrapper", "--sysroot", "-isysroot", "-flto-c", "-fuse-ld", "-save-temps", "-no-canonical-prefixes"),
     *("-pass-exit-codes", "-time", "-fprofile", "--coverage", "-fdump", "-static-libasan", "-iprefix"),

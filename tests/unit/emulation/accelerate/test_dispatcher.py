@@ -17,11 +17,13 @@ from anyarch.emulation.accelerate.dispatcher import (
     Condition,
     EnvironmentRule,
     Identity,
+    Place,
     Twin,
     identity,
     read_log,
 )
 from anyarch.emulation.accelerate.machine_code import code
+from anyarch.emulation.accelerate.places import encoded
 
 
 def test_a_file_is_known_by_size_time_and_first_page() -> None:
@@ -49,6 +51,17 @@ def test_whatever_a_step_writes_to_the_log_is_taken(raw: bytes) -> None:
     assert set(found) <= {0, 1, 2}
 
 
+def test_places_are_told_apart_by_whether_files_are_known() -> None:
+    directory, file = Place("/d", ("a", "b")), Place("/d/a", files=((258, -1), (3, 4)))
+    words = struct.pack("<4Q", 258, (1 << 64) - 1, 3, 4)
+
+    assert encoded([]) == b"\0"
+    assert encoded([Place("/d")]) == b"\2/d\0\0"
+    assert encoded([directory, file]) == (
+        b"\2/d\0\1a\0\1b\0" + b"\3/d/a\0\1" + words[:16] + b"\1" + words[16:] + b"\0"
+    )
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_the_code_is_made_for_every_host_and_is_the_same_each_time(host: str) -> None:
     twin = Twin(
@@ -58,9 +71,11 @@ def test_the_code_is_made_for_every_host_and_is_the_same_each_time(host: str) ->
         (
             Condition((), (EnvironmentRule("LD_"), EnvironmentRule("LANG=", ("", "C")))),
             Condition(("LC_ALL=",)),
+            Condition(places=(Place("/d", ("a", "b")), Place("/d/a", files=((1, 2), (3, 4))))),
         ),
         (ArgumentRule("refuse", "-x"), ArgumentRule("next", "-p", "/a"), ArgumentRule("swap", "/a", "/b")),
         ("-v",),
+        expands=True,
     )
     first = code(assembler_for(host), [twin] * 200, host=host, go_on=-0x1000)
 
