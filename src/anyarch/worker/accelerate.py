@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/25"
+_VERSION = "twins/26"
 
 
 class Acceleration:

@@ -288,6 +288,10 @@ def _compiler(
                 refused = (*refused, *options) if name.startswith("cc1") else refused
         if offloading_differs(theirs, ours):
             known = offloading_rules(TARGETS[target].multiarch, gcc)
+            if name not in _PARTS:
+                refused = (*refused, "-flto")  # it adds an option of offloading for -lm and C++
+            elif name == "lto1":
+                known = (*_known(("-foffload-options=-l_GCC_m",)), *known)  # told in debug information
     texts |= _directories(ours, target)
     fix: Callable[[Program], None] | None = None
     if name in ("cc1", "cc1plus"):
