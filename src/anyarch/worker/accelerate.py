@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/26"
+_VERSION = "twins/27"
 
 
 class Acceleration:

@@ -117,7 +117,7 @@ class Condition(msgspec.Struct, frozen=True, order=True):
 class Twin(msgspec.Struct, frozen=True, order=True):
     """`path` of the foreign program, `program` of the native one below `HIDDEN`. One of `conditions` has to
     hold, where there are any; if none does, the next twin in a table counts if it is for the same file.
-    `insert` are arguments that it gets behind its first one, `append` behind all.
+    `append` are arguments that it gets behind all others.
 
     With a `trial` the twin is tried: what it says is held back, and if it fails nothing of that is seen, but
     the program is emulated. From the moment that it says `trial` it is no longer one: then all that it says
@@ -133,7 +133,6 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     conditions: tuple[Condition, ...] = ()
     arguments: tuple[ArgumentRule, ...] = ()
     append: tuple[str, ...] = ()
-    insert: tuple[str, ...] = ()
     trial: str = ""
     expands: bool = False
 

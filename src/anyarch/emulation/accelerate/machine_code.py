@@ -54,10 +54,10 @@ _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV, _GIVEN, _RESPONSE = 0, 0x200, 0x1800, 0x1808, 0x1810, 0x1818
 _DIFFERS, _PLACES = 0x1900, 0x1908
 _MOST_APPENDED = 30
-_ENTRY = struct.Struct("<18Q")
+_ENTRY = struct.Struct("<17Q")
 _HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
 _ENV_AT, _NEED_AT, _FIRST_AT, _ASKED_AT, _CALLED_AT, _HERE_AT, _PLACES_AT = range(40, 96, 8)
-_ARGS_AT, _INSERT_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT, _EXPANDS_AT = range(96, 144, 8)
+_ARGS_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT, _EXPANDS_AT = range(96, 136, 8)
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -527,10 +527,9 @@ def _check_suffix(asm: Assembler) -> None:
 
 
 def _copy_arguments(asm: Assembler) -> None:
-    """Below the frame: argv from the program's own name on, what the twin is given behind the first argument
-    and what behind all. `limit` is at that name then, which may be swapped too, and the place of the copy is
-    kept in the frame."""
-    a, _, c, d, _entry, frame, limit, _top = range(8)
+    """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
+    at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
+    a, b, c, d, entry, frame, limit, _top = range(8)
     asm.load(c, frame, _GIVEN)
     asm.move(d, frame)
     asm.label("copy_room")
@@ -547,16 +546,6 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.store(d, frame, _ARGV)
     asm.move(limit, d)
     asm.load(c, frame, _GIVEN)
-    for _ in range(2):  # the name and the first argument
-        asm.load(a, c)
-        asm.branch_zero(a, "copy_rest")
-        asm.store(a, d)
-        asm.add_constant(c, 8)
-        asm.add_constant(d, 8)
-    asm.store(c, frame, _MESSAGE)
-    _copy_texts(asm, "insert", _INSERT_AT, "copy_on")
-    asm.label("copy_on")
-    asm.load(c, frame, _MESSAGE)
     asm.label("copy")
     asm.load(a, c)
     asm.branch_zero(a, "copy_rest")
@@ -565,29 +554,23 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.add_constant(d, 8)
     asm.jump("copy")
     asm.label("copy_rest")
-    _copy_texts(asm, "rest", _REST_AT, "rest_done")
-    asm.label("rest_done")
-    asm.constant(a, 0)
-    asm.store(a, d)
-
-
-def _copy_texts(asm: Assembler, name: str, offset: int, end: str) -> None:
-    """The addresses of texts of the entry, each behind the mark _ITEM, to where d points; then to `end`."""
-    a, b, c, d, entry = range(5)
-    asm.load(b, entry, offset)
+    asm.load(b, entry, _REST_AT)  # texts, each behind the mark _ITEM
     asm.address(c, "texts")
     asm.add(b, c)
-    asm.label(name)
+    asm.label("rest")
     asm.load(a, b, bits=8)
-    asm.branch_zero(a, end)
+    asm.branch_zero(a, "rest_done")
     asm.add_constant(b, 1)
     asm.store(b, d)
     asm.add_constant(d, 8)
-    asm.label(f"{name}_skip")
+    asm.label("rest_skip")
     asm.load(a, b, bits=8)
     asm.add_constant(b, 1)
-    asm.branch_zero(a, name)
-    asm.jump(f"{name}_skip")
+    asm.branch_zero(a, "rest")
+    asm.jump("rest_skip")
+    asm.label("rest_done")
+    asm.constant(a, 0)
+    asm.store(a, d)
 
 
 def _run(asm: Assembler) -> None:
@@ -758,12 +741,9 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         name = text(twin.path.encode() + b"\0")
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + _END)
-        insert, rest = (
-            text(b"".join(_ITEM + item.encode() + b"\0" for item in items) + _END)
-            for items in (twin.insert, twin.append)
-        )
+        rest = text(b"".join(_ITEM + item.encode() + b"\0" for item in twin.append) + _END)
         trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
-        assert len(twin.insert) + len(twin.append) <= _MOST_APPENDED
+        assert len(twin.append) <= _MOST_APPENDED
         conditions = [
             (
                 text(b"".join(map(_environment_rule, one.rules)) + _END),
@@ -778,7 +758,7 @@ def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         ]
         for each in twin.identities:
             known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rest_of = (arguments, insert, rest, number, trial, int(twin.expands))
+            rest_of = (arguments, rest, number, trial, int(twin.expands))
             rows += [_ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
     asm.align(8)
     asm.label("entries")
