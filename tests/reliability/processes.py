@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,7 +86,11 @@ class Family:
 
 @contextmanager
 def family() -> Iterator[Family]:
-    """A family that ends with the block."""
+    """A family that ends with the block. Its processes can be asked to stop, also below `nohup` and in the
+    background of a shell, which have signals ignored for all that they start."""
+    ignored = [one for one in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(one) == signal.SIG_IGN]
+    for one in ignored:
+        signal.signal(one, signal.SIG_DFL)
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     found = Family()
@@ -94,6 +99,8 @@ def family() -> Iterator[Family]:
     finally:
         found.end()
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        for one in ignored:
+            signal.signal(one, signal.SIG_IGN)
 
 
 def mounts_below(directory: Path) -> list[str]:
