@@ -1,4 +1,4 @@
-"""Real programs that are optimized at link time come out the same, and on one target are emulated for that.
+"""Real programs that are optimized at link time come out the same, and on two targets are emulated for that.
 
 Minutes each, as `test_accelerate_packages`.
 """
@@ -28,9 +28,9 @@ SLIM, FAT = "-flto=auto", "-flto=2 -ffat-lto-objects"
 RELEASES = {**TARGETS, "linux/arm64": ("arm64", "trixie")}
 CASES = [
     *[("linux/arm64", *each) for each in (("zlib", FAT), ("fmt", SLIM))],
-    *[("linux/arm/v7", *each) for each in (("zlib", SLIM), ("fmt", FAT))],
-    *[("linux/riscv64", *each) for each in (("lua", SLIM), ("jq", FAT))],
-    *[("linux/ppc64le", *each) for each in (("zlib", FAT), ("jq", SLIM))],
+    *[("linux/arm/v7", *each) for each in (("zlib", SLIM), ("fmt", FAT))],  # emulated
+    *[("linux/riscv64", *each) for each in (("lua", SLIM), ("fmt", FAT))],
+    *[("linux/ppc64le", *each) for each in (("zlib", FAT), ("fmt", SLIM))],
 ]
 ASKS = "an argument asks for what only the emulated one knows"
 # names of sections are random without a seed
@@ -75,7 +75,8 @@ def test_every_file_that_a_build_makes_is_the_same(
     objects = [plain.path(f"/src/{path}").read_bytes() for path in made if path.endswith((".o", ".lo"))]
     assert len([raw for raw in objects if b".gnu.lto_" in raw]) >= 1
     emulated = [line for line in notes(log(fast)).splitlines() if "emulated" in line]
-    assert [line for line in emulated if "/cc1" in line or "lto" in line or "ld.bfd" in line] == []
+    told = [line for line in emulated if "/cc1" in line or "lto" in line or "ld.bfd" in line]
+    assert bool(told) == (platform == "linux/arm/v7")
 
 
 SCRIPT = """

@@ -66,8 +66,9 @@ class Binutils:
     ) -> None:
         self._natives = natives
         self._triplet = TARGETS[target].multiarch
-        # of symbols in bytecode the plug-in tells names as they are, numbers in its machine's byte order
-        self._has_same_numbers = TARGETS[target].is_little
+        # of symbols in bytecode the plug-in tells names as they are, numbers in its machine's byte order; and
+        # with words of 32 bits, C++ that was linked came out different
+        self._reads_bytecode = TARGETS[target].is_little and TARGETS[target].bits == 64
         self._conditions = conditions
         self._plugin, self._seen = self._native_plugin(gcc)
         foreign = (foreign_plugin(packages, self._triplet, gcc) for packages in targets)
@@ -105,7 +106,7 @@ class Binutils:
                 msgspec.structs.replace(one, here=True, places=places) for one in self._conditions
             )
             rules = _refusals(_REFUSED)
-            if name != "nm" or self._has_same_numbers:
+            if name != "nm" or self._reads_bytecode:
                 rules = (*self._known_plugin("--plugin"), *rules)
             elif natives is not self._natives:
                 continue
@@ -145,7 +146,7 @@ class Binutils:
         name = () if self._natives.host == "amd64" else (named,)
         plugin = self._known_plugin("-plugin") or (ArgumentRule("refuse", "-plugin"),)
         refused = _refusals(_LD_REFUSED)
-        if self._plugin and not self._has_same_numbers:
+        if self._plugin and not self._reads_bytecode:
             # once there is bytecode it fails, before anything comes of these numbers, and is emulated
             wrapper = f"-plugin-opt={self._seen.removesuffix(_PLUGIN)}lto-wrapper"
             plugin = (*plugin, ArgumentRule("swap", wrapper, f"-plugin-opt={HIDDEN}/none"))

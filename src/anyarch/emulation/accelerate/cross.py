@@ -64,7 +64,7 @@ _OPTIONAL = (
     "libsframe2",
     "libsframe3",
 )
-_SAME_BYTECODE = ("arm64", "arm", "riscv64", "ppc64le")  # of these it was seen
+_SAME_BYTECODE = ("arm64", "riscv64", "ppc64le")  # of these it was seen; on arm C++ differed
 _LTO = ("lto1", "lto-wrapper")
 _PARTS = ("cc1", "cc1plus", "collect2", *_LTO)
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
@@ -193,7 +193,8 @@ def choose_compilers(
 
 def _has_same_bytecode(root: Packages, native: Packages, target: str) -> bool:
     """Whether native compilers write and read what emulated ones do for optimizing at link time. It has
-    numbers in the byte order of the compiler's machine, and is compressed."""
+    numbers in the byte order of the compiler's machine, is compressed, and of C++ depends on how wide
+    that machine's words are, too."""
     own = root.version("libzstd1")
     if target not in _SAME_BYTECODE or (own and not is_same_source(own, native.version("libzstd1"))):
         return False
