@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from anyarch.emulation.accelerate.dispatcher import Condition, Identity
     from anyarch.emulation.accelerate.packages import Packages
 
-__all__ = ["PROGRAMS", "Binutils", "foreign_plugin", "owner_of"]
+__all__ = ["PROGRAMS", "SAME_BYTECODE", "Binutils", "foreign_plugin", "owner_of"]
 
 _LOADING = ("ar", "nm", "ranlib", "strip", "objcopy", "objdump", "size", "addr2line", "strings")
 PROGRAMS = ("as", "ld.bfd", "readelf", "c++filt", *_LOADING)
 """Behind the triplet and a dash."""
+
+SAME_BYTECODE = ("arm64", "riscv64", "ppc64le")
+"""Where native compilers write the same bytecode, and link the same of it, as seen with programs of C and
+C++; on arm C++ differed."""
 
 _PLUGIN = "liblto_plugin.so"
 _DIRECTORIES = ("usr/libexec", "usr/lib")  # where it is in both, the latter leads to the former
@@ -68,7 +72,7 @@ class Binutils:
         self._triplet = TARGETS[target].multiarch
         # of symbols in bytecode the plug-in tells names as they are, numbers in its machine's byte order; and
         # with words of 32 bits, C++ that was linked came out different
-        self._reads_bytecode = TARGETS[target].is_little and TARGETS[target].bits == 64
+        self._reads_bytecode = target in SAME_BYTECODE
         self._conditions = conditions
         self._plugin, self._seen = self._native_plugin(gcc)
         foreign = (foreign_plugin(packages, self._triplet, gcc) for packages in targets)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.binutils import PROGRAMS, Binutils, foreign_plugin, owner_of
+from anyarch.emulation.accelerate.binutils import PROGRAMS, SAME_BYTECODE, Binutils, foreign_plugin, owner_of
 from anyarch.emulation.accelerate.configuration import (
     check_configuration,
     check_specs,
@@ -64,7 +64,6 @@ _OPTIONAL = (
     "libsframe2",
     "libsframe3",
 )
-_SAME_BYTECODE = ("arm64", "riscv64", "ppc64le")  # of these it was seen; on arm C++ differed
 _LTO = ("lto1", "lto-wrapper")
 _PARTS = ("cc1", "cc1plus", "collect2", *_LTO)
 _IDENT = re.compile(rb"\((?:Debian|Ubuntu) [^)\0]{1,60}\) (?=\0)")
@@ -196,7 +195,7 @@ def _has_same_bytecode(root: Packages, native: Packages, target: str) -> bool:
     numbers in the byte order of the compiler's machine, is compressed, and of C++ depends on how wide
     that machine's words are, too."""
     own = root.version("libzstd1")
-    if target not in _SAME_BYTECODE or (own and not is_same_source(own, native.version("libzstd1"))):
+    if target not in SAME_BYTECODE or (own and not is_same_source(own, native.version("libzstd1"))):
         return False
     try:
         if own:
