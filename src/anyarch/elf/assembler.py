@@ -14,7 +14,7 @@ from anyarch.errors import NotSupported
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["HOSTS", "REGISTERS", "SYSTEM_CALLS", "Assembler", "assembler_for"]
+__all__ = ["AT_FDCWD", "HOSTS", "O_CLOEXEC", "REGISTERS", "SYSTEM_CALLS", "Assembler", "assembler_for"]
 
 REGISTERS = 8
 
@@ -23,13 +23,15 @@ _NUMBERS = (
     *(("openat", 257, 56), ("newfstatat", 262, 79), ("fstat", 5, 80), ("pread64", 17, 67), ("read", 0, 63)),
     *(("write", 1, 64), ("close", 3, 57), ("fcntl", 72, 25), ("dup3", 292, 24), ("pipe2", 293, 59)),
     *(("clone", 56, 220), ("execve", 59, 221), ("wait4", 61, 260), ("exit", 231, 94), ("kill", 62, 129)),
-    *(("getpid", 39, 172), ("prctl", 157, 167), ("brk", 12, 214)),
-    ("getdents64", 217, 61),
+    *(("getpid", 39, 172), ("prctl", 157, 167), ("brk", 12, 214), ("getdents64", 217, 61)),
 )
 SYSTEM_CALLS = {
     "amd64": {name: number for name, number, _ in _NUMBERS},
     "arm64": {name: number for name, _, number in _NUMBERS},
 }
+
+AT_FDCWD, O_CLOEXEC = -100, 0o2000000
+"""Arguments of these: include/uapi/linux/fcntl.h, asm-generic/fcntl.h, the same on both machines."""
 
 
 class Assembler:

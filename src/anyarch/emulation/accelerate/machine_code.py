@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from anyarch.elf.assembler import assembler_for
+from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC, assembler_for
 from anyarch.elf.edit import PF_R, PF_X, Program
 from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
@@ -28,6 +28,7 @@ from anyarch.emulation.accelerate.dispatcher import (
 )
 from anyarch.emulation.accelerate.places import check_places, encoded
 from anyarch.emulation.accelerate.response import expand, give_memory_back
+from anyarch.emulation.accelerate.texts import begins, compare, find, pass_over
 from anyarch.emulation.accelerate.trial import NOT_STARTED, try_out
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ _STAT_DEVICE, _STAT_NUMBER, _STAT_SIZE, _STAT_MTIME = 0, 8, 48, 88  # struct sta
 _STAT_MODE = {"amd64": 24, "arm64": 16}
 _STAT_LINKS = {"amd64": 16, "arm64": 20}
 _SET_ID = 0o6000
-_O_RDONLY_CLOEXEC, _O_APPEND_CLOEXEC = 0o2000000, 0o2000000 | 0o2000 | 0o1
-_AT_FDCWD = -100
+_O_APPEND = 0o2000 | 0o1  # to write
 _AT_EXECFD = 2
 _F_SETFD, _FD_CLOEXEC = 2, 1
 
@@ -92,8 +92,8 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     asm.store(a, frame, _DIFFERS)
 
     asm.load(b, top, 16)
-    asm.constant(a, _AT_FDCWD)
-    asm.constant(c, _O_RDONLY_CLOEXEC)
+    asm.constant(a, AT_FDCWD)
+    asm.constant(c, O_CLOEXEC)
     asm.constant(d, 0)
     asm.system_call("openat", a, b, c, d)
     asm.branch_negative(a, "emulate")
@@ -183,11 +183,9 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
 
 def _check_name(asm: Assembler) -> None:
     """What the program is called by against the names of the entry: b in those, limit = the name."""
-    a, b, c, d, entry, _frame, limit, top = range(8)
+    a, b, c, d, _entry, _frame, limit, top = range(8)
     asm.label("known")
-    asm.load(b, entry, _CALLED_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _CALLED_AT)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "name_ok")
     asm.add_constant(b, 1)
@@ -208,41 +206,19 @@ def _check_name(asm: Assembler) -> None:
     asm.jump("called")
     asm.label("called_end")
     asm.move(a, limit)
-    asm.label("wrapper_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "wrapper_skip")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "wrapper")
-    asm.jump("wrapper_compare")
+    compare(asm, "wrapper_compare", differs="wrapper_skip", equal="wrapper")
     asm.label("wrapper")
     asm.load(limit, top, 32)  # behind the program's own name
     asm.branch_zero(limit, "refuse_name")
     asm.jump("called_rule")
-    asm.label("wrapper_skip")
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "called_rule")
-    asm.jump("wrapper_skip")
+    pass_over(asm, "wrapper_skip", to="called_rule")
     asm.label("called_rule")  # b at a mark: _ITEM or _END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "refuse_name")
     asm.add_constant(b, 1)
     asm.move(a, limit)
-    asm.label("called_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "called_skip")
-    asm.branch_zero(c, "name_ok")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("called_compare")
-    asm.label("called_skip")
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "called_rule")
-    asm.jump("called_skip")
+    compare(asm, "called_compare", differs="called_skip", equal="name_ok")
+    pass_over(asm, "called_skip", to="called_rule")
 
 
 def _check_place(asm: Assembler, links: int) -> None:
@@ -255,10 +231,8 @@ def _check_place(asm: Assembler, links: int) -> None:
     asm.load(a, frame, links, bits=32)
     asm.constant(b, 1)
     asm.branch("ne", a, b, "refuse_place")
-    asm.load(b, entry, _NAME_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
-    asm.constant(a, _AT_FDCWD)
+    find(asm, _NAME_AT)
+    asm.constant(a, AT_FDCWD)
     asm.move(c, frame)
     asm.add_constant(c, _HEAD)
     asm.move(limit, c)
@@ -273,32 +247,20 @@ def _check_place(asm: Assembler, links: int) -> None:
 
 def _check_environment(asm: Assembler) -> None:
     """Every variable against every rule: a = variable, b = rule, c and d bytes, limit = place in envp."""
-    a, b, c, d, entry, frame, limit, _top = range(8)
+    a, b, c, d, _entry, frame, limit, _top = range(8)
     asm.label("place_ok")
     _variables(asm, limit)
     asm.label("variable")
     asm.load(a, limit)
     asm.branch_zero(a, "needs")
-    asm.load(b, entry, _ENV_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _ENV_AT)
     asm.label("variable_rule")  # b at a mark: _PREFIX or _END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "next_variable")
     asm.add_constant(b, 1)
     asm.load(a, limit)
-    asm.label("variable_compare")
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "variable_allowed")
-    asm.load(d, a, bits=8)
-    asm.add_constant(a, 1)
-    asm.branch("eq", c, d, "variable_compare")
-    asm.label("skip_rule")  # to the NUL of this text, then over its items
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "skip_items")
-    asm.jump("skip_rule")
+    begins(asm, "variable_compare", so="variable_allowed")
+    pass_over(asm, "skip_rule", to="skip_items")  # this text, then its items
     asm.label("skip_items")
     asm.load(c, b, bits=8)
     asm.constant(d, _ITEM[0])
@@ -312,19 +274,8 @@ def _check_environment(asm: Assembler) -> None:
     asm.branch("ne", c, d, "refuse_environment")
     asm.add_constant(b, 1)
     asm.store(a, frame, _MESSAGE)
-    asm.label("item_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "item_differs")
-    asm.branch_zero(c, "next_variable")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("item_compare")
-    asm.label("item_differs")
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "item_end")
-    asm.jump("item_differs")
+    compare(asm, "item_compare", differs="item_differs", equal="next_variable")
+    pass_over(asm, "item_differs", to="item_end")
     asm.label("item_end")
     asm.load(a, frame, _MESSAGE)
     asm.jump("variable_allowed")
@@ -346,11 +297,9 @@ def _variables(asm: Assembler, place: int) -> None:
 
 def _check_needs(asm: Assembler) -> None:
     """For every need some variable that begins with it; the first argument, and one that has to be given."""
-    a, b, c, d, entry, frame, limit, top = range(8)
+    a, b, c, d, _entry, frame, limit, top = range(8)
     asm.label("needs")
-    asm.load(b, entry, _NEED_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _NEED_AT)
     asm.label("need")  # b at a mark: _ITEM or _END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "first")
@@ -361,35 +310,19 @@ def _check_needs(asm: Assembler) -> None:
     asm.load(a, limit)
     asm.branch_zero(a, "refuse_environment")
     asm.load(b, frame, _ARGV)
-    asm.label("need_compare")
-    asm.load(c, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(c, "need")
-    asm.load(d, a, bits=8)
-    asm.add_constant(a, 1)
-    asm.branch("eq", c, d, "need_compare")
+    begins(asm, "need_compare", so="need")
     asm.add_constant(limit, 8)
     asm.jump("need_variable")
     asm.label("first")
-    asm.load(b, entry, _FIRST_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _FIRST_AT)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "asked")
     asm.load(a, top, 32)  # behind the program's own name
     asm.branch_zero(a, "refuse_environment")
-    asm.label("first_compare")
-    asm.load(c, b, bits=8)
-    asm.branch_zero(c, "asked")
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "refuse_environment")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("first_compare")
+    begins(asm, "first_compare", so="asked")
+    asm.jump("refuse_environment")
     asm.label("asked")
-    asm.load(b, entry, _ASKED_AT)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _ASKED_AT)
     asm.store(b, frame, _ARGV)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "environment_ok")
@@ -399,17 +332,12 @@ def _check_needs(asm: Assembler) -> None:
     asm.load(a, limit)
     asm.branch_zero(a, "refuse_environment")
     asm.load(b, frame, _ARGV)
-    asm.label("asked_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch_zero(c, "asked_end")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.branch("eq", c, d, "asked_compare")
+    begins(asm, "asked_compare", so="asked_end")
     asm.jump("asked_on")
     asm.label("asked_end")  # of the text: of the argument too, unless a value follows
+    asm.load(d, a, bits=8)
     asm.branch_zero(d, "environment_ok")
-    asm.add_constant(b, -1)
+    asm.add_constant(b, -2)
     asm.load(c, b, bits=8)
     asm.constant(d, ord("="))
     asm.branch("eq", c, d, "environment_ok")
@@ -421,7 +349,7 @@ def _check_needs(asm: Assembler) -> None:
 def _check_arguments(asm: Assembler) -> None:
     """Every argument against every rule. What is swapped is swapped in a copy of argv, in a second pass: the
     emulator, if it comes to that, is to see what was given."""
-    a, b, c, d, entry, frame, limit, _top = range(8)
+    a, b, c, d, _entry, frame, limit, _top = range(8)
     for number in (1, 2):
         end = f"arguments_done{number}"
         if number == 1:
@@ -432,9 +360,7 @@ def _check_arguments(asm: Assembler) -> None:
         asm.label(f"argument{number}")
         asm.load(a, limit)
         asm.branch_zero(a, end)
-        asm.load(b, entry, _ARGS_AT)
-        asm.address(c, "texts")
-        asm.add(b, c)
+        find(asm, _ARGS_AT)
         asm.label(f"argument_rule{number}")
         asm.load(c, b, bits=8)
         asm.branch_zero(c, f"next_argument{number}")
@@ -444,23 +370,10 @@ def _check_arguments(asm: Assembler) -> None:
         if number == 1:
             asm.constant(d, _SUFFIX[0])
             asm.branch("eq", c, d, "argument_suffix")
-        asm.label(f"argument_compare{number}")
-        asm.load(c, b, bits=8)
-        asm.add_constant(b, 1)
-        asm.branch_zero(c, f"argument_prefix{number}")
-        asm.load(d, a, bits=8)
-        asm.add_constant(a, 1)
-        asm.branch("eq", c, d, f"argument_compare{number}")
-        asm.label(f"argument_skip{number}")
-        asm.load(c, b, bits=8)
-        asm.add_constant(b, 1)
-        asm.branch_zero(c, f"argument_skip_value{number}")
-        asm.jump(f"argument_skip{number}")
-        asm.label(f"argument_skip_value{number}")  # every rule has a second text
-        asm.load(c, b, bits=8)
-        asm.add_constant(b, 1)
-        asm.branch_zero(c, f"argument_rule{number}")
-        asm.jump(f"argument_skip_value{number}")
+        begins(asm, f"argument_compare{number}", so=f"argument_prefix{number}")
+        pass_over(asm, f"argument_skip{number}", to=f"argument_skip_value{number}")
+        # every rule has a second text
+        pass_over(asm, f"argument_skip_value{number}", to=f"argument_rule{number}")
         # the argument begins with the rule's text; a behind it, b at the second text
         asm.label(f"argument_prefix{number}")
         asm.load(c, frame, _MESSAGE)
@@ -481,14 +394,7 @@ def _check_arguments(asm: Assembler) -> None:
             asm.branch("ne", c, d, "argument_skip_value1")
             asm.load(a, limit, 8)
             asm.branch_zero(a, "refuse_argument")
-            asm.label("value_compare")
-            asm.load(c, b, bits=8)
-            asm.load(d, a, bits=8)
-            asm.branch("ne", c, d, "refuse_argument")
-            asm.add_constant(a, 1)
-            asm.add_constant(b, 1)
-            asm.branch_zero(c, "argument_rule1")
-            asm.jump("value_compare")
+            compare(asm, "value_compare", differs="refuse_argument", equal="argument_rule1")
         else:
             asm.constant(d, _SWAP[0])
             asm.branch("ne", c, d, "argument_skip_value2")
@@ -503,20 +409,13 @@ def _check_arguments(asm: Assembler) -> None:
 
 def _check_suffix(asm: Assembler) -> None:
     """Whether the argument at a ends with the text at b."""
-    a, b, c, d, _entry, frame = range(6)
+    a, b, _c, d, _entry, frame = range(6)
     asm.label("argument_suffix")
     asm.store(b, frame, _ARGV)
     asm.label("suffix_from")
     asm.store(a, frame, _STAT)
     asm.load(b, frame, _ARGV)
-    asm.label("suffix_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "suffix_differs")
-    asm.branch_zero(c, "refuse_argument")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("suffix_compare")
+    compare(asm, "suffix_compare", differs="suffix_differs", equal="refuse_argument")
     asm.label("suffix_differs")
     asm.load(a, frame, _STAT)
     asm.load(d, a, bits=8)
@@ -529,7 +428,7 @@ def _check_suffix(asm: Assembler) -> None:
 def _copy_arguments(asm: Assembler) -> None:
     """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
     at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
-    a, b, c, d, entry, frame, limit, _top = range(8)
+    a, b, c, d, _entry, frame, limit, _top = range(8)
     asm.load(c, frame, _GIVEN)
     asm.move(d, frame)
     asm.label("copy_room")
@@ -554,20 +453,14 @@ def _copy_arguments(asm: Assembler) -> None:
     asm.add_constant(d, 8)
     asm.jump("copy")
     asm.label("copy_rest")
-    asm.load(b, entry, _REST_AT)  # texts, each behind the mark _ITEM
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, _REST_AT)  # texts, each behind the mark _ITEM
     asm.label("rest")
     asm.load(a, b, bits=8)
     asm.branch_zero(a, "rest_done")
     asm.add_constant(b, 1)
     asm.store(b, d)
     asm.add_constant(d, 8)
-    asm.label("rest_skip")
-    asm.load(a, b, bits=8)
-    asm.add_constant(b, 1)
-    asm.branch_zero(a, "rest")
-    asm.jump("rest_skip")
+    pass_over(asm, "rest_skip", to="rest")
     asm.label("rest_done")
     asm.constant(a, 0)
     asm.store(a, d)
@@ -650,14 +543,7 @@ def _run(asm: Assembler) -> None:
     asm.address(b, "texts")
     asm.add(a, b)
     asm.load(b, top, 16)
-    asm.label("name_compare")
-    asm.load(c, a, bits=8)
-    asm.load(d, b, bits=8)
-    asm.branch("ne", c, d, "name_on")
-    asm.branch_zero(c, "replaced")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("name_compare")
+    compare(asm, "name_compare", differs="name_on", equal="replaced")
     asm.label("name_on")
     asm.add_constant(entry, _ENTRY.size)
     asm.jump("name")
@@ -709,8 +595,8 @@ def _tell(asm: Assembler) -> None:
     asm.add(a, b)
     asm.store(a, frame, _MESSAGE)
     asm.address(b, "log")
-    asm.constant(a, _AT_FDCWD)
-    asm.constant(c, _O_APPEND_CLOEXEC)
+    asm.constant(a, AT_FDCWD)
+    asm.constant(c, _O_APPEND | O_CLOEXEC)
     asm.constant(d, 0)
     asm.system_call("openat", a, b, c, d)
     asm.branch_negative(a, "told")

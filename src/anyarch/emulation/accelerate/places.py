@@ -9,6 +9,9 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC
+from anyarch.emulation.accelerate.texts import compare, find, pass_over
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -19,9 +22,7 @@ __all__ = ["check_places", "encoded"]
 
 _END, _ITEM, _DIRECTORY, _FILE = b"\0", b"\1", b"\2", b"\3"
 _WORDS = struct.Struct("<2Q")
-_AT_FDCWD = -100
 _O_DIRECTORY = {"amd64": 0o200000, "arm64": 0o40000}
-_O_CLOEXEC = 0o2000000
 _LENGTH_AT, _NAME_AT = 16, 19  # struct linux_dirent64
 _ROOM = 4096
 
@@ -42,11 +43,9 @@ def check_places(
 ) -> None:
     """On to what follows if the places of an entry (`rules_at`) are as it has them, else to `refuse_places`.
     From `frame_at` on four words of the frame are free, from `room_at` on a page."""
-    a, b, c, d, entry, frame, limit, _top = range(8)
+    a, b, c, d, _entry, frame, limit, _top = range(8)
     rule, opened, place, end = (frame_at + 8 * number for number in range(4))
-    asm.load(b, entry, rules_at)
-    asm.address(c, "texts")
-    asm.add(b, c)
+    find(asm, rules_at)
     asm.label("place")  # b at a mark
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "places_ok")
@@ -54,12 +53,12 @@ def check_places(
     asm.constant(d, _FILE[0])
     asm.branch("eq", c, d, "file_place")
 
-    asm.constant(a, _AT_FDCWD)
-    asm.constant(c, _O_DIRECTORY[host] | _O_CLOEXEC)
+    asm.constant(a, AT_FDCWD)
+    asm.constant(c, _O_DIRECTORY[host] | O_CLOEXEC)
     asm.constant(d, 0)
     asm.move(limit, b)
     asm.system_call("openat", a, limit, c, d)
-    _skip_text(asm, b, c, "directory_path")
+    pass_over(asm, "directory_path")
     asm.store(b, frame, rule)
     asm.store(a, frame, opened)
     asm.branch_negative(a, "directory_done")  # nothing can be loaded from there
@@ -97,17 +96,8 @@ def check_places(
     asm.branch("ne", c, d, "directory_differs")
     asm.add_constant(b, 1)
     asm.load(a, frame, place)
-    asm.label("file_compare")
-    asm.load(c, b, bits=8)
-    asm.load(d, a, bits=8)
-    asm.branch("ne", c, d, "file_other")
-    asm.branch_zero(c, "file_next")
-    asm.add_constant(a, 1)
-    asm.add_constant(b, 1)
-    asm.jump("file_compare")
-    asm.label("file_other")
-    _skip_text(asm, b, c, "file_other_name")
-    asm.jump("file_name")
+    compare(asm, "file_compare", differs="file_other", equal="file_next")
+    pass_over(asm, "file_other", to="file_name")
     asm.label("file_next")
     asm.load(a, limit, _LENGTH_AT, bits=32)
     asm.constant(c, 0xFFFF)
@@ -127,18 +117,17 @@ def check_places(
     asm.load(c, b, bits=8)
     asm.constant(d, _ITEM[0])
     asm.branch("ne", c, d, "place")
-    _skip_text(asm, b, c, "directory_name")
-    asm.jump("directory_names")
+    pass_over(asm, "directory_name", to="directory_names")
 
     asm.label("file_place")
-    asm.constant(a, _AT_FDCWD)
+    asm.constant(a, AT_FDCWD)
     asm.move(c, frame)
     asm.add_constant(c, room_at)
     asm.move(limit, c)
     asm.constant(d, 0)
     asm.system_call("newfstatat", a, b, c, d)
     asm.branch_negative(a, "refuse_places")
-    _skip_text(asm, b, c, "file_path")
+    pass_over(asm, "file_path")
     asm.constant(a, 0)  # one of the files was it
     asm.label("file_of")  # b at a mark
     asm.load(c, b, bits=8)
@@ -158,16 +147,6 @@ def check_places(
     asm.branch_zero(a, "refuse_places")
     asm.jump("place")
     asm.label("places_ok")
-
-
-def _skip_text(asm: Assembler, at: int, byte: int, label: str) -> None:
-    """Behind the NUL of a text."""
-    asm.label(label)
-    asm.load(byte, at, bits=8)
-    asm.add_constant(at, 1)
-    asm.branch_zero(byte, f"{label}_end")
-    asm.jump(label)
-    asm.label(f"{label}_end")
 
 
 def _load_word(asm: Assembler, to: int, scratch: int, base: int, offset: int) -> None:

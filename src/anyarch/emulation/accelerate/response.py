@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC
+
 if TYPE_CHECKING:
     from anyarch.elf.assembler import Assembler
 
 __all__ = ["expand", "give_memory_back"]
 
 _MOST_TEXT, _MOST_WORDS = 256 << 10, 16384
-_AT_FDCWD = -100
-_O_RDONLY_CLOEXEC = 0o2000000
 _S_IFMT, _S_IFREG = 0o170000, 0o100000
 _SPACES = b" \t\n\v\f\r"
 
@@ -91,7 +91,7 @@ def expand(
     asm.label("file")
     asm.add_constant(a, 1)
     asm.move(b, a)
-    asm.constant(a, _AT_FDCWD)
+    asm.constant(a, AT_FDCWD)
     asm.move(c, frame)
     asm.add_constant(c, status)
     asm.constant(d, 0)
@@ -110,8 +110,8 @@ def expand(
     asm.load(b, frame, given_at)
     asm.add_constant(b, 8 * _MOST_WORDS + _MOST_TEXT - 1)
     asm.branch("ge", a, b, "refuse_argument")
-    asm.constant(a, _AT_FDCWD)
-    asm.constant(c, _O_RDONLY_CLOEXEC)
+    asm.constant(a, AT_FDCWD)
+    asm.constant(c, O_CLOEXEC)
     asm.system_call("openat", a, limit, c, d)
     asm.branch_negative(a, "refuse_argument")
     asm.move(d, a)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anyarch.elf.assembler import O_CLOEXEC
+
 if TYPE_CHECKING:
     from anyarch.elf.assembler import Assembler
 
@@ -21,7 +23,6 @@ NOT_STARTED = 126
 
 _MOST_KEPT = 64 << 20  # what is more is passed on
 _LONGEST_TEXT = 64
-_O_CLOEXEC = 0o2000000
 _SIGCHLD, _SIGKILL = 17, 9
 _PR_SET_PDEATHSIG = 1
 _STDERR = 2
@@ -47,7 +48,7 @@ def try_out(asm: Assembler, *, frame_at: int, text_at: int) -> None:
 
     asm.move(a, frame)
     asm.add_constant(a, pipe)
-    asm.constant(b, _O_CLOEXEC)
+    asm.constant(b, O_CLOEXEC)
     asm.system_call("pipe2", a, b)
     asm.branch_negative(a, "trial_off")
     asm.constant(a, _SIGCHLD)
