@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, Place, Twin
+from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, Place, Twin, exemptions, refusals
 from anyarch.emulation.accelerate.natives import Natives
 from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import TARGETS
@@ -55,8 +55,8 @@ _NEVER_SAID = "no linker says so\n"
 
 
 class Binutils:
-    """Of one set of twins. `targets` are the trees that may have foreign programs, `native` is the one of the
-    native ones, which get their files from `natives` or, with GCC's plug-in, from those of `group`."""
+    """Of one set of twins. `targets` are the trees that may have foreign programs; the native ones are those
+    of `natives`, or of `group` where they load GCC's plug-in."""
 
     def __init__(
         self,
@@ -74,16 +74,17 @@ class Binutils:
         # with words of 32 bits, C++ that was linked came out different
         self._reads_bytecode = target in SAME_BYTECODE
         self._conditions = conditions
-        self._plugin, self._seen = self._native_plugin(gcc)
+        # the native plug-in, where it is put, and by which name it is asked for; empty if there is none
+        self._plugin, self._place, self._seen = self._native_plugin(gcc)
         foreign = (foreign_plugin(packages, self._triplet, gcc) for packages in targets)
-        known = tuple(dict.fromkeys(found for found in foreign if found is not None))
+        theirs = tuple(dict.fromkeys(found for found in foreign if found is not None))
         nothing = (self._of_binutils(), Place(f"/{_OF_COMPILERS}"))
         self._places: list[tuple[Natives, tuple[Place, ...]]] = [(natives, nothing)]
-        if known and self._plugin:
+        if theirs and self._plugin:
             one = (
                 self._of_binutils(),
                 Place(f"/{_OF_COMPILERS}", (_PLUGIN,)),
-                Place(f"/{_OF_COMPILERS}/{_PLUGIN}", files=known),
+                Place(f"/{_OF_COMPILERS}/{_PLUGIN}", files=theirs),
             )
             texts = {b"/usr/bin/../lib/bfd-plugins": f"{HIDDEN}/{group}b".encode()}
             with_plugin = Natives(
@@ -102,14 +103,14 @@ class Binutils:
         name = path.rpartition("/")[2].removeprefix(f"{self._triplet}-")
         if name not in _LOADING:
             place = self._natives.program(path, path, texts={})
-            twin = Twin(f"/{path}", place, (found,), self._conditions, _refusals(_REFUSED), expands=True)
+            twin = Twin(f"/{path}", place, (found,), self._conditions, refusals(_REFUSED), expands=True)
             return [self._linker(twin) if name == "ld.bfd" else twin]
         made = []
         for natives, places in self._places:
             conditions = tuple(
                 msgspec.structs.replace(one, here=True, places=places) for one in self._conditions
             )
-            rules = _refusals(_REFUSED)
+            rules = refusals(_REFUSED)
             if name != "nm" or self._reads_bytecode:
                 rules = (*self._known_plugin("--plugin"), *rules)
             elif natives is not self._natives:
@@ -121,44 +122,42 @@ class Binutils:
     def _of_binutils(self) -> Place:
         return Place(f"/usr/lib/{self._triplet}/bfd-plugins", ("libdep.so",))
 
-    def _native_plugin(self, gcc: str) -> tuple[str, str]:
-        """GCC's plug-in among the native files, and by which name it is asked for; empty if there is none."""
+    def _native_plugin(self, gcc: str) -> tuple[str, str, str]:
         for directory in _DIRECTORIES:
             path = f"{directory}/gcc-cross/{self._triplet}/{gcc}/{_PLUGIN}"
             try:
-                self._natives.data(path)
+                place = self._natives.data(path)
             except NotSupported:
                 continue
-            return path, f"/{directory}/gcc/{self._triplet}/{gcc}/{_PLUGIN}"
-        return "", ""
+            return path, f"{HIDDEN}/{place}", f"/{directory}/gcc/{self._triplet}/{gcc}/{_PLUGIN}"
+        return "", "", ""
 
     def _known_plugin(self, option: str) -> tuple[ArgumentRule, ...]:
         if not self._plugin:
             return ()
-        place = f"{HIDDEN}/{self._natives.data(self._plugin)}"
         return (
             ArgumentRule("next", option, self._seen),
-            ArgumentRule("swap", option, option),
-            ArgumentRule("swap", self._seen, place),
+            *exemptions((option,)),
+            ArgumentRule("swap", self._seen, self._place),
         )
 
     def _linker(self, twin: Twin) -> Twin:
         # the driver names the system root that it has
-        root = ArgumentRule("swap", "--sysroot=/", "--sysroot=/")
+        root = exemptions(("--sysroot=/",))
         # and may find the linker under another name, which is told in front of what the linker says
         named = ArgumentRule("swap", f"/usr/bin/{self._triplet}-ld", "/usr/bin/ld")
         name = () if self._natives.host == "amd64" else (named,)
-        plugin = self._known_plugin("-plugin") or (ArgumentRule("refuse", "-plugin"),)
-        refused = _refusals(_LD_REFUSED)
+        plugin = self._known_plugin("-plugin") or refusals(("-plugin",))
+        others = refusals(_LD_REFUSED)
         if self._plugin and not self._reads_bytecode:
             # once there is bytecode it fails, before anything comes of these numbers, and is emulated
             wrapper = f"-plugin-opt={self._seen.removesuffix(_PLUGIN)}lto-wrapper"
             plugin = (*plugin, ArgumentRule("swap", wrapper, f"-plugin-opt={HIDDEN}/none"))
             accepted = tuple(ArgumentRule("accept", text) for text in _LD_ACCEPTED)
             more = ("-plugin-opt=-nop", "-plugin-opt=nop", *_LD_TELLING)
-            refused = (*refused, *accepted, *_refusals(more))
+            others = (*others, *accepted, *refusals(more))
             twin = msgspec.structs.replace(twin, trial=_NEVER_SAID)
-        return msgspec.structs.replace(twin, arguments=(root, *name, *plugin, *refused))
+        return msgspec.structs.replace(twin, arguments=(*root, *name, *plugin, *others))
 
 
 def foreign_plugin(packages: Packages, triplet: str, gcc: str) -> tuple[int, int] | None:
@@ -185,7 +184,3 @@ def owner_of(packages: Packages, path: str, triplet: str, gcc: str) -> str:
     if not owner or not packages.is_intact(owner, path):
         raise NotSupported("it is not as its package brought it")
     return owner
-
-
-def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
-    return tuple(ArgumentRule("refuse", text) for text in texts)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.emulation.accelerate.chains import libraries_of, owned_natives
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin, refusals
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.selection import TARGETS, conditions
 from anyarch.emulation.accelerate.twins import Chosen, identity_of
@@ -126,20 +126,16 @@ def _twins(scene: Scene, natives: Natives, path: str) -> list[Twin]:
     name = path.rpartition("/")[2]
     allowed = conditions(scene.target, (EnvironmentRule("CCC_"), EnvironmentRule("LLVM_")))
     if name != "clang":
-        refused = _LLD_REFUSED if name == "lld" else _QUESTIONS
-        return [Twin(f"/{path}", place, (found,), allowed, _refusals(refused))]
+        questions = _LLD_REFUSED if name == "lld" else _QUESTIONS
+        return [Twin(f"/{path}", place, (found,), allowed, refusals(questions))]
     # nothing can follow `--` as an option
-    driver = (*_refusals(_DRIVER_REFUSED), ArgumentRule("next", "--", "\1"))
+    driver = (*refusals(_DRIVER_REFUSED), ArgumentRule("next", "--", "\1"))
     triple = _triple(scene, path)
     behind_driver = tuple(msgspec.structs.replace(one, first="-cc1") for one in allowed)
     return [
-        Twin(f"/{path}", place, (found,), behind_driver, _refusals(_CC1_REFUSED)),
+        Twin(f"/{path}", place, (found,), behind_driver, refusals(_CC1_REFUSED)),
         Twin(f"/{path}", place, (found,), allowed, driver, (f"--target={triple}",)),
     ]
-
-
-def _refusals(texts: tuple[str, ...]) -> tuple[ArgumentRule, ...]:
-    return tuple(ArgumentRule("refuse", text) for text in texts)
 
 
 def _triple(scene: Scene, path: str) -> str:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule
+from anyarch.emulation.accelerate.dispatcher import exemptions, refusals
 from anyarch.errors import NotSupported
+
+if TYPE_CHECKING:
+    from anyarch.emulation.accelerate.dispatcher import ArgumentRule
 
 __all__ = ["check_configuration", "check_specs", "offloading_differs", "offloading_rules"]
 
@@ -85,5 +89,4 @@ def offloading_rules(triplet: str, gcc: str) -> tuple[ArgumentRule, ...]:
     options = [f"{start}{name}" for start in ("-f", "--") for name in names]  # `--` stands for `-f`
     places = (f"/usr/lib/gcc/{triplet}/{gcc}", f"/usr/lib/{triplet}", f"/lib/{triplet}")
     libraries = ["-lgomp", "-l:libgomp", *(f"{place}/libgomp." for place in places)]
-    only_host = ArgumentRule("swap", "-fopenmp-simd", "-fopenmp-simd")
-    return (only_host, *(ArgumentRule("refuse", text) for text in (*options, *libraries)))
+    return (*exemptions(("-fopenmp-simd",)), *refusals((*options, *libraries)))

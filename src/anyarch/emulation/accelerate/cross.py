@@ -21,7 +21,7 @@ from anyarch.emulation.accelerate.configuration import (
     offloading_differs,
     offloading_rules,
 )
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.dispatcher import EnvironmentRule, Twin, exemptions, refusals
 from anyarch.emulation.accelerate.libraries import Libraries
 from anyarch.emulation.accelerate.likeness import native_driver, native_linker_name, native_table
 from anyarch.emulation.accelerate.natives import Natives, read_file
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from anyarch.elf.edit import Program
-    from anyarch.emulation.accelerate.dispatcher import Identity
+    from anyarch.emulation.accelerate.dispatcher import ArgumentRule, Identity
     from anyarch.emulation.accelerate.packages import Packages
 
 __all__ = ["choose_compilers", "default_compiler", "host_packages", "state_of_compilers", "target_packages"]
@@ -74,24 +74,14 @@ _KNOWN_FIXES = {
 }
 # what tells how it was configured, a plug-in, a choice by this machine's CPU, other directories, a
 # compressor's level
-_DRIVER_REFUSED = (
-    *(
-        "-v",
-        "--verb",
-        "-Wl,-v",
-        "-Wl,--v",
-        "-Wl,--help",
-        "-dumps",
-        "-print-sysroot",
-        "--print-sysroot",
-        "-###",
-    ),
-    *("-Q", "-march=native", "-mcpu=native", "-mtune=native", "-fplugin", "-specs", "--specs", "-B"),
+_DRIVER_REFUSED: tuple[str, ...] = (
+    *("-v", "--verb", "-Wl,-v", "-Wl,--v", "-Wl,--help", "-dumps", "-print-sysroot", "--print-sysroot"),
+    *("-###", "-Q", "-march=native", "-mcpu=native", "-mtune=native", "-fplugin", "-specs", "--specs", "-B"),
     *("-wrapper", "--sysroot", "-isysroot", "-flto-c", "-fuse-ld", "-save-temps", "-no-canonical-prefixes"),
     *("-pass-exit-codes", "-time", "-fprofile", "--coverage", "-fdump", "-static-libasan", "-iprefix"),
     *("-ftime-report", "-fverbose-asm"),
 )
-_CC1_REFUSED = (
+_CC1_REFUSED: tuple[str, ...] = (
     *("-v", "-fplugin", "-flto-c", "-isysroot", "-iprefix", "-fdump", "-fprofile", "-fverbose-asm"),
     *("-ftime-report", "--help", "-fpch", "--output-pch", "-Winvalid-pch"),
     # the order of its data is that in which arguments of a function were evaluated when GCC was compiled
@@ -151,43 +141,46 @@ def choose_compilers(
     rules = conditions(target)
     binutils = Binutils(targets, natives, "p", target=target, gcc=gcc, conditions=rules)
     driver_rules = conditions(target, _driver_variables(triplet, gcc))
-    table = [
-        *(
-            (f"usr/bin/{triplet}-{name}-{gcc}", _DRIVER_REFUSED, driver_rules)
-            for name in ("gcc", "g++", "cpp")
-        ),
-        *((f"usr/bin/{triplet}-{name}", (), ()) for name in PROGRAMS),
-        *(
-            (f"{directory}/gcc/{triplet}/{gcc}/{name}", _CC1_REFUSED, rules)
-            for directory in ("usr/lib", "usr/libexec")
-            for name in _PARTS
-        ),
-    ]
+    drivers, utilities, parts = _programs(triplet, gcc)
+    terms = dict.fromkeys(drivers, (_DRIVER_REFUSED, driver_rules))
+    terms |= dict.fromkeys(parts, (_CC1_REFUSED, rules))
     bytecode = _has_same_bytecode(targets[0], native, target)
-    known: set[tuple[str, Identity]] = set()
-    for path, refused, allowed in table:
-        name = path.rpartition("/")[2]
-        if not bytecode:
-            if name in _LTO:
-                continue
-            refused = (*refused, "-flto")
-        own = path.replace("/gcc/", "/gcc-cross/") if "/gcc/" in path else path
+    seen: set[tuple[str, Identity]] = set()
+    for path in (*drivers, *utilities, *parts):
+        if not bytecode and path.endswith(_LTO):
+            continue
         for packages in targets:
             found = identity_of(packages, path)
-            if found is None or (path, found) in known:
+            if found is None or (path, found) in seen:
                 continue
-            known.add((path, found))
+            seen.add((path, found))
             try:
                 owner = owner_of(packages, path, triplet, gcc)
-                if name.removeprefix(f"{triplet}-") in PROGRAMS:
+                if path in utilities:
                     chosen.twins += binutils.twins(packages, path, found)
-                else:
-                    _check_version(packages, owner, native, own, triplet, gcc)
-                    twin = _compiler(packages, natives, path, own, gcc, target, found, refused)
-                    chosen.twins.append(msgspec.structs.replace(twin, conditions=allowed))
+                    continue
+                own = path.replace("/gcc/", "/gcc-cross/")
+                _check_version(packages, owner, native, own, triplet, gcc)
+                refused, allowed = terms[path]
+                refused = refused if bytecode else (*refused, "-flto")
+                twin = _compiler(packages, natives, path, own, gcc, target, found, refused)
+                chosen.twins.append(msgspec.structs.replace(twin, conditions=allowed))
             except NotSupported as error:
                 chosen.emulated[f"/{path}"] = error.message
     return chosen
+
+
+def _programs(triplet: str, gcc: str) -> tuple[list[str], list[str], list[str]]:
+    """Paths of drivers, of binutils, and of what a driver starts."""
+    return (
+        [f"usr/bin/{triplet}-{name}-{gcc}" for name in ("gcc", "g++", "cpp")],
+        [f"usr/bin/{triplet}-{name}" for name in PROGRAMS],
+        [
+            f"{directory}/gcc/{triplet}/{gcc}/{name}"
+            for directory in ("usr/lib", "usr/libexec")
+            for name in _PARTS
+        ],
+    )
 
 
 def _has_same_bytecode(root: Packages, native: Packages, target: str) -> bool:
@@ -223,13 +216,7 @@ def state_of_compilers(root: Packages, archive: Packages, *, target: str, gcc: s
     """A digest of what a root has that its distribution's archive has not in the same form, and of whether
     GCC's plug-in is its package's."""
     triplet = TARGETS[target].multiarch
-    names = [f"{triplet}-{name}-{gcc}" for name in ("gcc", "g++", "cpp")]
-    paths = [f"usr/bin/{name}" for name in (*names, *(f"{triplet}-{one}" for one in PROGRAMS))]
-    paths += [
-        f"{directory}/gcc/{triplet}/{gcc}/{name}"
-        for directory in ("usr/lib", "usr/libexec")
-        for name in _PARTS
-    ]
+    paths = [path for kind in _programs(triplet, gcc) for path in kind]
     found = [(path, identity_of(root, path)) for path in paths]
     other = [one for one in found if one[1] is not None and one[1] != identity_of(archive, one[0])]
     return repr((other, foreign_plugin(root, triplet, gcc))).encode()
@@ -242,14 +229,6 @@ def _check_version(
     theirs, ours = packages.version(owner), native.version(owner_of(native, own, triplet, gcc))
     if theirs.rpartition("-")[0] != ours.rpartition("-")[0]:
         raise NotSupported(f"its package is {theirs}, the native one {ours}")
-
-
-def _known(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
-    return tuple(ArgumentRule("swap", text, text) for text in texts)
-
-
-def _refusals(texts: Sequence[str]) -> tuple[ArgumentRule, ...]:
-    return tuple(ArgumentRule("refuse", text) for text in texts)
 
 
 def _compiler(
@@ -291,7 +270,7 @@ def _compiler(
             if name not in _PARTS:
                 refused = (*refused, "-flto")  # it adds an option of offloading for -lm and C++
             elif name == "lto1":
-                known = (*_known(("-foffload-options=-l_GCC_m",)), *known)  # told in debug information
+                known = (*exemptions(("-foffload-options=-l_GCC_m",)), *known)  # told in debug information
     texts |= _directories(ours, target)
     fix: Callable[[Program], None] | None = None
     if name in ("cc1", "cc1plus"):
@@ -302,8 +281,8 @@ def _compiler(
         fix = partial(native_linker_name, triplet=TARGETS[target].multiarch)
     place = natives.program(own, f"{path}", texts=texts, change=fix)
     if name.startswith("cc1"):
-        known = (*known, *_known(_CC1_KNOWN))
-    return Twin(f"/{path}", place, (found,), arguments=(*known, *_refusals(refused)), expands=True)
+        known = (*known, *exemptions(_CC1_KNOWN))
+    return Twin(f"/{path}", place, (found,), arguments=(*known, *refusals(refused)), expands=True)
 
 
 def _one(pattern: re.Pattern[bytes], raw: bytes, path: str) -> bytes:

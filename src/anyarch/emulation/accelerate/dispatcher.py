@@ -39,8 +39,10 @@ __all__ = [
     "Identity",
     "Place",
     "Twin",
+    "exemptions",
     "identity",
     "read_log",
+    "refusals",
 ]
 
 HIDDEN = "/../dev/mqueue"
@@ -82,6 +84,16 @@ class ArgumentRule(msgspec.Struct, frozen=True, order=True):
     kind: str
     text: str
     value: str = ""
+
+
+def refusals(texts: Iterable[str]) -> tuple[ArgumentRule, ...]:
+    """Rules that each of these stands in the way."""
+    return tuple(ArgumentRule("refuse", text) for text in texts)
+
+
+def exemptions(texts: Iterable[str]) -> tuple[ArgumentRule, ...]:
+    """Rules that these arguments do not, whatever rules come behind."""
+    return tuple(ArgumentRule("swap", text, text) for text in texts)
 
 
 class Place(msgspec.Struct, frozen=True, order=True):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from anyarch.emulation.accelerate.chains import owned_natives, owner_of
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin, refusals
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source, names
 from anyarch.emulation.accelerate.selection import conditions
@@ -222,14 +222,13 @@ def _twin(scene: Scene, natives: Natives, tree: _Tree) -> Twin:
         )
         for one in conditions(scene.target)
     )
-    refused = tuple(ArgumentRule("refuse", text) for text in _REFUSED)
     return Twin(
         f"/{tree.program}",
         natives.program(tree.native, tree.program, texts={}),
         (found,),
         allowed,
         # nothing can follow `-`: it reads its input, which can be read once
-        (*_EXECUTABLES, *refused, ArgumentRule("next", "-", "\1")),
+        (*_EXECUTABLES, *refusals(_REFUSED), ArgumentRule("next", "-", "\1")),
         (f"--target={tree.triple}", f"--sysroot=/{tree.sysroot}"),
         trial=_TRIAL,
     )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.dispatcher import ArgumentRule, Condition, EnvironmentRule
+from anyarch.emulation.accelerate.dispatcher import Condition, EnvironmentRule, refusals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from anyarch.emulation.accelerate.dispatcher import ArgumentRule
 
 __all__ = [
     "NATIVE_ONLY",
@@ -97,13 +99,10 @@ NATIVE_ONLY = frozenset({("apt", "libseccomp.so.2")})
 filters system calls only where its configuration asks for it (`APT::Sandbox::Seccomp`)."""
 
 # on 32 bits its output depends on the memory that a process can have
-_BUILDS = tuple(ArgumentRule("refuse", text) for text in ("-b", "--build"))
+_BUILDS = refusals(("-b", "--build"))
 
 
-TOLD_BY_MACHINE = tuple(
-    ArgumentRule("refuse", path)
-    for path in ("/proc/cpuinfo", "/proc/self/", "/proc/thread-self/", "/proc/net/route")
-)
+TOLD_BY_MACHINE = refusals(("/proc/cpuinfo", "/proc/self/", "/proc/thread-self/", "/proc/net/route"))
 """Files that QEMU shows an emulated program in another form."""
 
 

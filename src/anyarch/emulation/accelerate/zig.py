@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.dispatcher import SHORT, ArgumentRule, Condition, EnvironmentRule, Twin
+from anyarch.emulation.accelerate.dispatcher import (
+    SHORT,
+    ArgumentRule,
+    Condition,
+    EnvironmentRule,
+    Twin,
+    refusals,
+)
 from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import names
 from anyarch.emulation.accelerate.selection import TARGETS
@@ -159,8 +166,8 @@ def _twins(scene: Scene, natives: Natives, found: _Found, link: str) -> list[Twi
     assert identity is not None
     place = natives.program(found.native, found.path, texts={_EXE: f"{SHORT}/{link}".encode()})
 
-    def twin(conditions: tuple[Condition, ...], *refused: str) -> Twin:
-        rules = (*(ArgumentRule("refuse", text) for text in refused), ArgumentRule("end", ".zig"))
+    def twin(conditions: tuple[Condition, ...], *texts: str) -> Twin:
+        rules = (*refusals(texts), ArgumentRule("end", ".zig"))
         return Twin(f"/{found.path}", place, (identity,), conditions, rules)
 
     # keys of its cache are digests of numbers as the machine has them, and in objects of its stubs
