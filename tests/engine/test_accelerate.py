@@ -75,6 +75,15 @@ def differing(one: BuiltImage, other: BuiltImage, names: Iterable[str]) -> list[
     ]
 
 
+def equal_files(one: BuiltImage, other: BuiltImage) -> list[str]:
+    """The files of /src, of which both have the same, equal byte by byte."""
+    paths = one.listing("/src")
+    assert other.listing("/src") == paths
+    files = [path for path in paths if one.path(f"/src/{path}").is_file()]
+    assert differing(one, other, files) == []
+    return files
+
+
 def test_a_step_is_what_it_is_without_acceleration(shared: Builder) -> None:
     script = r"""
 mkdir -p /out/d; for i in 1 2 3 4 5; do echo "line $i" >> /out/lines; done

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.engine.test_accelerate import log, notes
-from tests.engine.test_accelerate_hostile import FILES, both_ways, check_alike, hostile_builder
+from tests.engine.test_accelerate_hostile import FILES, check_alike, fixture_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anyarch.testing.builder import BuiltImage
 
 pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -136,10 +134,7 @@ ar rcs l.a ../lto.o; nm -s l.a
 }
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> tuple[BuiltImage, BuiltImage]:
-    """The same step emulated and accelerated."""
-    return both_ways(hostile_builder(tmp_path_factory, cache_directory), CASES, FILES)
+both = fixture_of(CASES, FILES)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -13,14 +13,11 @@ import pytest
 from tests.engine.test_accelerate import log, notes
 from tests.engine.test_accelerate_hostile import (
     FILES,
-    both_ways,
     check_alike,
-    hostile_builder,
+    fixture_of,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anyarch.testing.builder import BuiltImage
 
 pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -303,11 +300,7 @@ make -s -f mk; ./s; echo $?; cp -p saved /bin/dash; sh -c 'echo back'; rm saved
 }
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> tuple[BuiltImage, BuiltImage]:
-    """The same step emulated and accelerated."""
-    build = hostile_builder(tmp_path_factory, cache_directory)
-    return both_ways(build, CASES, {**FILES, "apart.c": APART})
+both = fixture_of(CASES, {**FILES, "apart.c": APART})
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -244,8 +244,8 @@ def test_the_compilers_of_every_target_have_twins_that_make_the_same(
     plain = build(dockerfile, platform=platform, files=files, accelerate="off")
 
     told = [line for line in notes(log(fast)).splitlines() if "emulated" in line]
-    # there symbols in bytecode have another byte order
-    other = ("-ld.bfd ", "-nm ") if architecture == "s390x" else ()
+    # where bytecode is left to the emulated compiler, so is what reads symbols in it
+    other = ("-ld.bfd ", "-nm ") if architecture in ("s390x", "armhf") else ()
     assert [line for line in told if not any(name in line for name in other)] == []
     # a driver, a compiler and an assembler for each object; three for each of the links; strip
     assert ran(fast)[1] >= 3 * (2 + 2 * len(OPTIONS)) + 3 * 3 + 1

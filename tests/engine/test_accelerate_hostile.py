@@ -7,7 +7,7 @@ are kept too.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -277,6 +277,18 @@ def hostile_builder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Bu
         build_contexts={"debian": base},
         accelerate=f"cross,packages={packages}",
     )
+
+
+def fixture_of(cases: Mapping[str, str], files: Mapping[str, str]) -> Any:
+    """A fixture of a module: the step that does all of `cases`, emulated and accelerated."""
+
+    @pytest.fixture(scope="module")
+    def both(
+        tmp_path_factory: pytest.TempPathFactory, cache_directory: Path
+    ) -> tuple[BuiltImage, BuiltImage]:
+        return both_ways(hostile_builder(tmp_path_factory, cache_directory), cases, files)
+
+    return both
 
 
 def both_ways(

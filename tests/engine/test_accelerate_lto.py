@@ -5,21 +5,20 @@ Minutes each, as `test_accelerate_packages`.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
-from anyarch.testing.builder import Builder
-from anyarch.testing.debian_roots import cross_packages
 from anyarch.testing.debian_sources import dockerfile_of, source_archive
-from tests.engine.test_accelerate import differing, log, notes
-from tests.engine.test_accelerate_cross import DOCKERFILE, SOURCES, base_image
-from tests.engine.test_accelerate_packages import TARGETS
+from tests.engine.test_accelerate import equal_files, log, notes
+from tests.engine.test_accelerate_cross import DOCKERFILE, SOURCES
+from tests.engine.test_accelerate_packages import TARGETS, builders_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from anyarch.testing.builder import Builder
 
 pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -44,18 +43,7 @@ chmod 755 gcc g++
 @pytest.fixture(scope="module")
 def builders(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> Callable[[str], Builder]:
     """Accelerated builds for a platform; its base image and twins are made once for all of its tests."""
-
-    @cache
-    def make(platform: str) -> Builder:
-        architecture, suite = RELEASES[platform]
-        top = tmp_path_factory.mktemp(architecture)
-        base = base_image(cache_directory, top / "debian", suite, architecture, platform)
-        packages = cross_packages(cache_directory, architecture, suite=suite)
-        return Builder(
-            top / "build", build_contexts={"debian": base}, accelerate=f"cross,packages={packages}"
-        )
-
-    return make
+    return builders_of(RELEASES, tmp_path_factory, cache_directory)
 
 
 @pytest.mark.parametrize(("platform", "name", "options"), CASES)
@@ -69,9 +57,7 @@ def test_every_file_that_a_build_makes_is_the_same(
     fast = build(dockerfile, platform=platform, files=files)
     plain = build(dockerfile, platform=platform, files=files, accelerate="off")
 
-    assert fast.listing("/src") == plain.listing("/src")
-    made = [path for path in plain.listing("/src") if plain.path(f"/src/{path}").is_file()]
-    assert differing(fast, plain, made) == []
+    made = equal_files(plain, fast)
     objects = [plain.path(f"/src/{path}").read_bytes() for path in made if path.endswith((".o", ".lo"))]
     assert len([raw for raw in objects if b".gnu.lto_" in raw]) >= 1
     emulated = [line for line in notes(log(fast)).splitlines() if "emulated" in line]
@@ -100,9 +86,7 @@ def test_another_byte_order_is_left_to_the_emulated_compiler(
     plain = build(dockerfile, platform="linux/s390x", files=SOURCES, accelerate="off")
     told = notes(log(fast))
 
-    assert fast.listing("/src") == plain.listing("/src")
-    made = [path for path in plain.listing("/src") if plain.path(f"/src/{path}").is_file()]
-    assert differing(fast, plain, made) == []
+    equal_files(plain, fast)
     assert f"gcc-12 was emulated 3 times because {ASKS}" in told
     assert f"cc1 was emulated 2 times because {ASKS}" in told
     assert "ld.bfd was emulated" in told

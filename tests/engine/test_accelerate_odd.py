@@ -12,14 +12,11 @@ import pytest
 
 from tests.engine.test_accelerate_hostile import (
     FILES,
-    both_ways,
     check_alike,
-    hostile_builder,
+    fixture_of,
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from anyarch.testing.builder import BuiltImage
 
 pytestmark = [pytest.mark.root, pytest.mark.emulation, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -132,10 +129,7 @@ cp /var/lib/dpkg/status /var/lib/dpkg/diversions .
 }
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, cache_directory: Path) -> tuple[BuiltImage, BuiltImage]:
-    """The same step emulated and accelerated."""
-    return both_ways(hostile_builder(tmp_path_factory, cache_directory), CASES, FILES)
+both = fixture_of(CASES, FILES)
 
 
 @pytest.mark.parametrize("case", CASES)

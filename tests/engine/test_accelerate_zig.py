@@ -13,7 +13,7 @@ from anyarch.testing.builder import Builder
 from anyarch.testing.debian_images import zig_context
 from anyarch.testing.debian_roots import release_context
 from anyarch.testing.debian_sources import source_archive
-from tests.engine.test_accelerate import BASE, log, notes
+from tests.engine.test_accelerate import BASE, equal_files, log, notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,16 +105,6 @@ def zig(
     return Zig(request.param, build, f"oci-layout://{layout}")
 
 
-def same(one: BuiltImage, other: BuiltImage) -> list[str]:
-    """The files of /src in both; all of them are equal, byte for byte."""
-    roots = [image.path("/src") for image in (one, other)]
-    names = [sorted(str(path.relative_to(root)) for path in root.rglob("*")) for root in roots]
-    assert names[0] == names[1]
-    files = [name for name in names[0] if (roots[0] / name).is_file()]
-    assert [n for n in files if (roots[0] / n).read_bytes() != (roots[1] / n).read_bytes()] == []
-    return files
-
-
 def test_lua_is_equal_and_made_by_the_native_zig(zig: Zig, cache_directory: Path) -> None:
     """With archives, links to the C library that Zig brings, and what it makes of that for each target."""
     archive = source_archive(cache_directory, "lua")
@@ -127,7 +117,7 @@ make -C src linux CC="{zig.cc}" AR="zig ar rcD" RANLIB="zig ranlib"
     plain, _ = zig.run(script, files=files, accelerate="off")
     fast, told = zig.run(script, files=files)
 
-    assert {"src/lua", "src/liblua.a", "src/lvm.o", "said"} <= set(same(plain, fast))
+    assert {"src/lua", "src/liblua.a", "src/lvm.o", "said"} <= set(equal_files(plain, fast))
     found = re.search("runs of native programs: ([0-9]+)", told)
     assert found is not None
     assert int(found[1]) > 100
@@ -154,7 +144,7 @@ def test_objects_of_every_kind_are_equal(zig: Zig) -> None:
     plain, _ = zig.run(script, accelerate="off")
     fast, told = zig.run(script)
 
-    assert len(same(plain, fast)) > len(FILES) + 2 * len(arguments)
+    assert len(equal_files(plain, fast)) > len(FILES) + 2 * len(arguments)
     zig.check_drivers(told)
 
 
@@ -173,7 +163,7 @@ cp -p /usr/local/zig/zig /src/copy && ./copy ar --version > copied; rm copy
     plain, _ = zig.run(script, accelerate="off")
     fast, told = zig.run(script)
 
-    same(plain, fast)
+    equal_files(plain, fast)
     (line,) = [line for line in notes(told).splitlines() if "/usr/local/zig/zig was emulated" in line]
     assert "because an argument" in line
     assert "1 times because it was a copy in another place" in line
