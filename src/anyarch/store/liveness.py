@@ -67,12 +67,13 @@ class Liveness:
         found = []
         for token in sorted((candidates | set(os.listdir(self._directory))) - {self.token}):
             path = f"{self._directory}/{token}"
+            # A leftover without a lock file can only come from a process that is gone: the file is made
+            # before the first leftover. It is made again here so that two cleaners exclude one another.
+            again = os.O_CREAT if token in candidates else 0
             try:
-                # A leftover without a lock file can only come from a process that is gone: the file is made
-                # before the first leftover. It is made again here so that two cleaners exclude one another.
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | again, 0o644)
             except OSError:
-                continue  # not ours to clear (another user's)
+                continue  # not ours to clear (another user's), or it ended meanwhile
             if take(fd, wait=False) and is_at(fd, path):
                 found.append(DeadOwner(token, path, fd))
             else:

@@ -50,6 +50,23 @@ def test_the_root_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch)
     assert default_root() == Path("/home/u/.local/share/anyarch")
 
 
+def test_a_process_that_ends_while_it_is_asked_for_is_not_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, asking = Liveness(tmp_path), Liveness(tmp_path)
+    listdir = os.listdir
+
+    def ends_then(path: str) -> list[str]:
+        found = listdir(path)
+        ending.close(cleared=True)
+        return found
+
+    monkeypatch.setattr(os, "listdir", ends_then)
+    assert asking.dead(set()) == []
+    assert listdir(tmp_path) == [asking.token]
+    asking.close(cleared=True)
+
+
 def test_a_closed_store_leaves_no_trace_of_the_process(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "store"
     with Store.open(root) as store:
