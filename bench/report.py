@@ -22,6 +22,11 @@ def replace_top(text: str) -> None:
     REPORT.write_text(f"{text}\n{heading}{section}" if heading else text)
 
 
+def acceleration_section() -> str:
+    """What is written on acceleration: "" for a report without."""
+    return REPORT.read_text().partition(ACCELERATION)[2]
+
+
 def replace_section(text: str) -> None:
     """Write the section on acceleration; what is above it stays."""
     top = REPORT.read_text().partition(ACCELERATION)[0]

@@ -1,4 +1,5 @@
-"""Real programs to build in emulated steps: sources of Debian's pool, and how each is built.
+"""Real programs to build in emulated steps: sources of Debian's pool, how each is built, and how what was
+built is tried.
 
 Each script runs in the first directory of its archive; what it makes stays there.
 """
@@ -18,11 +19,13 @@ __all__ = ["SOURCES", "WHEEL_PACKAGES", "Source", "dockerfile_of", "source_archi
 
 
 class Source(NamedTuple):
-    """A file below `pool/main` of a Debian archive, its digest, and a script."""
+    """A file below `pool/main` of a Debian archive, its digest, a script that builds, and one that runs what
+    was built: that has no twin, so it is a step of its own."""
 
     path: str
     sha256: str
     script: str
+    trial: str = ""
 
 
 _JQ = r"""
@@ -33,7 +36,6 @@ D="-D_GNU_SOURCE -D$order=1 -DHAVE_MEMMEM -DHAVE_MKSTEMP -DHAVE_ISATTY -DHAVE_SE
 for f in src/*.c; do case $f in *inject_errors*) ;; *) F="$F ${f%.c}.o" ;; esac; done
 printf 'jq: %s ; $(CC) -o $@ $^ -lm\n%%.o: %%.c ; $(CC) $(CFLAGS) -c $< -o $@\n' "$F" > Makefile.flat
 make -f Makefile.flat -j2 CC=gcc CFLAGS="-std=gnu99 -O1 -g -I. -Isrc $D"
-./jq -n '[1,{"a":"b"}]|tojson' > said
 """
 
 _FMT = r"""
@@ -44,7 +46,7 @@ E
 for f in src/format.cc src/os.cc use.cc; do g++ -O2 -g -fPIC -Iinclude -c $f -o $(basename $f .cc).o; done
 ar rcD libfmt.a format.o os.o
 g++ -shared -Wl,-soname,libfmt.so.9 format.o os.o -o libfmt.so.9 && ln -s libfmt.so.9 libfmt.so
-g++ use.o libfmt.a -o use && ./use > said && g++ use.o -L. -lfmt -Wl,-rpath,. -o shared && ./shared >> said
+g++ use.o libfmt.a -o use && g++ use.o -L. -lfmt -Wl,-rpath,. -o shared
 """
 
 SOURCES = {
@@ -59,12 +61,16 @@ SOURCES = {
         "./configure && make -j2 && rm configure.log",  # which tells the time
     ),
     "jq": Source(
-        "j/jq/jq_1.6.orig.tar.gz", "3ba940b97571c866923f0409678033d33b5a98758dfc174fad8397ed908bc4d9", _JQ
+        "j/jq/jq_1.6.orig.tar.gz",
+        "3ba940b97571c866923f0409678033d33b5a98758dfc174fad8397ed908bc4d9",
+        _JQ,
+        """./jq -n '[1,{"a":"b"}]|tojson' > said""",
     ),
     "fmt": Source(
         "f/fmtlib/fmtlib_9.1.0+ds1.orig.tar.gz",
         "84ce1c2d0be3a9863935137969dcec6970125caac032f82474640bfc81463583",
         _FMT,
+        "./use > said && ./shared >> said",
     ),
     "re2": Source(
         "r/re2/re2_20220601+dfsg.orig.tar.xz",
@@ -101,13 +107,14 @@ def source_archive(cache: Path, name: str) -> Path:
 
 
 def dockerfile_of(name: str) -> str:
-    """Builds one of `SOURCES` above the image `debian`, in /src; the archive is in the context. Last the
-    shell tells the processor's time that it took."""
+    """Builds one of `SOURCES` above the image `debian`, in /src, and tries it; the archive is in the context.
+    The shell tells the processor's time that building took."""
     source = SOURCES[name]
     archive = source.path.rpartition("/")[2]
+    trial = f"RUN cd /src/*/ && {source.trial}\n" if source.trial else ""
     return (
         f"FROM debian AS work\nENV SOURCE_DATE_EPOCH=0 PYTHONDONTWRITEBYTECODE=1\nADD {archive} /src/\n"
         f"ARG ROUND\nRUN <<END\nset -e\ncd /src/*/\n"
         f"({source.script}) >/dev/null\ntimes\nEND\n"
-        "FROM scratch\nCOPY --from=work /src /src\n"
+        f"{trial}FROM scratch\nCOPY --from=work /src /src\n"
     )
