@@ -1,12 +1,12 @@
-"""The machine code of the dispatcher (`anyarch.emulation.accelerate.dispatcher`), and its tables."""
+"""The machine code of the dispatcher (`anyarch.emulation.accelerate.dispatcher`), put together."""
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC, assembler_for
 from anyarch.elf.edit import PF_R, PF_X, Program
+from anyarch.emulation.accelerate.arguments import check_arguments
 from anyarch.emulation.accelerate.dispatcher import (
     ARGUMENT,
     BASIS,
@@ -15,18 +15,34 @@ from anyarch.emulation.accelerate.dispatcher import (
     ENVIRONMENT,
     FAILED,
     GONE,
-    HIDDEN,
-    LOG,
     PAGE,
     PLUGINS,
     PRIME,
     RAN,
     RECORD,
     REPLACED,
-    WORD,
-    Condition,
 )
-from anyarch.emulation.accelerate.places import check_places, encoded
+from anyarch.emulation.accelerate.entries import (
+    ASKED_AT,
+    CALLED_AT,
+    ENTRY,
+    ENV_AT,
+    EXPANDS_AT,
+    FIRST_AT,
+    HASH_AT,
+    HERE_AT,
+    ITEM,
+    MTIME_AT,
+    NAME_AT,
+    NEED_AT,
+    NUMBER_AT,
+    PLACES_AT,
+    PROGRAM_AT,
+    SIZE_AT,
+    TRIAL_AT,
+    put_tables,
+)
+from anyarch.emulation.accelerate.places import check_places
 from anyarch.emulation.accelerate.response import expand, give_memory_back
 from anyarch.emulation.accelerate.texts import begins, compare, find, pass_over
 from anyarch.emulation.accelerate.trial import NOT_STARTED, try_out
@@ -35,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anyarch.elf.assembler import Assembler
-    from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
+    from anyarch.emulation.accelerate.dispatcher import Twin
 
 __all__ = ["code", "dispatcher"]
 
@@ -47,17 +63,9 @@ _O_APPEND = 0o2000 | 0o1  # to write
 _AT_EXECFD = 2
 _F_SETFD, _FD_CLOEXEC = 2, 1
 
-# the marks in the tables of texts
-_END, _ITEM, _PREFIX, _NEXT, _SWAP, _ACCEPT, _SUFFIX = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5", b"\6"
-
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV, _GIVEN, _RESPONSE = 0, 0x200, 0x1800, 0x1808, 0x1810, 0x1818
 _DIFFERS, _PLACES = 0x1900, 0x1908
-_MOST_APPENDED = 30
-_ENTRY = struct.Struct("<17Q")
-_HASH_AT, _SIZE_AT, _MTIME_AT, _NAME_AT, _PROGRAM_AT = range(0, 40, 8)
-_ENV_AT, _NEED_AT, _FIRST_AT, _ASKED_AT, _CALLED_AT, _HERE_AT, _PLACES_AT = range(40, 96, 8)
-_ARGS_AT, _REST_AT, _NUMBER_AT, _TRIAL_AT, _EXPANDS_AT = range(96, 136, 8)
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -137,14 +145,14 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     asm.load(c, frame, _STAT_MTIME)
     asm.label("search")
     asm.branch("ge", entry, limit, "unknown")
-    asm.load(d, entry, _HASH_AT)
+    asm.load(d, entry, HASH_AT)
     asm.branch("ne", d, a, "search_on")
-    asm.load(d, entry, _SIZE_AT)
+    asm.load(d, entry, SIZE_AT)
     asm.branch("ne", d, b, "search_on")
-    asm.load(d, entry, _MTIME_AT)
+    asm.load(d, entry, MTIME_AT)
     asm.branch("eq", d, c, "known")
     asm.label("search_on")
-    asm.add_constant(entry, _ENTRY.size)
+    asm.add_constant(entry, ENTRY.size)
     asm.jump("search")
 
     _check_name(asm)
@@ -154,7 +162,7 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     asm.label("environment_ok")
     check_places(
         asm,
-        rules_at=_PLACES_AT,
+        rules_at=PLACES_AT,
         frame_at=_PLACES,
         room_at=_HEAD,
         size_at=_STAT_SIZE,
@@ -163,13 +171,13 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     )
     expand(
         asm,
-        wanted_at=_EXPANDS_AT,
+        wanted_at=EXPANDS_AT,
         given_at=_GIVEN,
         frame_at=_RESPONSE,
         mode_at=_STAT_MODE[host],
         size_at=_STAT_SIZE,
     )
-    _check_arguments(asm)
+    check_arguments(asm, given_at=_GIVEN, copy_at=_ARGV, mark_at=_MESSAGE, free_at=_STAT)
     _run(asm)
     _tell(asm)
     give_memory_back(asm, _RESPONSE)
@@ -177,7 +185,7 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
     asm.label("emulate")
     asm.stack_from(top)
     asm.hand_over("emulator")
-    _tables(asm, twins)
+    put_tables(asm, twins)
     return asm.finish()
 
 
@@ -185,7 +193,7 @@ def _check_name(asm: Assembler) -> None:
     """What the program is called by against the names of the entry: b in those, limit = the name."""
     a, b, c, d, _entry, _frame, limit, top = range(8)
     asm.label("known")
-    find(asm, _CALLED_AT)
+    find(asm, CALLED_AT)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "name_ok")
     asm.add_constant(b, 1)
@@ -212,7 +220,7 @@ def _check_name(asm: Assembler) -> None:
     asm.branch_zero(limit, "refuse_name")
     asm.jump("called_rule")
     pass_over(asm, "wrapper_skip", to="called_rule")
-    asm.label("called_rule")  # b at a mark: _ITEM or _END
+    asm.label("called_rule")  # b at a mark: ITEM or END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "refuse_name")
     asm.add_constant(b, 1)
@@ -226,12 +234,12 @@ def _check_place(asm: Assembler, links: int) -> None:
     counts. `links` is where the number of its names is."""
     a, b, c, d, entry, frame, limit, _top = range(8)
     asm.label("name_ok")
-    asm.load(a, entry, _HERE_AT)
+    asm.load(a, entry, HERE_AT)
     asm.branch_zero(a, "place_ok")
     asm.load(a, frame, links, bits=32)
     asm.constant(b, 1)
     asm.branch("ne", a, b, "refuse_place")
-    find(asm, _NAME_AT)
+    find(asm, NAME_AT)
     asm.constant(a, AT_FDCWD)
     asm.move(c, frame)
     asm.add_constant(c, _HEAD)
@@ -253,8 +261,8 @@ def _check_environment(asm: Assembler) -> None:
     asm.label("variable")
     asm.load(a, limit)
     asm.branch_zero(a, "needs")
-    find(asm, _ENV_AT)
-    asm.label("variable_rule")  # b at a mark: _PREFIX or _END
+    find(asm, ENV_AT)
+    asm.label("variable_rule")  # b at a mark: PREFIX or END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "next_variable")
     asm.add_constant(b, 1)
@@ -263,14 +271,14 @@ def _check_environment(asm: Assembler) -> None:
     pass_over(asm, "skip_rule", to="skip_items")  # this text, then its items
     asm.label("skip_items")
     asm.load(c, b, bits=8)
-    asm.constant(d, _ITEM[0])
+    asm.constant(d, ITEM[0])
     asm.branch("ne", c, d, "variable_rule")
     asm.add_constant(b, 1)
     asm.jump("skip_rule")
     # a at what follows the prefix, b at a mark
     asm.label("variable_allowed")
     asm.load(c, b, bits=8)
-    asm.constant(d, _ITEM[0])
+    asm.constant(d, ITEM[0])
     asm.branch("ne", c, d, "refuse_environment")
     asm.add_constant(b, 1)
     asm.store(a, frame, _MESSAGE)
@@ -299,8 +307,8 @@ def _check_needs(asm: Assembler) -> None:
     """For every need some variable that begins with it; the first argument, and one that has to be given."""
     a, b, c, d, _entry, frame, limit, top = range(8)
     asm.label("needs")
-    find(asm, _NEED_AT)
-    asm.label("need")  # b at a mark: _ITEM or _END
+    find(asm, NEED_AT)
+    asm.label("need")  # b at a mark: ITEM or END
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "first")
     asm.add_constant(b, 1)
@@ -314,7 +322,7 @@ def _check_needs(asm: Assembler) -> None:
     asm.add_constant(limit, 8)
     asm.jump("need_variable")
     asm.label("first")
-    find(asm, _FIRST_AT)
+    find(asm, FIRST_AT)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "asked")
     asm.load(a, top, 32)  # behind the program's own name
@@ -322,7 +330,7 @@ def _check_needs(asm: Assembler) -> None:
     begins(asm, "first_compare", so="asked")
     asm.jump("refuse_environment")
     asm.label("asked")
-    find(asm, _ASKED_AT)
+    find(asm, ASKED_AT)
     asm.store(b, frame, _ARGV)
     asm.load(c, b, bits=8)
     asm.branch_zero(c, "environment_ok")
@@ -346,126 +354,6 @@ def _check_needs(asm: Assembler) -> None:
     asm.jump("asked_argument")
 
 
-def _check_arguments(asm: Assembler) -> None:
-    """Every argument against every rule. What is swapped is swapped in a copy of argv, in a second pass: the
-    emulator, if it comes to that, is to see what was given."""
-    a, b, c, d, _entry, frame, limit, _top = range(8)
-    for number in (1, 2):
-        end = f"arguments_done{number}"
-        if number == 1:
-            asm.load(limit, frame, _GIVEN)
-            asm.add_constant(limit, 8)  # behind the program's own name
-        else:
-            _copy_arguments(asm)
-        asm.label(f"argument{number}")
-        asm.load(a, limit)
-        asm.branch_zero(a, end)
-        find(asm, _ARGS_AT)
-        asm.label(f"argument_rule{number}")
-        asm.load(c, b, bits=8)
-        asm.branch_zero(c, f"next_argument{number}")
-        asm.store(c, frame, _MESSAGE)
-        asm.add_constant(b, 1)
-        asm.load(a, limit)
-        if number == 1:
-            asm.constant(d, _SUFFIX[0])
-            asm.branch("eq", c, d, "argument_suffix")
-        begins(asm, f"argument_compare{number}", so=f"argument_prefix{number}")
-        pass_over(asm, f"argument_skip{number}", to=f"argument_skip_value{number}")
-        # every rule has a second text
-        pass_over(asm, f"argument_skip_value{number}", to=f"argument_rule{number}")
-        # the argument begins with the rule's text; a behind it, b at the second text
-        asm.label(f"argument_prefix{number}")
-        asm.load(c, frame, _MESSAGE)
-        if number == 1:
-            asm.constant(d, _PREFIX[0])
-            asm.branch("eq", c, d, "refuse_argument")
-            asm.constant(d, _ACCEPT[0])
-            asm.branch("eq", c, d, "next_argument1")
-        asm.load(d, a, bits=8)
-        asm.branch_zero(d, f"argument_equal{number}")
-        asm.jump(f"argument_skip_value{number}")
-        asm.label(f"argument_equal{number}")
-        if number == 1:
-            # SWAP: it is known, whatever rules come behind; NEXT: the argument behind it has to be its value
-            asm.constant(d, _SWAP[0])
-            asm.branch("eq", c, d, "next_argument1")
-            asm.constant(d, _NEXT[0])
-            asm.branch("ne", c, d, "argument_skip_value1")
-            asm.load(a, limit, 8)
-            asm.branch_zero(a, "refuse_argument")
-            compare(asm, "value_compare", differs="refuse_argument", equal="argument_rule1")
-        else:
-            asm.constant(d, _SWAP[0])
-            asm.branch("ne", c, d, "argument_skip_value2")
-            asm.store(b, limit)
-        asm.label(f"next_argument{number}")
-        asm.add_constant(limit, 8)
-        asm.jump(f"argument{number}")
-        if number == 1:
-            _check_suffix(asm)
-        asm.label(end)
-
-
-def _check_suffix(asm: Assembler) -> None:
-    """Whether the argument at a ends with the text at b."""
-    a, b, _c, d, _entry, frame = range(6)
-    asm.label("argument_suffix")
-    asm.store(b, frame, _ARGV)
-    asm.label("suffix_from")
-    asm.store(a, frame, _STAT)
-    asm.load(b, frame, _ARGV)
-    compare(asm, "suffix_compare", differs="suffix_differs", equal="refuse_argument")
-    asm.label("suffix_differs")
-    asm.load(a, frame, _STAT)
-    asm.load(d, a, bits=8)
-    asm.add_constant(a, 1)
-    asm.load(b, frame, _ARGV)
-    asm.branch_zero(d, "argument_skip1")
-    asm.jump("suffix_from")
-
-
-def _copy_arguments(asm: Assembler) -> None:
-    """Below the frame: argv from the program's own name on and what the twin is given behind it. `limit` is
-    at that name then, which may be swapped too, and the place of the copy is kept in the frame."""
-    a, b, c, d, _entry, frame, limit, _top = range(8)
-    asm.load(c, frame, _GIVEN)
-    asm.move(d, frame)
-    asm.label("copy_room")
-    asm.add_constant(d, -8)
-    asm.load(a, c)
-    asm.add_constant(c, 8)
-    asm.branch_zero(a, "copy_begin")
-    asm.jump("copy_room")
-    asm.label("copy_begin")
-    asm.add_constant(d, -8 * (_MOST_APPENDED + 2))
-    asm.constant(a, -16)
-    asm.mask(d, a)
-    asm.stack_from(d)
-    asm.store(d, frame, _ARGV)
-    asm.move(limit, d)
-    asm.load(c, frame, _GIVEN)
-    asm.label("copy")
-    asm.load(a, c)
-    asm.branch_zero(a, "copy_rest")
-    asm.store(a, d)
-    asm.add_constant(c, 8)
-    asm.add_constant(d, 8)
-    asm.jump("copy")
-    asm.label("copy_rest")
-    find(asm, _REST_AT)  # texts, each behind the mark _ITEM
-    asm.label("rest")
-    asm.load(a, b, bits=8)
-    asm.branch_zero(a, "rest_done")
-    asm.add_constant(b, 1)
-    asm.store(b, d)
-    asm.add_constant(d, 8)
-    pass_over(asm, "rest_skip", to="rest")
-    asm.label("rest_done")
-    asm.constant(a, 0)
-    asm.store(a, d)
-
-
 def _run(asm: Assembler) -> None:
     """Tell of it and execute the twin; and what becomes of all others."""
     a, b, c, d, entry, frame, limit, top = range(8)
@@ -475,7 +363,7 @@ def _run(asm: Assembler) -> None:
     asm.address(c, "run_now")
     asm.jump("tell")
     asm.label("run_now")
-    asm.load(a, entry, _TRIAL_AT)
+    asm.load(a, entry, TRIAL_AT)
     asm.branch_zero(a, "execute")
     asm.address(c, "texts")
     asm.add(a, c)
@@ -484,12 +372,12 @@ def _run(asm: Assembler) -> None:
     asm.label("execute")
     _variables(asm, limit)
     asm.load(c, frame, _ARGV)
-    asm.load(a, entry, _PROGRAM_AT)
+    asm.load(a, entry, PROGRAM_AT)
     asm.address(b, "texts")
     asm.add(a, b)
     asm.system_call("execve", a, c, limit)
     # no twin in this root (a chroot), or the arguments have become too long
-    asm.load(a, entry, _TRIAL_AT)
+    asm.load(a, entry, TRIAL_AT)
     asm.branch_zero(a, "gone")
     asm.constant(a, NOT_STARTED)
     asm.system_call("exit", a)
@@ -500,20 +388,20 @@ def _run(asm: Assembler) -> None:
 
     # by this condition; the next entry may be of the same file, with another one
     asm.label("refuse_name")
-    asm.load(a, entry, _HASH_AT)
-    asm.add_constant(entry, _ENTRY.size)
-    asm.load(b, entry, _HASH_AT)
+    asm.load(a, entry, HASH_AT)
+    asm.add_constant(entry, ENTRY.size)
+    asm.load(b, entry, HASH_AT)
     asm.branch("eq", a, b, "known")
     asm.jump("emulate")
     asm.label("refuse_places")
     asm.constant(a, PLUGINS)
     asm.store(a, frame, _DIFFERS)
     asm.label("refuse_environment")
-    asm.load(a, entry, _HASH_AT)
-    asm.load(b, entry, _ENTRY.size + _HASH_AT)
-    asm.add_constant(entry, _ENTRY.size)
+    asm.load(a, entry, HASH_AT)
+    asm.load(b, entry, ENTRY.size + HASH_AT)
+    asm.add_constant(entry, ENTRY.size)
     asm.branch("eq", a, b, "known")
-    asm.add_constant(entry, -_ENTRY.size)
+    asm.add_constant(entry, -ENTRY.size)
     asm.address(c, "emulate")
     asm.load(d, frame, _DIFFERS)
     asm.branch_zero(d, "environment_differs")
@@ -539,13 +427,13 @@ def _run(asm: Assembler) -> None:
     asm.address(entry, "entries")
     asm.label("name")
     asm.branch("ge", entry, limit, "emulate")
-    asm.load(a, entry, _NAME_AT)
+    asm.load(a, entry, NAME_AT)
     asm.address(b, "texts")
     asm.add(a, b)
     asm.load(b, top, 16)
     compare(asm, "name_compare", differs="name_on", equal="replaced")
     asm.label("name_on")
-    asm.add_constant(entry, _ENTRY.size)
+    asm.add_constant(entry, ENTRY.size)
     asm.jump("name")
     asm.label("replaced")
     asm.constant(d, REPLACED)
@@ -589,7 +477,7 @@ def _tell(asm: Assembler) -> None:
     a, b, c, d, entry, frame, limit, _top = range(8)
     asm.label("tell")
     asm.store(c, frame, _STAT)
-    asm.load(a, entry, _NUMBER_AT)
+    asm.load(a, entry, NUMBER_AT)
     asm.constant(b, 1 << 32)
     asm.multiply(b, d)
     asm.add(a, b)
@@ -610,66 +498,3 @@ def _tell(asm: Assembler) -> None:
     asm.load(c, frame, _STAT)
     asm.address(a, "run_now")
     asm.branch("eq", c, a, "run_now")
-
-
-def _tables(asm: Assembler, twins: Sequence[Twin]) -> None:
-    texts = bytearray(b"\0")  # nothing at 0
-    known: dict[bytes, int] = {}
-
-    def text(raw: bytes) -> int:
-        if raw not in known:
-            known[raw] = len(texts)
-            texts.extend(raw)
-        return known[raw]
-
-    rows = []
-    for number, twin in enumerate(twins):
-        name = text(twin.path.encode() + b"\0")
-        program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
-        arguments = text(b"".join(map(_argument_rule, twin.arguments)) + _END)
-        rest = text(b"".join(_ITEM + item.encode() + b"\0" for item in twin.append) + _END)
-        trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
-        assert len(twin.append) <= _MOST_APPENDED
-        conditions = [
-            (
-                text(b"".join(map(_environment_rule, one.rules)) + _END),
-                text(b"".join(_ITEM + need.encode() + b"\0" for need in one.needs) + _END),
-                text(one.first.encode() + b"\0"),
-                text(one.given.encode() + b"\0"),
-                text(_names(one)),
-                int(one.here),
-                text(encoded(one.places)),
-            )
-            for one in twin.conditions or (Condition(),)
-        ]
-        for each in twin.identities:
-            known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rest_of = (arguments, rest, number, trial, int(twin.expands))
-            rows += [_ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
-    asm.align(8)
-    asm.label("entries")
-    asm.data(b"".join(rows))
-    asm.label("entries_end")
-    asm.data(bytes(_ENTRY.size))  # behind the last one: of no file
-    asm.label("texts")
-    asm.data(bytes(texts))
-    asm.label("log")
-    asm.data(LOG.encode() + b"\0")
-
-
-def _names(condition: Condition) -> bytes:
-    if not condition.names:
-        return _END
-    wrapper = condition.wrapper or "/"  # no name
-    names = b"".join(_ITEM + name.encode() + b"\0" for name in condition.names)
-    return _PREFIX + wrapper.encode() + b"\0" + names + _END
-
-
-def _environment_rule(rule: EnvironmentRule) -> bytes:
-    items = b"".join(_ITEM + item.encode() + b"\0" for item in rule.allowed)
-    return _PREFIX + rule.prefix.encode() + b"\0" + items
-
-
-def _argument_rule(rule: ArgumentRule) -> bytes:
-    mark = {"refuse": _PREFIX, "end": _SUFFIX, "next": _NEXT, "swap": _SWAP, "accept": _ACCEPT}[rule.kind]
-    return mark + rule.text.encode() + b"\0" + rule.value.encode() + b"\0"
