@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
+from anyarch.elf.assembler import HOSTS
 from anyarch.elf.binary import inspect
 from anyarch.elf.edit import Program, is_printable
 from anyarch.emulation.accelerate.dispatcher import HIDDEN
@@ -53,7 +54,8 @@ class Natives:
         self._group = group
         self.host = host
         self._names = native_texts(host, target) if names is None else names
-        self._loaders = loaders(host)
+        # of a target's programs only what they need is asked
+        self._loaders = loaders(host) if host in HOSTS else ()
         self._libraries: dict[str, str] = {}
         self._library_texts = library_texts or {}
         multiarch = TARGETS[host].multiarch

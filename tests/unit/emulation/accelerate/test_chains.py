@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from anyarch.emulation.accelerate.chains import Scene
+from anyarch.emulation.accelerate.chains import Scene, libraries_of
 from anyarch.emulation.accelerate.clang import Clang
 from anyarch.emulation.accelerate.golang import Go
 from anyarch.emulation.accelerate.packages import Packages
 from anyarch.emulation.accelerate.rust import Rust
+from anyarch.emulation.accelerate.selection import TARGETS
 from anyarch.emulation.accelerate.zig import Zig
 from anyarch.snapshot.hosttree import HostTree
 from anyarch.testing.debian_images import native
@@ -215,3 +216,11 @@ def test_the_name_of_an_archive_of_zig_has_the_machine_in_it(tmp_path: Path) -> 
 
     assert reason.startswith("/lib")  # the program is this machine's `true`, whose loader is missing
     assert reason.endswith(" is missing")
+
+
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_the_libraries_of_foreign_programs_are_found(tmp_path: Path, target: str) -> None:
+    library = f"lib/{TARGETS[target].multiarch}/libc.so.6"
+    root = tree(tmp_path, {"clang": "1", "libc6": "2"}, {"usr/bin/clang": "clang", library: "libc6"})
+
+    assert libraries_of(root, target, ["usr/bin/clang"]) == {"libc6": "2"}
