@@ -21,6 +21,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     ENVIRONMENT,
     FAILED,
     GONE,
+    INPUT,
     PAGE,
     PLUGINS,
     RAN,
@@ -78,6 +79,7 @@ PLACES = (
     Condition(("B=",), places=(Place("/load"), Place("/more", ("x",)))),
 )
 GIVEN_ONE = PROGRAM[5:] + PROGRAM[:5]
+CAREFUL = PROGRAM[6:] + PROGRAM[:6]
 
 
 class Root:
@@ -129,7 +131,13 @@ class Root:
             Twin("/bin/loading", "t/echo", (loading,), (one,), append=(f"-{number}",))
             for number, one in enumerate(PLACES)
         ]
-        twins = [*others, twin, many, there, shell, reader, *loaders, told, else_told]
+        self.write(directory / "bin/careful", CAREFUL)
+        careful = identity(CAREFUL, size=len(CAREFUL), mtime=1000)
+        assert careful is not None
+        reluctant = Twin(
+            "/bin/careful", "t/echo", (careful,), append=("-end",), without=("view -0", "a text of 16 by.")
+        )
+        twins = [*others, twin, many, there, shell, reader, *loaders, told, else_told, reluctant]
         self.write(directory / "bin/echo", dispatcher(emulator, twins, host=host))
         if host != "amd64":
             shutil.copy("/usr/bin/qemu-aarch64-static", directory / "bin/qemu")
@@ -149,11 +157,13 @@ class Root:
         env: Mapping[str, str] | None = None,
         path: str = "/bin/program",
         name: str = "echo",
+        stdin: int = subprocess.DEVNULL,
     ) -> str:
         """What is printed when the kernel starts the emulator for `path`, as flag P of binfmt_misc has it."""
         done = subprocess.run(
             self.command(path, name, *arguments),
             env=dict(env or {}),
+            stdin=stdin,
             capture_output=True,
             text=True,
             check=False,
@@ -192,6 +202,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, cache_directory: Path) 
 
 
 EMULATED = "/bin/program echo"
+TEXT = b"view -0"
 
 
 def test_a_known_program_is_its_twin(root: Root) -> None:
@@ -585,3 +596,47 @@ def test_a_trial_whose_twin_is_missing_is_emulated(root: Root) -> None:
 
     assert root.run_tried("exit 3") == emulated("exit 3")
     assert root.verdicts() == {RAN: 1, GONE: 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "is_native"),
+    [
+        (b"", True),
+        (b".loc 1 2 3 view .LVU1\n", True),
+        (b"x" * 4090 + TEXT[:6], True),
+        (b"view -" * 2000, True),
+        (b"x" * 4096 + b"\0" * 4096, True),
+        (TEXT, False),
+        (b"vview -view -0", False),
+        *(
+            (b"x" * (4096 * pages + place) + TEXT + b"\n", False)
+            for pages in (0, 3)
+            for place in (0, 4088, 4093)
+        ),
+        (b"x" * 4090 + b"a text of 16 by.", False),
+        (b"\0" * 5 * (4096 - 16) + b"a text of 16 by.", False),
+        (b"a text of 16 byy", True),
+    ],
+)
+def test_what_a_file_among_the_arguments_has_decides(root: Root, content: bytes, *, is_native: bool) -> None:
+    (root.directory / "one").write_bytes(b".text\n")
+    (root.directory / "two").write_bytes(content)
+
+    assert (root.run("/one", "/two", path="/bin/careful") == "/one /two -end") == is_native
+    assert root.verdicts() == ({RAN: 1} if is_native else {INPUT: 1})
+
+
+def test_of_what_is_no_file_nothing_is_known(root: Root) -> None:
+    reader, writer = os.pipe()
+    os.mkfifo(root.directory / "pipe")
+    (root.directory / "-two").write_bytes(TEXT)
+    try:
+        assert root.run("-o", path="/bin/careful", stdin=reader) == "/bin/careful echo -o"
+        assert root.verdicts() == {INPUT: 1}
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert root.run("/bin", "/none", "-two", path="/bin/careful") == "/bin /none -two -end"
+    assert root.verdicts() == {RAN: 1}
+    assert root.run("/pipe", path="/bin/careful") == "/bin/careful echo /pipe"
+    assert root.verdicts() == {INPUT: 1}

@@ -22,7 +22,9 @@ PT_LOAD, PT_INTERP, PT_NOTE = 1, 3, 4
 PF_X, PF_W, PF_R = 1, 2, 4
 _PHDR = struct.Struct("<IIQQQQQQ")
 _PAGE = 0x10000  # the largest page size in use
-_SHT_RELA = 4
+_SHT_RELA, _SHT_DYNSYM = 4, 11
+_SECTION = struct.Struct("<4xI16xQQI20x")
+_SYMBOL = struct.Struct("<IBBHQQ")
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")  # lea address(%rip), %reg
 _RELATIVE = {62: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
@@ -95,6 +97,20 @@ class Program:
             if segment.kind == PT_LOAD and segment.offset <= offset < segment.offset + segment.file_size:
                 return segment.address + offset - segment.offset
         return None
+
+    def function(self, name: str) -> tuple[int, int]:
+        """Address and size of a dynamic symbol of its own. Raises `NotSupported` if it has none so called."""
+        text = name.encode() + b"\0"
+        sections = self._sections()
+        for kind, offset, size, link in sections:
+            if kind != _SHT_DYNSYM or link >= len(sections):
+                continue
+            strings = sections[link][1]
+            table = self.raw[offset : offset + size - size % _SYMBOL.size]
+            for index, _, _, section, address, length in _SYMBOL.iter_unpack(table):
+                if section and self.raw.startswith(text, strings + index):
+                    return address, length
+        raise NotSupported(f"{self.what} has no symbol {name}")
 
     def add_segment(self, make: Callable[[int], bytes], *, flags: int) -> int:
         """Load what `make(address)` gives; the address is returned."""
@@ -218,11 +234,8 @@ class Program:
         return found
 
     def _in_relocations(self, address: int) -> list[tuple[int, Callable[[int], bytes]]]:
-        (sections,) = struct.unpack_from("<Q", self.raw, 40)
-        size, count = struct.unpack_from("<HH", self.raw, 58)
         found: list[tuple[int, Callable[[int], bytes]]] = []
-        for number in range(count if size == 64 else 0):
-            kind, _, _, offset, length = struct.unpack_from("<IQQQQ", self.raw, sections + number * 64 + 4)
+        for kind, offset, length, _ in self._sections():
             if kind != _SHT_RELA:
                 continue
             for place in range(offset, offset + length - 23, 24):
@@ -230,6 +243,15 @@ class Program:
                 if info == _RELATIVE[self.machine] and addend == address:
                     found.append((place + 16, lambda target: struct.pack("<q", target)))
         return found
+
+    def _sections(self) -> list[tuple[int, int, int, int]]:
+        """Kind, offset, size and link of each; none of a file without a table of them."""
+        (table,) = struct.unpack_from("<Q", self.raw, 40)
+        size, count = struct.unpack_from("<HH", self.raw, 58)
+        if size != _SECTION.size or table + size * count > len(self.raw):
+            return []
+        rows = _SECTION.iter_unpack(self.raw[table : table + size * count])
+        return [(kind, offset, length, link) for kind, offset, length, link in rows]
 
 
 def _relative_to(after: int) -> Callable[[int], bytes]:

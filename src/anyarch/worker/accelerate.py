@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Acceleration", "Step"]
 
-_VERSION = "twins/28"
+_VERSION = "twins/29"
 
 
 class Acceleration:

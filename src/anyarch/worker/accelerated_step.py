@@ -67,6 +67,7 @@ _REASONS = {
     7: "it was a copy in another place",
     8: "the native one failed: it needs a library of the image's architecture, or its input has an error",
     9: "plug-ins that only the emulated one can load are in /usr/lib/bfd-plugins",
+    10: "of a pipe, or of optimized code with debug information, machines of 64 bits make other bytes",
 }
 
 

@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from anyarch.elf.edit import Program
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, ArgumentRule, Place, Twin, exemptions, refusals
-from anyarch.emulation.accelerate.natives import Natives
+from anyarch.emulation.accelerate.natives import Natives, read_file
 from anyarch.emulation.accelerate.packages import is_same_source
 from anyarch.emulation.accelerate.selection import TARGETS
+from anyarch.emulation.accelerate.words import narrow_hashes
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from anyarch.emulation.accelerate.dispatcher import Condition, Identity
     from anyarch.emulation.accelerate.packages import Packages
 
-__all__ = ["PROGRAMS", "SAME_BYTECODE", "Binutils", "foreign_plugin", "owner_of"]
+__all__ = ["PROGRAMS", "SAME_BYTECODE", "Binutils", "foreign_plugin", "library_changes", "owner_of"]
 
 _LOADING = ("ar", "nm", "ranlib", "strip", "objcopy", "objdump", "size", "addr2line", "strings")
 PROGRAMS = ("as", "ld.bfd", "readelf", "c++filt", *_LOADING)
@@ -35,6 +37,7 @@ SAME_BYTECODE = ("arm64", "riscv64", "ppc64le")
 C++; on arm C++ differed."""
 
 _PLUGIN = "liblto_plugin.so"
+_LIBRARY = "libbfd-"
 _DIRECTORIES = ("usr/libexec", "usr/lib")  # where it is in both, the latter leads to the former
 _OF_COMPILERS = "usr/lib/bfd-plugins"
 # GNU's getopt takes an option by its first letters
@@ -51,6 +54,10 @@ _LD_TELLING = (
     *("-v", "-V", "--version", "-version"),
 )
 _LD_ACCEPTED = ("--version-script", "-version-script", "--version-exports-section")
+# The assembler forces an address into a line table where a function begins, if code before it may have ended
+# with a piece of the assembler's memory, which holds less where pointers are longer (binutils,
+# gas/dwarf2dbg.c, process_entries). Compilers ask for that by the first text.
+_OF_POINTERS = ("view -0", ".include")
 _NEVER_SAID = "no linker says so\n"
 
 
@@ -69,7 +76,7 @@ class Binutils:
         conditions: tuple[Condition, ...],
     ) -> None:
         self._natives = natives
-        self._triplet = TARGETS[target].multiarch
+        self._triplet, self._bits = TARGETS[target].multiarch, TARGETS[target].bits
         # of symbols in bytecode the plug-in tells names as they are, numbers in its machine's byte order; and
         # with words of 32 bits, C++ that was linked came out different
         self._reads_bytecode = target in SAME_BYTECODE
@@ -87,8 +94,12 @@ class Binutils:
                 Place(f"/{_OF_COMPILERS}/{_PLUGIN}", files=theirs),
             )
             texts = {b"/usr/bin/../lib/bfd-plugins": f"{HIDDEN}/{group}b".encode()}
+            changes = (
+                *natives.library_changes.get(_LIBRARY, ()),
+                lambda program: program.replace_texts(texts),
+            )
             with_plugin = Natives(
-                natives.packages, group, host=natives.host, target=target, library_texts={"libbfd-": texts}
+                natives.packages, group, host=natives.host, target=target, library_changes={_LIBRARY: changes}
             )
             with_plugin.files = natives.files
             with_plugin.data(self._plugin, f"{group}b/{_PLUGIN}")
@@ -102,8 +113,12 @@ class Binutils:
             raise NotSupported(f"version {own or 'unknown'}, but {other or 'none'} of the native package")
         name = path.rpartition("/")[2].removeprefix(f"{self._triplet}-")
         if name not in _LOADING:
+            if name == "ld.bfd" and self._bits == 32 and _LIBRARY not in self._natives.library_changes:
+                raise NotSupported("the order of its symbols depends on the width of words")
             place = self._natives.program(path, path, texts={})
             twin = Twin(f"/{path}", place, (found,), self._conditions, refusals(_REFUSED), expands=True)
+            if name == "as" and self._bits == 32:
+                twin = msgspec.structs.replace(twin, without=_OF_POINTERS)
             return [self._linker(twin) if name == "ld.bfd" else twin]
         made = []
         for natives, places in self._places:
@@ -158,6 +173,21 @@ class Binutils:
             others = (*others, *accepted, *refusals(more))
             twin = msgspec.structs.replace(twin, trial=_NEVER_SAID)
         return msgspec.structs.replace(twin, arguments=(*root, *name, *plugin, *others))
+
+
+def library_changes(packages: Packages, target: str) -> dict[str, tuple[Callable[[Program], None], ...]]:
+    """What the libraries of a target's native binutils need (for `Natives`): nothing, also if it cannot be
+    had; the linker has no twin then."""
+    if TARGETS[target].bits == 64:
+        return {}
+    names = packages.files(f"binutils-{TARGETS[target].multiarch}")
+    paths = [path for path in names if path.rpartition("/")[2].startswith(_LIBRARY)]
+    try:
+        for path in paths:
+            narrow_hashes(Program(read_file(packages, path), path))
+    except NotSupported:
+        return {}
+    return {_LIBRARY: (narrow_hashes,)} if paths else {}
 
 
 def foreign_plugin(packages: Packages, triplet: str, gcc: str) -> tuple[int, int] | None:

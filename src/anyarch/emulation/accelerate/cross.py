@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from anyarch.emulation.accelerate.binutils import PROGRAMS, SAME_BYTECODE, Binutils, foreign_plugin, owner_of
+from anyarch.emulation.accelerate.binutils import (
+    PROGRAMS,
+    SAME_BYTECODE,
+    Binutils,
+    foreign_plugin,
+    library_changes,
+    owner_of,
+)
 from anyarch.emulation.accelerate.configuration import (
     check_configuration,
     check_specs,
@@ -22,6 +29,7 @@ from anyarch.emulation.accelerate.configuration import (
     offloading_rules,
 )
 from anyarch.emulation.accelerate.dispatcher import EnvironmentRule, Twin, exemptions, refusals
+from anyarch.emulation.accelerate.evaluation import evaluates_as_native, in_native_order
 from anyarch.emulation.accelerate.libraries import Libraries
 from anyarch.emulation.accelerate.likeness import native_driver, native_linker_name, native_table
 from anyarch.emulation.accelerate.natives import Natives, read_file
@@ -135,7 +143,8 @@ def choose_compilers(
 ) -> Chosen:
     """Twins of the compiler and binutils. `targets` are the trees that may have them: the step's root and the
     packages that it would install; a program has an identity in each."""
-    natives = Natives(native, group, host=host, target=target)
+    changes = library_changes(native, target)
+    natives = Natives(native, group, host=host, target=target, library_changes=changes)
     chosen = Chosen([], natives.files, {})
     triplet = TARGETS[target].multiarch
     rules = conditions(target)
@@ -272,14 +281,16 @@ def _compiler(
             elif name == "lto1":
                 known = (*exemptions(("-foffload-options=-l_GCC_m",)), *known)  # told in debug information
     texts |= _directories(ours, target)
-    fix: Callable[[Program], None] | None = None
+    fixes: list[Callable[[Program], None]] = []
+    if name in ("cc1", "cc1plus", "lto1") and not evaluates_as_native(host=natives.host, target=target):
+        fixes.append(in_native_order)
     if name in ("cc1", "cc1plus"):
-        fix = native_table(TARGETS[target].multiarch, gcc)
+        fixes.append(native_table(TARGETS[target].multiarch, gcc))
     elif name not in _PARTS:
-        fix = native_driver
+        fixes.append(native_driver)
     elif name == "collect2" and natives.host == "amd64":
-        fix = partial(native_linker_name, triplet=TARGETS[target].multiarch)
-    place = natives.program(own, f"{path}", texts=texts, change=fix)
+        fixes.append(partial(native_linker_name, triplet=TARGETS[target].multiarch))
+    place = natives.program(own, f"{path}", texts=texts, changes=fixes)
     if name.startswith("cc1"):
         known = (*known, *exemptions(_CC1_KNOWN))
     return Twin(f"/{path}", place, (found,), arguments=(*known, *refusals(refused)), expands=True)

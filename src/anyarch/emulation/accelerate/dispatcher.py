@@ -27,6 +27,7 @@ __all__ = [
     "FAILED",
     "GONE",
     "HIDDEN",
+    "INPUT",
     "LOG",
     "PAGE",
     "PLUGINS",
@@ -53,7 +54,7 @@ SHORT = "/../dev/pts"
 LOG = f"{HIDDEN}/log"
 
 PAGE = 4096
-RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE, FAILED, PLUGINS = range(1, 10)
+RAN, REPLACED, ENVIRONMENT, ARGUMENT, GONE, CLOSED, ELSEWHERE, FAILED, PLUGINS, INPUT = range(1, 11)
 RECORD = struct.Struct("<II")
 PRIME, BASIS = 0x100000001B3, 0xCBF29CE484222325  # FNV-1a, of 64 bit words
 WORD = (1 << 64) - 1
@@ -137,7 +138,7 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     than it has ended well.
 
     If it `expands`, an argument `@FILE` stands for the words in that file: rules are for these, and the twin
-    gets them (`response`)."""
+    gets them (`response`). No file among the arguments may have one of the texts `without` (`inputs`)."""
 
     path: str
     program: str
@@ -147,6 +148,7 @@ class Twin(msgspec.Struct, frozen=True, order=True):
     append: tuple[str, ...] = ()
     trial: str = ""
     expands: bool = False
+    without: tuple[str, ...] = ()
 
 
 def identity(head: bytes, *, size: int, mtime: int) -> Identity | None:
@@ -168,7 +170,7 @@ def read_log(raw: bytes, count: int) -> dict[int, dict[int, int]]:
     found: dict[int, dict[int, int]] = {}
     for place in range(0, len(raw) - len(raw) % RECORD.size, RECORD.size):
         number, verdict = RECORD.unpack_from(raw, place)
-        if number < count and RAN <= verdict <= PLUGINS:
+        if number < count and RAN <= verdict <= INPUT:
             counts = found.setdefault(number, {})
             counts[verdict] = counts.get(verdict, 0) + 1
     return found

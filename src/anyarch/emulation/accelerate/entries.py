@@ -10,10 +10,11 @@ import struct
 from typing import TYPE_CHECKING
 
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, LOG, WORD, Condition
+from anyarch.emulation.accelerate.inputs import LONGEST_TEXT
 from anyarch.emulation.accelerate.places import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from anyarch.elf.assembler import Assembler
     from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
@@ -45,16 +46,17 @@ __all__ = [
     "SUFFIX",
     "SWAP",
     "TRIAL_AT",
+    "WITHOUT_AT",
     "put_tables",
 ]
 
 # the marks in lists of texts
 END, ITEM, PREFIX, NEXT, SWAP, ACCEPT, SUFFIX = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5", b"\6"
 
-ENTRY = struct.Struct("<17Q")
+ENTRY = struct.Struct("<18Q")
 HASH_AT, SIZE_AT, MTIME_AT, NAME_AT, PROGRAM_AT = range(0, 40, 8)
 ENV_AT, NEED_AT, FIRST_AT, ASKED_AT, CALLED_AT, HERE_AT, PLACES_AT = range(40, 96, 8)
-ARGS_AT, REST_AT, NUMBER_AT, TRIAL_AT, EXPANDS_AT = range(96, 136, 8)
+ARGS_AT, REST_AT, NUMBER_AT, TRIAL_AT, EXPANDS_AT, WITHOUT_AT = range(96, 144, 8)
 MOST_APPENDED = 30
 """So many arguments a twin gets behind its own, at most."""
 
@@ -76,13 +78,14 @@ def put_tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         name = text(twin.path.encode() + b"\0")
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + END)
-        rest = text(b"".join(ITEM + item.encode() + b"\0" for item in twin.append) + END)
+        rest, without = text(_items(twin.append)), text(_items(twin.without))
         trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
         assert len(twin.append) <= MOST_APPENDED
+        assert all(len(each.encode()) <= LONGEST_TEXT for each in twin.without)
         conditions = [
             (
                 text(b"".join(map(_environment_rule, one.rules)) + END),
-                text(b"".join(ITEM + need.encode() + b"\0" for need in one.needs) + END),
+                text(_items(one.needs)),
                 text(one.first.encode() + b"\0"),
                 text(one.given.encode() + b"\0"),
                 text(_names(one)),
@@ -93,7 +96,7 @@ def put_tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         ]
         for each in twin.identities:
             known_by = (each.hash, each.size, each.mtime & WORD, name, program)
-            rest_of = (arguments, rest, number, trial, int(twin.expands))
+            rest_of = (arguments, rest, number, trial, int(twin.expands), without)
             rows += [ENTRY.pack(*known_by, *condition, *rest_of) for condition in conditions]
     asm.align(8)
     asm.label("entries")
@@ -106,12 +109,15 @@ def put_tables(asm: Assembler, twins: Sequence[Twin]) -> None:
     asm.data(LOG.encode() + b"\0")
 
 
+def _items(texts: Iterable[str]) -> bytes:
+    return b"".join(ITEM + item.encode() + b"\0" for item in texts) + END
+
+
 def _names(condition: Condition) -> bytes:
     if not condition.names:
         return END
     wrapper = condition.wrapper or "/"  # no name
-    names = b"".join(ITEM + name.encode() + b"\0" for name in condition.names)
-    return PREFIX + wrapper.encode() + b"\0" + names + END
+    return PREFIX + wrapper.encode() + b"\0" + _items(condition.names)
 
 
 def _environment_rule(rule: EnvironmentRule) -> bytes:

@@ -15,6 +15,7 @@ from anyarch.emulation.accelerate.dispatcher import (
     ENVIRONMENT,
     FAILED,
     GONE,
+    INPUT,
     PAGE,
     PLUGINS,
     PRIME,
@@ -40,8 +41,10 @@ from anyarch.emulation.accelerate.entries import (
     PROGRAM_AT,
     SIZE_AT,
     TRIAL_AT,
+    WITHOUT_AT,
     put_tables,
 )
+from anyarch.emulation.accelerate.inputs import check_inputs
 from anyarch.emulation.accelerate.places import check_places
 from anyarch.emulation.accelerate.response import expand, give_memory_back
 from anyarch.emulation.accelerate.texts import begins, compare, find, pass_over
@@ -176,6 +179,15 @@ def code(asm: Assembler, twins: Sequence[Twin], *, host: str, go_on: int) -> byt
         frame_at=_RESPONSE,
         mode_at=_STAT_MODE[host],
         size_at=_STAT_SIZE,
+    )
+    check_inputs(
+        asm,
+        texts_at=WITHOUT_AT,
+        given_at=_GIVEN,
+        status_at=_STAT,
+        mode_at=_STAT_MODE[host],
+        room_at=_HEAD,
+        frame_at=_PLACES,
     )
     check_arguments(asm, given_at=_GIVEN, copy_at=_ARGV, mark_at=_MESSAGE, free_at=_STAT)
     _run(asm)
@@ -415,6 +427,10 @@ def _run(asm: Assembler) -> None:
     asm.jump("tell")
     asm.label("failed")
     asm.constant(d, FAILED)
+    asm.address(c, "emulate")
+    asm.jump("tell")
+    asm.label("refuse_input")
+    asm.constant(d, INPUT)
     asm.address(c, "emulate")
     asm.jump("tell")
     asm.label("refuse_argument")

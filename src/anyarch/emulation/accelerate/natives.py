@@ -19,7 +19,7 @@ from anyarch.errors import NotSupported, PathNotFound
 from anyarch.snapshot.slices import reader_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from anyarch.elf.binary import Binary
@@ -44,10 +44,10 @@ class Natives:
         target: str,
         names: Mapping[bytes, bytes] | None = None,
         directories: Sequence[str] = (),
-        library_texts: Mapping[str, Mapping[bytes, bytes]] | None = None,
+        library_changes: Mapping[str, Sequence[Callable[[Program], None]]] | None = None,
     ) -> None:
         """`names` are texts that name this machine's architecture, and the target's. Libraries are looked
-        for in `directories` before the usual ones; `library_texts` are put into those whose names begin so.
+        for in `directories` before the usual ones; those whose names begin so get `library_changes`.
         """
         self.packages = packages
         self.files: dict[str, bytes] = {}
@@ -57,7 +57,7 @@ class Natives:
         # of a target's programs only what they need is asked
         self._loaders = loaders(host) if host in HOSTS else ()
         self._libraries: dict[str, str] = {}
-        self._library_texts = library_texts or {}
+        self.library_changes = library_changes or {}
         multiarch = TARGETS[host].multiarch
         usual = (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib")
         self._directories = (*directories, *usual)
@@ -69,7 +69,7 @@ class Natives:
         *,
         texts: dict[bytes, bytes] | None = None,
         like: bytes = b"",
-        change: Callable[[Program], None] | None = None,
+        changes: Iterable[Callable[[Program], None]] = (),
     ) -> str:
         """Take the program `path` in as `name`, with its libraries; answer where it is below `HIDDEN`.
 
@@ -92,7 +92,7 @@ class Natives:
             else:
                 raise NotSupported(f"/{path} looks for libraries in {directory}")
         program.replace_texts(pairs)
-        if change is not None:
+        for change in changes:
             change(program)
         if found.interpreter:
             program.set_interpreter(f"{HIDDEN}/{self._loader(found.interpreter, path)}")
@@ -134,7 +134,7 @@ class Natives:
             if not soname.startswith("ld-linux"):
                 for each in found.needed:
                     self.library(each)
-                self.files[f"{self._group}l/{soname}"] = self._with_texts(soname, raw)
+                self.files[f"{self._group}l/{soname}"] = self._changed(soname, raw)
             else:
                 # the name by which libraries ask for the loader; it is there already when they do
                 self.files[f"{self._group}l/{soname}"] = GlibcLoader(self.host).patched(
@@ -144,11 +144,12 @@ class Natives:
             del self._libraries[soname]  # nor has the next program that asks for it all of it
             raise
 
-    def _with_texts(self, soname: str, raw: bytes) -> bytes:
-        for start, texts in self._library_texts.items():
+    def _changed(self, soname: str, raw: bytes) -> bytes:
+        for start, changes in self.library_changes.items():
             if soname.startswith(start):
                 program = Program(raw, soname)
-                program.replace_texts(texts)
+                for change in changes:
+                    change(program)
                 raw = program.finished()
         return raw
 
