@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from anyarch.testing.builder import Builder
-from tests.engine.test_accelerate import ARM, differing, log, notes
-from tests.engine.test_accelerate_cross import CXX, C
+from tests.engine.test_accelerate import ARM, differing, equal_files, log, notes
+from tests.engine.test_accelerate_cross import CXX, C, base_image
 from tests.engine.test_accelerate_go import chain_image, chain_packages
 
 if TYPE_CHECKING:
@@ -62,6 +62,34 @@ def run(build: Builder, script: str, **request: object) -> tuple[BuiltImage, str
     """One RUN step in /src, which is all that is kept of it; and its log."""
     image = build(DOCKERFILE.format(script=script), platform=ARM, files=SOURCES, **request)
     return image, log(image)
+
+
+@pytest.mark.parametrize(
+    ("suite", "architecture", "platform"),
+    [
+        ("trixie", "riscv64", "linux/riscv64"),
+        ("bookworm", "s390x", "linux/s390x"),
+        ("bookworm", "ppc64el", "linux/ppc64le"),
+    ],
+)
+def test_every_target_of_64_bits_has_twins_that_make_the_same(
+    tmp_path: Path, cache_directory: Path, suite: str, architecture: str, platform: str
+) -> None:
+    """Native LLVM is in the base image for this machine."""
+    base = base_image(
+        cache_directory, tmp_path / "debian", suite, architecture, platform, packages=("clang", "lld")
+    )
+    build = Builder(tmp_path / "build", build_contexts={"debian": base}, accelerate="cross")
+    script = (
+        "clang -O2 -g -MD -c c.c -o c.o && clang++ -O2 -g -c cc.cc -o cc.o && clang c.c -o both && "
+        "clang -O2 -S constants.c -o constants.s && clang++ cc.o -o cc && ./both && ./cc > cc.out"
+    )
+    dockerfile = DOCKERFILE.format(script=script)
+    fast = build(dockerfile, platform=platform, files=SOURCES)
+    plain = build(dockerfile, platform=platform, files=SOURCES, accelerate="off")
+
+    assert "cc.out" in equal_files(plain, fast)
+    assert [line for line in notes(log(fast)).splitlines() if "clang" in line or "llvm" in line] == []
 
 
 def test_objects_libraries_and_programs_are_equal_byte_by_byte(shared: Builder) -> None:

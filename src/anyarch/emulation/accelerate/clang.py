@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Clang"]
 
 _OWN = re.compile(r"(clang|lld|llvm|libllvm|libclang-cpp)-?([0-9]+)")
-_TRIPLE = re.compile(rb"(?<![ -~])[a-z0-9_]+-[a-z0-9]+-linux-gnu[a-z0-9]*(?=\0)")
+_TRIPLE = re.compile(rb"(?<![ -~])[a-z0-9_]+-(?:[a-z0-9]+-)?linux-gnu[a-z0-9]*(?=\0)")
 # packages, and their programs in the directory of their version
 _PROGRAMS = {"clang": ("clang",), "lld": ("lld",), "llvm": ("llvm-ar", "llvm-objcopy")}
 
@@ -86,6 +86,8 @@ class Clang:
         chosen = Chosen([], {}, {})
         for package, paths in _installed(scene.root).items():
             try:
+                if TARGETS[scene.target].bits == 32:
+                    raise NotSupported("what depends on the width of words in it is not known")
                 native = owned_natives(scene, package, paths)
                 _check_libraries(scene, native, paths)
                 natives = Natives(native, self.group, host=scene.host, target=scene.target)

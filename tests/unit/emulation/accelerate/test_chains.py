@@ -224,3 +224,11 @@ def test_the_libraries_of_foreign_programs_are_found(tmp_path: Path, target: str
     root = tree(tmp_path, {"clang": "1", "libc6": "2"}, {"usr/bin/clang": "clang", library: "libc6"})
 
     assert libraries_of(root, target, ["usr/bin/clang"]) == {"libc6": "2"}
+
+
+def test_clang_of_32_bits_is_emulated(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"clang-14": "1"}, {"usr/lib/llvm-14/bin/clang": "clang-14"})
+    chosen = Clang().choose(Scene(root, 0, (root,), HOST, "arm", ""))
+
+    assert not chosen.twins
+    assert chosen.emulated == {"clang-14": "what depends on the width of words in it is not known"}
