@@ -27,18 +27,29 @@ class Chain(NamedTuple):
     most: float
     first: int = 1
     """So many builds before those that count: Go's own command has a twin after a first one."""
+    emulated: tuple[str, ...] = ()
+    """Platforms on which it has no twins."""
 
 
 _GO = "cd */ && HOME=/root CGO_ENABLED=0 go build -trimpath -o . ./cmd/gxz"
 CHAINS = {
     "go": Chain("Go: `gxz`", ("golang-go",), "gxz", _GO, 1.4, first=2),
-    "clang": Chain("clang: lua", ("clang", "lld"), "lua", "make -C */src linux CC=clang >/dev/null", 1.3),
+    "clang": Chain(
+        "clang: lua",
+        ("clang", "lld"),
+        "lua",
+        "make -C */src linux CC=clang >/dev/null",
+        1.3,
+        emulated=("linux/arm/v7",),
+    ),
 }
 
 
 def measure(name: str, platform: str, rounds: int = ROUNDS) -> Iterator[Found]:
     """The workload of a chain."""
     chain = CHAINS[name]
+    if platform in chain.emulated:
+        return
     with tempfile.TemporaryDirectory(prefix="anyarch-bench-") as directory:
         build = debian_builder(Path(directory), platform, packages=chain.packages)
         archive = source_archive(CACHE, chain.source)
