@@ -14,7 +14,19 @@ from anyarch.errors import NotSupported
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["AT_FDCWD", "HOSTS", "O_CLOEXEC", "REGISTERS", "SYSTEM_CALLS", "Assembler", "assembler_for"]
+__all__ = [
+    "AT_FDCWD",
+    "HOSTS",
+    "O_CLOEXEC",
+    "REGISTERS",
+    "SYSTEM_CALLS",
+    "S_IFCHR",
+    "S_IFDIR",
+    "S_IFMT",
+    "S_IFREG",
+    "Assembler",
+    "assembler_for",
+]
 
 REGISTERS = 8
 
@@ -32,6 +44,9 @@ SYSTEM_CALLS = {
 
 AT_FDCWD, O_CLOEXEC = -100, 0o2000000
 """Arguments of these: include/uapi/linux/fcntl.h, asm-generic/fcntl.h, the same on both machines."""
+
+S_IFMT, S_IFREG, S_IFDIR, S_IFCHR = 0o170000, 0o100000, 0o040000, 0o020000
+"""Kinds of files in `st_mode`: include/uapi/linux/stat.h."""
 
 
 class Assembler:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from anyarch.emulation.accelerate.dispatcher import HIDDEN, LOG, WORD, Condition
 from anyarch.emulation.accelerate.inputs import LONGEST_TEXT
 from anyarch.emulation.accelerate.places import encoded
+from anyarch.emulation.accelerate.texts import END, items
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anyarch.elf.assembler import Assembler
     from anyarch.emulation.accelerate.dispatcher import ArgumentRule, EnvironmentRule, Twin
@@ -24,14 +25,12 @@ __all__ = [
     "ARGS_AT",
     "ASKED_AT",
     "CALLED_AT",
-    "END",
     "ENTRY",
     "ENV_AT",
     "EXPANDS_AT",
     "FIRST_AT",
     "HASH_AT",
     "HERE_AT",
-    "ITEM",
     "MOST_APPENDED",
     "MTIME_AT",
     "NAME_AT",
@@ -50,8 +49,8 @@ __all__ = [
     "put_tables",
 ]
 
-# the marks in lists of texts
-END, ITEM, PREFIX, NEXT, SWAP, ACCEPT, SUFFIX = b"\0", b"\1", b"\2", b"\3", b"\4", b"\5", b"\6"
+# the marks of rules in lists of texts
+PREFIX, NEXT, SWAP, ACCEPT, SUFFIX = b"\2", b"\3", b"\4", b"\5", b"\6"
 
 ENTRY = struct.Struct("<18Q")
 HASH_AT, SIZE_AT, MTIME_AT, NAME_AT, PROGRAM_AT = range(0, 40, 8)
@@ -78,14 +77,14 @@ def put_tables(asm: Assembler, twins: Sequence[Twin]) -> None:
         name = text(twin.path.encode() + b"\0")
         program = text(f"{HIDDEN}/{twin.program}".encode() + b"\0")
         arguments = text(b"".join(map(_argument_rule, twin.arguments)) + END)
-        rest, without = text(_items(twin.append)), text(_items(twin.without))
+        rest, without = text(items(twin.append) + END), text(items(twin.without) + END)
         trial = text(twin.trial.encode() + b"\0") if twin.trial else 0
         assert len(twin.append) <= MOST_APPENDED
         assert all(len(each.encode()) <= LONGEST_TEXT for each in twin.without)
         conditions = [
             (
                 text(b"".join(map(_environment_rule, one.rules)) + END),
-                text(_items(one.needs)),
+                text(items(one.needs) + END),
                 text(one.first.encode() + b"\0"),
                 text(one.given.encode() + b"\0"),
                 text(_names(one)),
@@ -109,20 +108,15 @@ def put_tables(asm: Assembler, twins: Sequence[Twin]) -> None:
     asm.data(LOG.encode() + b"\0")
 
 
-def _items(texts: Iterable[str]) -> bytes:
-    return b"".join(ITEM + item.encode() + b"\0" for item in texts) + END
-
-
 def _names(condition: Condition) -> bytes:
     if not condition.names:
         return END
     wrapper = condition.wrapper or "/"  # no name
-    return PREFIX + wrapper.encode() + b"\0" + _items(condition.names)
+    return PREFIX + wrapper.encode() + b"\0" + items(condition.names) + END
 
 
 def _environment_rule(rule: EnvironmentRule) -> bytes:
-    items = b"".join(ITEM + item.encode() + b"\0" for item in rule.allowed)
-    return PREFIX + rule.prefix.encode() + b"\0" + items
+    return PREFIX + rule.prefix.encode() + b"\0" + items(rule.allowed)
 
 
 def _argument_rule(rule: ArgumentRule) -> bytes:

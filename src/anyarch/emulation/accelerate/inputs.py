@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC
+from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC, S_IFCHR, S_IFDIR, S_IFMT, S_IFREG
 from anyarch.emulation.accelerate.texts import begins, find, pass_over
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ __all__ = ["LONGEST_TEXT", "check_inputs"]
 
 LONGEST_TEXT = 16
 _PAGE = 4096
-_S_IFMT, _S_IFREG, _S_IFDIR, _S_IFCHR = 0o170000, 0o100000, 0o040000, 0o020000
 
 
 def check_inputs(
@@ -39,7 +38,7 @@ def check_inputs(
     asm.system_call("fstat", a, c)
     asm.branch_negative(a, "input_list")  # closed
     _load_kind(asm, status_at + mode_at)
-    asm.constant(d, _S_IFCHR)
+    asm.constant(d, S_IFCHR)
     asm.branch("ne", a, d, "refuse_input")
 
     asm.label("input_list")  # b at a mark
@@ -62,10 +61,10 @@ def check_inputs(
     asm.system_call("newfstatat", a, b, c, d)
     asm.branch_negative(a, "input_next")  # what it is to write, perhaps
     _load_kind(asm, status_at + mode_at)
-    for kind in (_S_IFDIR, _S_IFCHR):
+    for kind in (S_IFDIR, S_IFCHR):
         asm.constant(d, kind)
         asm.branch("eq", a, d, "input_next")
-    asm.constant(d, _S_IFREG)
+    asm.constant(d, S_IFREG)
     asm.branch("ne", a, d, "refuse_input")
     asm.constant(a, AT_FDCWD)
     asm.constant(c, O_CLOEXEC)
@@ -126,7 +125,7 @@ def _load_kind(asm: Assembler, at: int) -> None:
     """a = the kind of a file, whose mode is in the frame; by way of d."""
     a, d, frame = 0, 3, 5
     asm.load(a, frame, at, bits=32)
-    asm.constant(d, _S_IFMT)
+    asm.constant(d, S_IFMT)
     asm.mask(a, d)
 
 

@@ -32,7 +32,6 @@ from anyarch.emulation.accelerate.entries import (
     FIRST_AT,
     HASH_AT,
     HERE_AT,
-    ITEM,
     MTIME_AT,
     NAME_AT,
     NEED_AT,
@@ -47,7 +46,7 @@ from anyarch.emulation.accelerate.entries import (
 from anyarch.emulation.accelerate.inputs import check_inputs
 from anyarch.emulation.accelerate.places import check_places
 from anyarch.emulation.accelerate.response import expand, give_memory_back
-from anyarch.emulation.accelerate.texts import begins, compare, find, pass_over
+from anyarch.emulation.accelerate.texts import ITEM, begins, compare, find, pass_over
 from anyarch.emulation.accelerate.trial import NOT_STARTED, try_out
 
 if TYPE_CHECKING:
@@ -69,6 +68,14 @@ _F_SETFD, _FD_CLOEXEC = 2, 1
 _FRAME = 0x2000
 _STAT, _HEAD, _MESSAGE, _ARGV, _GIVEN, _RESPONSE = 0, 0x200, 0x1800, 0x1808, 0x1810, 0x1818
 _DIFFERS, _PLACES = 0x1900, 0x1908
+
+# where nothing is tried any more -> what is told
+_REFUSALS = {
+    "refuse_place": ELSEWHERE,
+    "failed": FAILED,
+    "refuse_input": INPUT,
+    "refuse_argument": ARGUMENT,
+}
 
 
 def dispatcher(emulator: bytes, twins: Sequence[Twin], *, host: str) -> bytes:
@@ -421,22 +428,11 @@ def _run(asm: Assembler) -> None:
     asm.label("environment_differs")
     asm.constant(d, ENVIRONMENT)
     asm.jump("tell")
-    asm.label("refuse_place")
-    asm.constant(d, ELSEWHERE)
-    asm.address(c, "emulate")
-    asm.jump("tell")
-    asm.label("failed")
-    asm.constant(d, FAILED)
-    asm.address(c, "emulate")
-    asm.jump("tell")
-    asm.label("refuse_input")
-    asm.constant(d, INPUT)
-    asm.address(c, "emulate")
-    asm.jump("tell")
-    asm.label("refuse_argument")
-    asm.constant(d, ARGUMENT)
-    asm.address(c, "emulate")
-    asm.jump("tell")
+    for label, verdict in _REFUSALS.items():
+        asm.label(label)
+        asm.constant(d, verdict)
+        asm.address(c, "emulate")
+        asm.jump("tell")
 
     # a program that no twin is known for: is its path one that has a twin?
     asm.label("unknown")

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC
-from anyarch.emulation.accelerate.texts import compare, find, pass_over
+from anyarch.emulation.accelerate.texts import END, ITEM, compare, find, items, pass_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_places", "encoded"]
 
-_END, _ITEM, _DIRECTORY, _FILE = b"\0", b"\1", b"\2", b"\3"
+_DIRECTORY, _FILE = b"\2", b"\3"
 _WORDS = struct.Struct("<2Q")
 _O_DIRECTORY = {"amd64": 0o200000, "arm64": 0o40000}
 _LENGTH_AT, _NAME_AT = 16, 19  # struct linux_dirent64
@@ -32,10 +32,9 @@ def encoded(places: Iterable[Place]) -> bytes:
     found = b""
     for place in places:
         mark = _FILE if place.files else _DIRECTORY
-        names = (_ITEM + name.encode() + b"\0" for name in place.names)
-        files = (_ITEM + _WORDS.pack(size, mtime % (1 << 64)) for size, mtime in place.files)
-        found += mark + place.path.encode() + b"\0" + b"".join((*names, *files))
-    return found + _END
+        files = (ITEM + _WORDS.pack(size, mtime % (1 << 64)) for size, mtime in place.files)
+        found += mark + place.path.encode() + b"\0" + items(place.names) + b"".join(files)
+    return found + END
 
 
 def check_places(
@@ -92,7 +91,7 @@ def check_places(
     asm.load(b, frame, rule)
     asm.label("file_name")  # b at a mark
     asm.load(c, b, bits=8)
-    asm.constant(d, _ITEM[0])
+    asm.constant(d, ITEM[0])
     asm.branch("ne", c, d, "directory_differs")
     asm.add_constant(b, 1)
     asm.load(a, frame, place)
@@ -115,7 +114,7 @@ def check_places(
     asm.load(b, frame, rule)
     asm.label("directory_names")
     asm.load(c, b, bits=8)
-    asm.constant(d, _ITEM[0])
+    asm.constant(d, ITEM[0])
     asm.branch("ne", c, d, "place")
     pass_over(asm, "directory_name", to="directory_names")
 
@@ -131,7 +130,7 @@ def check_places(
     asm.constant(a, 0)  # one of the files was it
     asm.label("file_of")  # b at a mark
     asm.load(c, b, bits=8)
-    asm.constant(d, _ITEM[0])
+    asm.constant(d, ITEM[0])
     asm.branch("ne", c, d, "file_known")
     _load_word(asm, c, d, b, 1)
     asm.load(d, limit, size_at)

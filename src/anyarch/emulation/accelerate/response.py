@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC
+from anyarch.elf.assembler import AT_FDCWD, O_CLOEXEC, S_IFMT, S_IFREG
 
 if TYPE_CHECKING:
     from anyarch.elf.assembler import Assembler
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["expand", "give_memory_back"]
 
 _MOST_TEXT, _MOST_WORDS = 256 << 10, 16384
-_S_IFMT, _S_IFREG = 0o170000, 0o100000
 _SPACES = b" \t\n\v\f\r"
 
 
@@ -99,9 +98,9 @@ def expand(
     asm.system_call("newfstatat", a, b, c, d)  # first: who opens a pipe is seen at its other end
     asm.branch_negative(a, "refuse_argument")
     asm.load(a, frame, status + mode_at, bits=32)
-    asm.constant(b, _S_IFMT)
+    asm.constant(b, S_IFMT)
     asm.mask(a, b)
-    asm.constant(b, _S_IFREG)
+    asm.constant(b, S_IFREG)
     asm.branch("ne", a, b, "refuse_argument")
     asm.load(a, frame, text)
     asm.load(b, frame, status + size_at)

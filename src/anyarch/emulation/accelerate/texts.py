@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from anyarch.elf.assembler import Assembler
 
-__all__ = ["begins", "compare", "find", "pass_over"]
+__all__ = ["END", "ITEM", "begins", "compare", "find", "items", "pass_over"]
+
+END, ITEM = b"\0", b"\1"
+"""In a list: its end, and what stands before a text."""
+
+
+def items(texts: Iterable[str]) -> bytes:
+    """Texts of a list, each with its mark, without the end."""
+    return b"".join(ITEM + text.encode() + b"\0" for text in texts)
 
 
 def find(asm: Assembler, at: int) -> None:
