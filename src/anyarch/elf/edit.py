@@ -26,7 +26,8 @@ _SHT_RELA, _SHT_DYNSYM = 4, 11
 _SECTION = struct.Struct("<4xI16xQQI20x")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _LEA = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]")  # lea address(%rip), %reg
-_RELATIVE = {62: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
+EM_X86_64 = 62
+_RELATIVE = {EM_X86_64: 8, 183: 1027}  # R_X86_64_RELATIVE, R_AARCH64_RELATIVE
 
 
 class Segment:
@@ -98,8 +99,8 @@ class Program:
                 return segment.address + offset - segment.offset
         return None
 
-    def function(self, name: str) -> tuple[int, int]:
-        """Address and size of a dynamic symbol of its own. Raises `NotSupported` if it has none so called."""
+    def function(self, name: str) -> range:
+        """File offsets of the code that a dynamic symbol names. Raises `NotSupported` if there is none."""
         text = name.encode() + b"\0"
         sections = self._sections()
         for kind, offset, size, link in sections:
@@ -109,7 +110,9 @@ class Program:
             table = self.raw[offset : offset + size - size % _SYMBOL.size]
             for index, _, _, section, address, length in _SYMBOL.iter_unpack(table):
                 if section and self.raw.startswith(text, strings + index):
-                    return address, length
+                    start = self.offset_of(address)
+                    if start is not None:
+                        return range(start, start + length)
         raise NotSupported(f"{self.what} has no symbol {name}")
 
     def add_segment(self, make: Callable[[int], bytes], *, flags: int) -> int:
@@ -195,7 +198,7 @@ class Program:
 
     def _references(self, address: int) -> list[tuple[int, Callable[[int], bytes]]]:
         """Where the code or the data of an amd64 program names `address`, and how to name another there."""
-        if self.machine != 62:
+        if self.machine != EM_X86_64:
             raise NotSupported(f"{self.what}: only programs for amd64 can be given longer texts")
         found: list[tuple[int, Callable[[int], bytes]]] = []
         absolute = struct.pack("<I", address) if self.kind == ET_EXEC and address < 1 << 31 else b""

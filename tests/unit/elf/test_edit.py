@@ -63,11 +63,9 @@ def test_what_is_no_program_is_refused(raw: bytes) -> None:
 
 def test_functions_are_found_by_name() -> None:
     library = Program(Path("/lib/x86_64-linux-gnu/libc.so.6").read_bytes(), "the C library")
-    address, size = library.function("getpid")
+    code = library.function("getpid")
 
-    start = library.offset_of(address)
-    assert start is not None
-    assert b"\xb8\x27\0\0\0\x0f\x05" in library.raw[start : start + size]  # mov $39, %eax; syscall
+    assert b"\xb8\x27\0\0\0\x0f\x05" in library.raw[code.start : code.stop]  # mov $39, %eax; syscall
     with pytest.raises(NotSupported, match="the C library has no symbol getpidx"):
         library.function("getpidx")
     with pytest.raises(NotSupported, match="make has no symbol malloc"):

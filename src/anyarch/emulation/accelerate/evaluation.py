@@ -37,14 +37,12 @@ def in_native_order(program: Program) -> None:
     """Let the three pass the register that they make first as the first of the two. Raises `NotSupported`
     for code that is not as expected."""
     make, take, *shifts = (program.function(name) for name in (_MAKE, _TAKE, *_SHIFTS))
-    for address, size in shifts:
-        start = program.offset_of(address)
-        assert start is not None  # it is a symbol of the program's code
+    for code in shifts:
         found = [
             places
-            for at in range(start, start + size)
+            for at in code
             if program.raw[at] == _CALL
-            and (places := _swapped(program, at, end=start + size, make=make[0], take=take[0])) is not None
+            and (places := _swapped(program.raw, at, end=code.stop, make=make.start, take=take.start))
         ]
         if len(found) != 1:
             raise NotSupported(f"{program.what} makes registers for shifts in an order that is not known")
@@ -52,40 +50,33 @@ def in_native_order(program: Program) -> None:
             program.raw[place] ^= 1  # %r8 and %r9 differ by that
 
 
-def _swapped(program: Program, at: int, *, end: int, make: int, take: int) -> tuple[int, int] | None:
+def _swapped(raw: bytearray, at: int, *, end: int, make: int, take: int) -> tuple[int, int] | None:
     """Where the last bytes of the moves to %r8 and %r9 are, if the code at a place of the file makes two
     registers, keeps the first one and passes the second one in %r8 and the first one in %r9."""
-    calls: list[int] = []
-    holder: dict[int, int] = {}  # register -> which of the two it holds
-    moves: dict[int, tuple[int, int]] = {}  # %r8, %r9 -> where it is written, and what with
-    for place, kind, source, destination in _instructions(program, at, end):
-        if kind != "call":
-            if kind == "move" and destination in (_R8, _R9):
-                moves[destination] = (place, holder.get(source, -1))
-            elif kind == "move" and source in holder:
-                holder[destination] = holder[source]
-            continue
-        calls.append(source)
-        if calls == [make] or calls == [make, make]:
-            holder[_RAX] = len(calls) - 1
-        elif calls == [make, make, take]:
-            if {number: made for number, (_, made) in moves.items()} == {_R8: 1, _R9: 0}:
-                return moves[_R8][0], moves[_R9][0]
-            return None
-        else:
-            return None
+    calls = 0
+    holds: dict[int, int] = {}  # register -> which of the two
+    places: dict[int, int] = {}
+    for place, kind, source, destination in _instructions(raw, at, end):
+        if kind == "move":
+            holds[destination] = holds.get(source, -1)
+            places[destination] = place
+        elif kind == "call":
+            if source != (make, make, take)[calls]:
+                return None
+            if calls == 2:
+                in_order = (holds.get(_R8), holds.get(_R9)) == (1, 0)
+                return (places[_R8], places[_R9]) if in_order else None
+            holds |= {_RAX: calls, _R8: -1, _R9: -1}  # a call keeps none of these
+            calls += 1
     return None
 
 
-def _instructions(program: Program, at: int, end: int) -> Iterator[tuple[int, str, int, int]]:
-    """As long as it is one of three: a call (its address), a move between registers of 64 bits (the place of
-    its last byte, and both registers), a constant for the first argument."""
-    raw = program.raw
+def _instructions(raw: bytearray, at: int, end: int) -> Iterator[tuple[int, str, int, int]]:
+    """As long as it is one of three: a call (where its target is in the file), a move between registers of 64
+    bits (the place of its last byte, and both registers), a constant for the first argument."""
     while at + 5 <= end:
         if raw[at] == _CALL:
-            after = program.address_of(at + 5)
-            assert after is not None
-            yield at, "call", after + struct.unpack_from("<i", raw, at + 1)[0], -1
+            yield at, "call", at + 5 + struct.unpack_from("<i", raw, at + 1)[0], -1
             at += 5
         elif raw[at] == _MOVE_CONSTANT:
             yield at, "constant", -1, -1

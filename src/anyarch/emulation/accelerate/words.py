@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from anyarch.elf.edit import EM_X86_64
 from anyarch.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -22,20 +23,16 @@ _MIX = re.compile(
     rb"(\x48)\x01\xd0(?:\x31\xd2)?(\x48)\x89[\xc0-\xff](\x48)\xc1[\xe8-\xef]\x02(\x48)\x31[\xc0-\xff]",
     re.DOTALL,
 )
-_WIDE, _NARROW = 0x48, 0x40  # the prefix of 64 bit operations, the same without their bit
-_AMD64 = 62
+_NARROW = 0x40  # the prefix of 64 bit operations (0x48) without their bit
 
 
 def narrow_hashes(program: Program) -> None:
     """Change libbfd so that hashes are of 32 bits. Raises `NotSupported` for code that is not as expected."""
     for name in _HASHING:
-        address, size = program.function(name)
-        start = program.offset_of(address)
-        assert start is not None  # it is a symbol of the program's code
-        found = list(_MIX.finditer(program.raw, start, start + size))
+        code = program.function(name)
+        found = list(_MIX.finditer(program.raw, code.start, code.stop))
         # after each letter, and after the last one
-        if program.machine != _AMD64 or len(found) != 2:
+        if program.machine != EM_X86_64 or len(found) != 2:
             raise NotSupported(f"{program.what} has another code for hashes than is known")
         for place in (match.start(group) for match in found for group in range(1, 5)):
-            assert program.raw[place] == _WIDE
             program.raw[place] = _NARROW

@@ -13,12 +13,13 @@ from anyarch.errors import NotSupported
 if TYPE_CHECKING:
     from anyarch.elf.edit import Program
 
-MAKE, TAKE, OTHER, BASE = 0x800000, 0xE00000, 0x700000, 0x1200000
+MAKE, TAKE, OTHER = 0x800000, 0xE00000, 0x700000
 MODE = b"\xbf\x1e\0\0\0"  # mov $0x1e, %edi
 KEEP = {"rbp": b"\x48\x89\xc5", "r12": b"\x49\x89\xc4"}  # mov %rax, …
 FIRST = {"rbp": b"\x49\x89\xe9", "r12": b"\x4d\x89\xe1"}  # mov …, %r9
 SECOND = b"\x49\x89\xc0"  # mov %rax, %r8
 MORE = b"\x48\x89\xd9"  # mov %rbx, %rcx
+AS_IT_IS_TO_BE = [MODE, MAKE, KEEP["r12"], MODE, MAKE, MORE, b"\x49\x89\xc1", b"\x4d\x89\xe0", TAKE]
 
 
 class Code:
@@ -28,30 +29,25 @@ class Code:
 
     def __init__(self, *functions: list[bytes | int]) -> None:
         self.raw = bytearray(b"\x90" * 32)
-        self.places: list[tuple[int, int]] = []
+        self.places: list[range] = []
         for parts in functions:
             start = len(self.raw)
             for part in parts:
                 if isinstance(part, int):
-                    after = BASE + len(self.raw) + 5
+                    after = len(self.raw) + 5
                     self.raw += b"\xe8" + struct.pack("<i", part - after)
                 else:
                     self.raw += part
             self.raw += b"\xc3"
-            self.places.append((BASE + start, len(self.raw) - start))
+            self.places.append(range(start, len(self.raw)))
 
-    def function(self, name: str) -> tuple[int, int]:
+    def function(self, name: str) -> range:
         names = ("_Z11gen_ashldi3P", "_Z11gen_ashrdi3P", "_Z11gen_lshrdi3P")
         for number, each in enumerate(names):
             if name.startswith(each):
                 return self.places[number]
-        return (MAKE if "gen_reg_rtx" in name else TAKE, 16)
-
-    def offset_of(self, address: int) -> int:
-        return address - BASE
-
-    def address_of(self, offset: int) -> int:
-        return offset + BASE
+        start = MAKE if "gen_reg_rtx" in name else TAKE
+        return range(start, start + 16)
 
     def changed(self) -> bytes:
         in_native_order(cast("Program", self))
@@ -78,17 +74,7 @@ def test_the_register_that_is_made_first_becomes_the_first_of_the_two() -> None:
     [
         [MODE, OTHER, TAKE],
         [MODE, MAKE, SECOND, MODE, MAKE, TAKE],
-        [
-            MODE,
-            MAKE,
-            b"\x49\x89\xc4",
-            MODE,
-            MAKE,
-            MORE,
-            b"\x49\x89\xc1",
-            b"\x4d\x89\xe0",
-            TAKE,
-        ],  # as it is to be
+        AS_IT_IS_TO_BE,
         [MODE, MAKE, KEEP["rbp"], MAKE, b"\x90", FIRST["rbp"], SECOND, TAKE],
         [MODE, MAKE, KEEP["rbp"], MAKE, FIRST["r12"], SECOND, TAKE],
         [MODE, MAKE, KEEP["rbp"], MAKE, FIRST["rbp"], SECOND, OTHER],

@@ -26,14 +26,12 @@ class Library:
 
     def __init__(self, first: bytes, second: bytes, machine: int = 62) -> None:
         self.machine = machine
-        self.places = {"bfd_hash_lookup": (32, len(first)), "bfd_hash_rename": (32 + len(first), len(second))}
+        self.names = ("bfd_hash_lookup", "bfd_hash_rename")
+        self.code = (range(32, 32 + len(first)), range(32 + len(first), 32 + len(first) + len(second)))
         self.raw = bytearray(LETTER.ljust(32, b"\x90") + first + second + LETTER)
 
-    def function(self, name: str) -> tuple[int, int]:
-        return self.places[name]
-
-    def offset_of(self, address: int) -> int:
-        return address
+    def function(self, name: str) -> range:
+        return self.code[self.names.index(name)]
 
     def changed(self) -> bytes:
         narrow_hashes(cast("Program", self))
