@@ -69,6 +69,8 @@ class Clang:
 
     def packages(self, root: Packages, target: str) -> dict[str, str]:
         found: dict[str, str] = {}
+        if TARGETS[target].bits == 32:
+            return found  # it is emulated
         for package, paths in _installed(root).items():
             found[package] = root.version(package)
             for name, version in libraries_of(root, target, paths).items():

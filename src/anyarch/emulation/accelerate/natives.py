@@ -6,10 +6,10 @@ The loader is a copy of the C library's whose list of directories is `HIDDEN/LIB
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anyarch.archive.entry import Kind
-from anyarch.elf.assembler import HOSTS
 from anyarch.elf.binary import inspect
 from anyarch.elf.edit import Program, is_printable
 from anyarch.emulation.accelerate.dispatcher import HIDDEN
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from anyarch.elf.binary import Binary
+    from anyarch.emulation.accelerate.loaders import Loader
     from anyarch.emulation.accelerate.packages import Packages
 
 __all__ = ["Natives", "read_file"]
@@ -54,13 +55,15 @@ class Natives:
         self._group = group
         self.host = host
         self._names = native_texts(host, target) if names is None else names
-        # of a target's programs only what they need is asked
-        self._loaders = loaders(host) if host in HOSTS else ()
         self._libraries: dict[str, str] = {}
         self.library_changes = library_changes or {}
         multiarch = TARGETS[host].multiarch
         usual = (f"lib/{multiarch}", f"usr/lib/{multiarch}", "lib64", "usr/lib64", "lib", "usr/lib")
         self._directories = (*directories, *usual)
+
+    @cached_property
+    def _loaders(self) -> Sequence[Loader]:
+        return loaders(self.host)
 
     def program(
         self,

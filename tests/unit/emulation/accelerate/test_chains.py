@@ -230,5 +230,6 @@ def test_clang_of_32_bits_is_emulated(tmp_path: Path) -> None:
     root = tree(tmp_path, {"clang-14": "1"}, {"usr/lib/llvm-14/bin/clang": "clang-14"})
     chosen = Clang().choose(Scene(root, 0, (root,), HOST, "arm", ""))
 
+    assert Clang().packages(root, "arm") == {}
     assert not chosen.twins
     assert chosen.emulated == {"clang-14": "what depends on the width of words in it is not known"}
